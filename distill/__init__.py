@@ -1,0 +1,1 @@
+"""distill: train speech-only students from a store of cached teacher outputs."""
