@@ -1,0 +1,74 @@
+"""Progress on stderr: a live bar in a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+LINE_EVERY_S = 30.0
+
+Advance = Callable[..., None]
+"""``advance(n=1, note="")``: n steps are done."""
+
+
+@contextmanager
+def progress(what: str, total: int, *, unit: str = "") -> Iterator[Advance]:
+    """Show how far a task is; yields the function that the task calls after each step.
+
+    Args:
+        what: the task, e.g. ``LLDs``.
+        total: number of steps.
+        unit: what a step is, for the line without a terminal.
+    """
+    if sys.stderr.isatty():
+        yield from _bar(what, total)
+    else:
+        yield from _lines(what, total, unit)
+
+
+def say(message: str) -> None:
+    """A line for the person at the terminal; results go to stdout instead."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def _bar(what: str, total: int) -> Iterator[Advance]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        task = bars.add_task(what, total=total, note="")
+
+        def advance(n: int = 1, note: str = "") -> None:
+            bars.update(task, advance=n, **({"note": note} if note else {}))
+
+        yield advance
+
+
+def _lines(what: str, total: int, unit: str) -> Iterator[Advance]:
+    began = last = time.monotonic()
+    done = 0
+
+    def advance(n: int = 1, note: str = "") -> None:
+        nonlocal done, last
+        done += n
+        now = time.monotonic()
+        if now - last >= LINE_EVERY_S and done < total:
+            last = now
+            left = (now - began) / max(done, 1) * (total - done)
+            say(f"{what}: {done}/{total} {unit}, about {left:.0f} s left  {note}".rstrip())
+
+    yield advance
+    say(f"{what}: {done}/{total} {unit} in {time.monotonic() - began:.1f} s")
