@@ -1,0 +1,118 @@
+"""The report's words: what its Markdown, its terminal tables and its figures say alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from distill.metrics import Spread
+from distill.published import Figures
+from distill.report.data import Report, Student, Study
+
+NONE = "-"
+"""Stands where there is no number."""
+
+HOW_TO_READ = (
+    "Percent, on speakers that neither teachers nor student have seen. WA = accuracy; UA = mean of "
+    "the recalls of the classes present. Mean ± sample standard deviation (ddof 1) over folds, a "
+    "fold's seeds averaged first; pooled = all test utterances of all folds and seeds together."
+)
+TEACHERS_FROM = "Teachers' scores are those that the store recorded when it was built."
+COMPARED = (
+    "Percentage points, student minus reference, on the same test utterances and seeds: mean ± "
+    "sample standard deviation over folds. Whether a difference is significant is not tested here."
+)
+
+
+def percent(value: float | None, digits: int = 2) -> str:
+    """A fraction as percent without the sign.
+
+    >>> percent(0.75164), percent(0.75164, 1), percent(None)
+    ('75.16', '75.2', '-')
+    """
+    return NONE if value is None or value != value else f"{100 * value:.{digits}f}"
+
+
+def plus_minus(spread: Spread | None, digits: int = 2, *, signed: bool = False) -> str:
+    """Mean and standard deviation in percent; the mean alone where there is but one fold.
+
+    >>> plus_minus(Spread(0.7516, 0.012, 10)), plus_minus(Spread(-0.01, None, 1), signed=True)
+    ('75.16 ± 1.20', '-1.00')
+    """
+    if spread is None:
+        return NONE
+    mean = f"{100 * spread.mean:+.{digits}f}" if signed else percent(spread.mean, digits)
+    return mean if spread.std is None else f"{mean} ± {percent(spread.std, digits)}"
+
+
+def published_pair(figures: Figures | None) -> str:
+    """The paper's WA and UA, as printed to two digits.
+
+    >>> published_pair(Figures(ua=72.6))
+    '- / 72.60'
+    """
+    if figures is None:
+        return NONE
+    return " / ".join(NONE if x is None else f"{x:.2f}" for x in (figures.wa, figures.ua))
+
+
+def first_lines(report: Report) -> list[str]:
+    """What stands above everything else; empty for natural speech."""
+    synthetic = [study.dataset == "synthetic" for study in report.studies]
+    if not any(synthetic):
+        return []
+    which = "Synthetic corpus" if all(synthetic) else "One corpus below is synthetic"
+    return [
+        f"{which}: its speech was made by a speech synthesiser. "
+        "Those figures say nothing about people's emotions."
+    ]
+
+
+def title(study: Study) -> str:
+    """The corpus and how speakers were held out, in a few words."""
+    left = {"speaker": "one speaker", "session": "one session", "groups": "a group of speakers"}
+    held = left.get(study.protocol.scheme, study.protocol.scheme)
+    return f"{study.dataset}, leaving {held} out"
+
+
+def protocol(study: Study) -> str:
+    """The protocol in one line."""
+    facts = study.protocol
+    scripts = "dropped from training" if facts.script_disjoint else "may be in training"
+    return (
+        f"{study.n_folds} folds · {len(study.classes)} classes ({', '.join(study.classes)}) · "
+        f"validation: {facts.validation} · utterances: {facts.kind} · "
+        f"the test speaker's texts {scripts}"
+    )
+
+
+def paper_line(study: Study) -> str:
+    """Why the paper's figures are absent, or what they are where they are shown."""
+    if study.incomparable:
+        return f"The paper's figures are not shown: {study.incomparable}."
+    unknown = [s.label for s in study.students if s.published is None]
+    line = "Paper: published WA / UA (EmoDistill, arXiv 2309.04849), HuBERT students, BERT-base."
+    return line + (f" None for {', '.join(unknown)}." if unknown else "")
+
+
+def folds_done(row_folds: int, n_folds: int) -> str:
+    """How many folds a row averages.
+
+    >>> folds_done(3, 10), folds_done(10, 10)
+    ('3 of 10', '10')
+    """
+    return str(n_folds) if row_folds == n_folds else f"{row_folds} of {n_folds}"
+
+
+def differing(students: Iterable[Student]) -> dict[str, tuple[str, ...]]:
+    """Settings that are not the same for all students: key -> one value per student."""
+    rows = [student.settings for student in students]
+    out = {}
+    for key in sorted({key for row in rows for key in row}):
+        values = tuple(_shown(row[key]) if key in row else NONE for row in rows)
+        if len(set(values)) > 1:
+            out[key] = values
+    return out
+
+
+def _shown(value: object) -> str:
+    return value if isinstance(value, str) else repr(value)

@@ -1,0 +1,108 @@
+"""``run.json``: what a finished run tells about itself, beside its settings and predictions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from distill.metrics import from_confusion
+
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class _Facts(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class TeacherScores(_Facts):
+    """A teacher's scores on one part of a fold, as the store recorded them."""
+
+    wa: Fraction
+    ua: Fraction
+    n: int | None = None
+    confusion: tuple[tuple[int, ...], ...] | None = None
+    """Counts, row = truth; lets the report pool a teacher over folds."""
+
+
+class TeacherFacts(_Facts):
+    """One teacher of the fold: how well it does where it was fitted, selected and tested."""
+
+    train: TeacherScores | None = None
+    validation: TeacherScores | None = None
+    test: TeacherScores | None = None
+
+
+class SplitFacts(_Facts):
+    """Which speakers the fold tests, validates and trains on."""
+
+    test: tuple[str, ...] = Field(min_length=1)
+    validation: tuple[str, ...] = ()
+    train: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _disjoint(self) -> SplitFacts:
+        seen = sorted(set(self.test) & {*self.train, *self.validation})
+        if seen:
+            raise ValueError(f"test speaker {seen[0]} was also trained or validated on")
+        return self
+
+
+class StoreFacts(_Facts):
+    """Which store the run was trained from."""
+
+    fingerprint: str
+    content: str = ""
+
+
+class ProtocolFacts(_Facts):
+    """How speakers were held out."""
+
+    scheme: str
+    validation: str = "none"
+    script_disjoint: bool = False
+    kind: str = "all"
+
+
+class StudentFacts(_Facts):
+    """What was trained."""
+
+    backbone: str
+    parameters: int | None = None
+
+
+class RunFacts(_Facts):
+    """``run.json``: what a run is about, beside its settings."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    experiment: str
+    key: str
+    fold: int = Field(ge=1)
+    seed: int = Field(ge=0)
+    variant: str
+    dataset: str
+    classes: tuple[str, ...] = Field(min_length=2)
+    n_folds: int = Field(ge=1)
+    full_release: bool = False
+    """The corpus holds every utterance of its published release."""
+    store: StoreFacts
+    split: SplitFacts
+    protocol: ProtocolFacts
+    student: StudentFacts
+    teachers: dict[str, TeacherFacts] = {}
+    versions: dict[str, str] = {}
+    best_epoch: int | None = None
+    seconds: float | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunFacts:
+        if self.fold > self.n_folds:
+            raise ValueError(f"fold {self.fold} of {self.n_folds}")
+        for name, teacher in self.teachers.items():
+            for part in (teacher.train, teacher.validation, teacher.test):
+                if part is None or part.confusion is None:
+                    continue
+                counted = from_confusion(part.confusion, self.classes)
+                if max(abs(counted.wa - part.wa), abs(counted.ua - part.ua)) > 1e-6:
+                    raise ValueError(f"teacher {name}: WA and UA are not those of its confusion")
+        return self

@@ -1,0 +1,225 @@
+"""What a report looks like: Markdown, JSON, figures and terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_runs import facts, write_run, write_study
+from markdown_it import MarkdownIt
+from PIL import Image
+from rich.cells import cell_len
+from rich.console import Console
+
+from distill.report import collect, summarise, to_tables, wording, write
+from distill.report.data import Report
+from distill.report.runs import RunSet
+from featstore.schema import UserError, printable
+
+HOSTILE = ["a|b<img src=x>", "$x$ *c*", "\u202egnirts", "neu\x1b[31m", "`d`", "[e](http://f)"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = write_study(tmp_path_factory.mktemp("study") / "runs")
+    write_run(root, facts(4, 42, variant="ce-only", key="0f9e8d7c6b5a"), done=False, epochs=3)
+    return root
+
+
+@pytest.fixture(scope="module")
+def report(root: Path) -> Report:
+    return summarise(collect([root]))
+
+
+@pytest.fixture(scope="module")
+def out(report: Report, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("out")
+    write(report, folder)
+    return folder
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Report:
+    for variant in ("full", "my [red]variant[/red]"):
+        record = facts(1, 42, variant=variant, key=variant[:2], classes=HOSTILE, teachers={})
+        write_run(tmp_path, record | {"dataset": "<b>corpus</b>"})
+    return summarise(collect([tmp_path]))
+
+
+def printed(report: Report, width: int = 100) -> str:
+    console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
+    for item in to_tables(report):
+        console.print(item)
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def rows_of(markdown: str, heading: str) -> list[list[str]]:
+    """Cells of the first table below a heading."""
+    table = markdown.split(heading, 1)[1].split("\n\n")[1]
+    return [re.split(r" (?<!\\)\| ", line.strip("| ")) for line in table.splitlines()]
+
+
+def test_all_files_are_written_and_nothing_else(out: Path, report: Report) -> None:
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ["confusion.png", "curves.png", "report.json", "report.md", "scores.png"]
+    assert json.loads((out / "report.json").read_text()) == json.loads(json.dumps(report.to_dict()))
+
+
+def test_writing_again_gives_the_same_bytes(report: Report, out: Path, tmp_path: Path) -> None:
+    files = write(report, tmp_path / "again")
+    assert files[0].name == "report.md"
+    for file in files:
+        assert file.read_bytes() == (out / file.name).read_bytes()
+
+
+def test_figures_have_150_dpi_and_ink(out: Path) -> None:
+    for path in out.glob("*.png"):
+        with Image.open(path) as image:
+            assert image.info["dpi"] == pytest.approx((150, 150), abs=0.1)
+            assert min(image.size) > 300
+            assert 0.005 < float((np.asarray(image.convert("L")) < 128).mean()) < 0.5
+
+
+def test_every_figure_of_the_page_exists(out: Path) -> None:
+    linked = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", (out / "report.md").read_text())
+    assert sorted(linked) == ["confusion.png", "curves.png", "scores.png"]
+
+
+def test_markdown_and_terminal_show_the_numbers(report: Report, out: Path) -> None:
+    full, ce_only = report.studies[0].students
+    page = (out / "report.md").read_text()
+    rows = {row[0]: row for row in rows_of(page, "### Scores")}
+    for student, folds in ((full, "10"), (ce_only, "3 of 10")):
+        results = student.results
+        mean = f"{100 * results.ua.mean:.2f} ± {100 * results.ua.std:.2f}"
+        assert rows[student.label][1] == folds
+        assert rows[student.label][4] == mean
+        assert rows[student.label][6] == f"{100 * results.pooled.ua:.2f}"
+        assert mean in printed(report)
+    folds = {row[0]: row for row in rows_of(page, "### Per fold")}
+    third = ce_only.results.folds[2]
+    assert folds["3"][4] == f"{100 * third.wa:.2f} / {100 * third.ua:.2f}"
+    assert folds["4"][4] == "-"
+    counts = rows_of(page, "#### Confusion of full · tiny")
+    assert counts[2][1:5] == [str(n) for n in full.results.pooled.confusion[0]]
+    assert "main/0f9e8d7c6b5a/fold04-seed42" in page
+    assert "main/0f9e8d7c6b5a/fold04-seed42" in printed(report)
+
+
+def test_settings_that_differ_are_shown_and_others_not(out: Path) -> None:
+    rows = rows_of((out / "report.md").read_text(), "### Settings that differ")
+    assert rows[2:] == [["losses.alpha", "1.0", "0.0"], ["losses.beta", "10.0", "0.0"]]
+
+
+def test_the_first_line_of_synthetic_results_says_so(out: Path, report: Report) -> None:
+    for text in ((out / "report.md").read_text(), printed(report)):
+        first = text.splitlines()[0]
+        assert "Synthetic corpus" in first
+        assert "paper's figures are not shown" in text
+    natural = dataclasses.replace(report.studies[0], dataset="emodb")
+    assert printed(dataclasses.replace(report, studies=(natural,))).startswith("emodb, leaving")
+    mixed = dataclasses.replace(report, studies=(natural, report.studies[0]))
+    assert wording.first_lines(mixed)[0].startswith("One corpus below is synthetic")
+
+
+def test_the_paper_stands_beside_the_full_release(tmp_path: Path) -> None:
+    student = {"backbone": "hubert-large"}
+    record = facts(1, 42, dataset="iemocap", full_release=True, student=student)
+    write_run(tmp_path, record)
+    report = summarise(collect([tmp_path]))
+    write(report, tmp_path / "out")
+    page = (tmp_path / "out" / "report.md").read_text()
+    rows = {row[0]: row for row in rows_of(page, "### Scores")}
+    assert rows["full · hubert-large"][-1] == "77.49 / 78.91"
+    assert rows["prosodic teacher"][-1] == "49.42 / 50.08"
+    assert "other way round" in page
+    assert "77.49 / 78.91" in printed(report)
+
+
+@pytest.mark.parametrize("width", [80, 100, 220])
+def test_no_line_is_wider_than_the_terminal_or_100_columns(report: Report, width: int) -> None:
+    lines = printed(report, width).splitlines()
+    assert max(map(cell_len, lines)) <= min(width, 100)
+    # nothing is cut off: every number of the widest table is still there
+    assert "pooled WA / UA" in printed(report, width)
+    assert "…" not in printed(report, width)
+
+
+def test_text_of_others_is_shown_and_not_obeyed(hostile: Report, tmp_path: Path) -> None:
+    files = write(hostile, tmp_path / "out")
+    page = (tmp_path / "out" / "report.md").read_text()
+    terminal = printed(hostile)
+    for text in (page, terminal):
+        assert "\x1b" not in text
+        assert "\u202e" not in text
+    assert "[red]variant[/red]" in terminal
+    kinds, texts = set(), set()
+    for token in MarkdownIt("commonmark", {"html": True}).enable("table").parse(page):
+        for part in token.children or []:
+            kinds.add(part.type)
+        kinds.add(token.type)
+        if token.type == "inline" and token.children:
+            texts.add("".join(part.content for part in token.children))
+    assert kinds.isdisjoint(
+        {"html_block", "html_inline", "link_open", "em_open", "code_inline", "fence"}
+    )
+    assert {printable(name) for name in HOSTILE} <= texts
+    assert "://" not in page  # some renderers make a link of a bare address
+    assert sum(file.suffix == ".png" for file in files) == 3
+
+
+def test_a_study_has_files_of_its_own_where_there_are_several(
+    report: Report, hostile: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "draw", lambda study: {"scores": study.dataset.encode()})
+    both = Report(report.studies + hostile.studies, ())
+    files = {path.name: path.read_bytes() for path in write(both, tmp_path / "both")}
+    assert files.pop("1-synthetic-scores.png") == b"synthetic"
+    assert files.pop("2-_b_corpus__b_-scores.png") == b"<b>corpus</b>"
+    assert sorted(files) == ["report.json", "report.md"]
+    assert b"](2-_b_corpus__b_-scores.png)" in files["report.md"]
+
+
+def test_many_students_go_to_further_pages(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "PER_PAGE", 3)
+    monkeypatch.setattr(figures, "DPI", 30)
+    drawn = figures.draw(report.studies[0])
+    assert list(drawn) == ["scores", "confusion", "confusion-2", "curves"]
+
+
+def test_a_student_without_validation_has_no_curve(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, facts(1, 42, best_epoch=None))
+    log = [json.dumps({"epoch": epoch, "validation": None}) for epoch in (1, 2)]
+    (folder / "metrics.jsonl").write_text("\n".join(log))
+    report = summarise(collect([tmp_path]))
+    assert report.studies[0].students[0].curves[0].points == ((1, None), (2, None))
+    assert "curves" not in figures.draw(report.studies[0])
+
+
+def test_one_fold_is_shown_without_a_deviation(tmp_path: Path) -> None:
+    write_run(tmp_path, facts(1, 42, teachers={}))
+    report = summarise(collect([tmp_path]))
+    write(report, tmp_path / "out")
+    (row,) = rows_of((tmp_path / "out" / "report.md").read_text(), "### Scores")[2:]
+    assert row[3] == f"{100 * report.studies[0].students[0].results.wa.mean:.2f}"
+
+
+def test_nothing_finished_is_said_and_still_written(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs", facts(1, 42), done=False)
+    report = summarise(collect([tmp_path / "runs"]))
+    files = write(report, tmp_path / "out")
+    assert [file.name for file in files] == ["report.md", "report.json"]
+    assert "No run is finished" in files[0].read_text()
+    assert "No run is finished" in printed(report)
+
+
+def test_a_place_that_cannot_be_written_to_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written") as caught:
+        write(summarise(RunSet(())), tmp_path / "file")
+    assert "--out" in caught.value.hint
