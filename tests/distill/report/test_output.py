@@ -16,7 +16,7 @@ from PIL import Image
 from rich.cells import cell_len
 from rich.console import Console
 
-from distill.report import collect, summarise, to_tables, wording, write
+from distill.report import collect, figures, summarise, to_tables, wording, write
 from distill.report.data import Report
 from distill.report.runs import RunSet
 from featstore.schema import UserError, printable
