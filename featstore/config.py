@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from featstore.schema import SAMPLING_RATE, UTTERANCE_ID, UserError, listed
+from featstore.schema import UTTERANCE_ID, UserError, listed
 
 
 class Settings(BaseModel):
@@ -42,7 +42,7 @@ class CorpusSettings(Settings):
 class AudioSettings(Settings):
     """How a file becomes a signal: mono, 16 kHz, 16 bit."""
 
-    sampling_rate: Literal[16000] = SAMPLING_RATE
+    sampling_rate: Literal[16000] = 16000
     min_duration_s: float = Field(0.1, ge=0.06)
     """Shorter utterances are excluded and counted; openSMILE yields nothing under 60 ms."""
     max_duration_s: float = Field(60.0, gt=0, le=600)
@@ -84,6 +84,9 @@ class OptimSettings(Settings):
     warmup: float = Field(0.1, ge=0, lt=1)
     """Share of the steps over which the learning rate rises linearly."""
     clip_norm: float = Field(1.0, gt=0)
+    selection: Literal["validation_ua", "last"] = "validation_ua"
+    """Which epoch's weights are kept: the best on the validation rows, or the last. A small
+    validation set ranks epochs by luck."""
     class_weights: bool = False
     """Weigh the cross entropy by inverse class frequency of the training rows."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
@@ -130,6 +133,10 @@ class ProsodicSettings(Settings):
 TeacherSettings = Annotated[LinguisticSettings | ProsodicSettings, Field(discriminator="kind")]
 
 
+def _paper_teachers() -> dict[str, TeacherSettings]:
+    return {"linguistic": LinguisticSettings(), "prosodic": ProsodicSettings()}
+
+
 class BuildSettings(Settings):
     """Everything that decides a store's bytes."""
 
@@ -137,9 +144,7 @@ class BuildSettings(Settings):
     audio: AudioSettings = AudioSettings()
     lld: LldSettings = LldSettings()
     folds: FoldSettings = FoldSettings()
-    teachers: dict[str, TeacherSettings] = Field(
-        default_factory=lambda: {"linguistic": LinguisticSettings(), "prosodic": ProsodicSettings()}
-    )
+    teachers: dict[str, TeacherSettings] = Field(default_factory=_paper_teachers)
     """Any number of teachers under names of their own; the paper's are these two."""
 
     @model_validator(mode="after")

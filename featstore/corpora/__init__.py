@@ -1,0 +1,100 @@
+"""Corpora by name. An adapter is the corpus in prose plus one function that reads it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from featstore.config import CorpusSettings
+from featstore.corpora import emodb, iemocap, ravdess, synthetic, table
+from featstore.schema import Manifest, UserError, printable
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What the commands need to know of a corpus.
+
+    Attributes:
+        read: ``(root, settings) -> Manifest``; raises UserError where root is not the corpus.
+        about: licence and where to get it, one line, shown where the corpus is missing.
+        licensed: whether a store made from it holds derived data of licensed speech.
+        defaults: settings of a build that this corpus wants to differ from the paper's.
+    """
+
+    read: Callable[[Path, CorpusSettings], Manifest]
+    about: str
+    licensed: bool = False
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+NO_SESSIONS: Mapping[str, Any] = {"folds": {"validation": "random"}}
+
+CORPORA: Mapping[str, Corpus] = {
+    "iemocap": Corpus(iemocap.read, iemocap.ABOUT, licensed=True),
+    "ravdess": Corpus(ravdess.read, ravdess.ABOUT, licensed=True, defaults=NO_SESSIONS),
+    "emodb": Corpus(emodb.read, emodb.ABOUT, defaults=NO_SESSIONS),
+    "table": Corpus(table.read, table.ABOUT),
+    "synthetic": Corpus(synthetic.read, synthetic.ABOUT),
+}
+"""Every corpus that ``--dataset`` may name."""
+
+
+def corpus(name: str) -> Corpus:
+    """The corpus of this name.
+
+    Raises:
+        UserError: where there is none; the hint lists all.
+    """
+    try:
+        return CORPORA[name]
+    except KeyError:
+        raise UserError(
+            f"no corpus {printable(name)!r}", f"--dataset takes {', '.join(CORPORA)}"
+        ) from None
+
+
+def find_root(name: str, root: Path | None = None) -> Path:
+    """Where a corpus lies: ``root``, else ``FEATSTORE_<NAME>_ROOT``, else ``data/<name>``.
+
+    The first of these that is given counts; where it does not exist, the others are not tried,
+    since a mistyped ``--root`` must not end in another corpus.
+
+    Raises:
+        UserError: where nothing is there, naming the three places and how to get the corpus.
+    """
+    about = corpus(name).about
+    variable = f"FEATSTORE_{name.upper()}_ROOT"
+    given = os.environ.get(variable)
+    default = Path("data") / name
+    chosen = root if root is not None else Path(given) if given else default
+    if chosen.exists():
+        return chosen
+    places = [
+        f"--root ({root if root is not None else 'not given'})",
+        f"{variable} ({given or 'not set'})",
+        f"{default} (under {Path.cwd()})",
+    ]
+    raise UserError(
+        f"{chosen}: no {name} corpus there; looked at {', '.join(places)}, first given one counts",
+        about,
+    )
+
+
+def load(name: str, root: Path | None, settings: CorpusSettings) -> Manifest:
+    """Find a corpus and read it; the synthetic one is made where it is not there yet.
+
+    Raises:
+        UserError: where it is not to be found, or is another corpus.
+    """
+    if name == "synthetic" and not (root or default_root(name)).exists():
+        synthetic.ensure(root or default_root(name), jobs=None)
+    return corpus(name).read(find_root(name, root), settings)
+
+
+def default_root(name: str) -> Path:
+    """Where a corpus lies without ``--root``: the variable's folder, else ``data/<name>``."""
+    given = os.environ.get(f"FEATSTORE_{name.upper()}_ROOT")
+    return Path(given) if given else Path("data") / name

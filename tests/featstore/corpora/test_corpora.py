@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from featstore.corpora import CORPORA, corpus, find_root
+from featstore.schema import UserError
+
+
+def test_every_promised_corpus_is_there() -> None:
+    assert set(CORPORA) == {"iemocap", "ravdess", "emodb", "table", "synthetic"}
+    assert CORPORA["iemocap"].licensed
+    for one in CORPORA.values():
+        assert callable(one.read)
+        assert one.about
+        assert "\n" not in one.about
+
+
+def test_unknown_name_lists_the_known() -> None:
+    with pytest.raises(UserError, match="no corpus 'iemocp'") as caught:
+        corpus("iemocp")
+    assert "iemocap, ravdess, emodb, table, synthetic" in caught.value.hint
+
+
+class TestFindRoot:
+    @pytest.fixture(autouse=True)
+    def _here(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.delenv("FEATSTORE_EMODB_ROOT", raising=False)
+
+    def test_flag_then_environment_then_data(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("flag", "env", "data/emodb"):
+            (tmp_path / name).mkdir(parents=True)
+        assert find_root("emodb", None) == Path("data/emodb")
+        monkeypatch.setenv("FEATSTORE_EMODB_ROOT", str(tmp_path / "env"))
+        assert find_root("emodb", None) == tmp_path / "env"
+        assert find_root("emodb", tmp_path / "flag") == tmp_path / "flag"
+
+    def test_missing_names_all_three_places_and_where_to_get_it(self) -> None:
+        with pytest.raises(UserError) as caught:
+            find_root("emodb", None)
+        for place in ("--root (not given)", "FEATSTORE_EMODB_ROOT (not set)", "data/emodb"):
+            assert place in caught.value.message
+        assert caught.value.hint == CORPORA["emodb"].about
+
+    def test_a_mistyped_root_never_ends_in_another_corpus(self, tmp_path: Path) -> None:
+        (tmp_path / "data" / "emodb").mkdir(parents=True)
+        with pytest.raises(UserError, match=r"--root \(nowhere\)"):
+            find_root("emodb", Path("nowhere"))
+
+    def test_unknown_corpus(self) -> None:
+        with pytest.raises(UserError, match="no corpus"):
+            find_root("no/such", None)

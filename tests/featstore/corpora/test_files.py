@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from layouts import write_wav
+
+from featstore.corpora.files import BadFile, decode, kind_of, read_header, read_text, scan, walk
+
+
+def test_kind_of_every_sort(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (tmp_path / "secret").write_text("x")
+    (root / "file").write_text("x")
+    (root / "folder").mkdir()
+    os.mkfifo(root / "pipe")
+    (root / "inside").symlink_to("file")
+    (root / "outside").symlink_to("../secret")
+    (root / "dangling").symlink_to("nothing")
+    (root / "loop").symlink_to("loop")
+    (root / "parent").symlink_to("..")
+    names = [path.name for path in root.iterdir()]
+    kinds = {name: kind_of(root / name, root) for name in [*names, "none", "a\0b"]}
+    assert kinds == {
+        "file": "file",
+        "folder": "folder",
+        "pipe": "special",
+        "inside": "file",
+        "outside": "outside",
+        "dangling": "dangling",
+        "loop": kinds["loop"],
+        "parent": "outside",
+        "none": "missing",
+        "a\0b": "unreadable",
+    }
+    assert kinds["loop"] in ("dangling", "unreadable")
+    assert kind_of(root / ".." / "secret", root) == "outside"
+    assert kind_of(root / "parent" / "secret", root) == "outside"
+    assert kind_of(root / "file" / "x", root) == "missing"
+    assert list(scan(root, root).items()) == [(name, kinds[name]) for name in sorted(names)]
+
+
+def test_a_root_that_is_itself_a_link_is_fine(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "file").write_text("x")
+    (tmp_path / "link").symlink_to("real")
+    assert scan(tmp_path / "link", tmp_path / "link") == {"file": "file"}
+
+
+def test_walk_goes_so_deep_and_shallow_first(tmp_path: Path) -> None:
+    for name in ("z.wav", "a/b.wav", "a/b/c.wav", "a/b/c/d.wav", ".dot/e.wav"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    found = [(path.relative_to(tmp_path).as_posix(), kind) for path, kind in walk(tmp_path, 2)]
+    assert found == [("z.wav", "file"), ("a/b.wav", "file"), ("a/b/c.wav", "file")]
+
+
+def test_text_limits(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    path.write_text("123456")
+    assert read_text(path, tmp_path, max_bytes=6) == "123456"
+    with pytest.raises(BadFile, match="6 bytes where at most 5"):
+        read_text(path, tmp_path, max_bytes=5)
+    path.write_text(" \n")
+    with pytest.raises(BadFile, match="holds nothing"):
+        read_text(path, tmp_path)
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_utf8_text_survives_decoding(text: str) -> None:
+    expected = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    assert decode(text.encode("utf-8")) == expected
+
+
+@settings(deadline=None)
+@given(st.binary())
+def test_any_bytes_decode(data: bytes) -> None:
+    assert "\r" not in decode(data)
+
+
+def test_header(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    write_wav(path, n_frames=4800, rate=48000, channels=2)
+    assert read_header(path).duration_s == 0.1
+
+
+def test_headerless_raw_audio_is_unreadable(tmp_path: Path) -> None:
+    path = tmp_path / "a.raw"
+    path.write_bytes(b"\0" * 100)
+    with pytest.raises(BadFile, match="not audio"):
+        read_header(path)
