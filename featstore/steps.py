@@ -1,0 +1,281 @@
+"""The units that all folds share: what each is made from, and how each is written."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import numpy as np
+
+from featstore.arrays import RaggedWriter, write_array, write_group
+from featstore.audio import BadAudio, Samples, check_file, load_signal, to_samples
+from featstore.config import AudioSettings, CorpusSettings, FoldSettings, LldSettings, digest
+from featstore.console import progress
+from featstore.folds import Fold, text_overlap
+from featstore.provenance import versions
+from featstore.schema import Manifest, UserError
+from featstore.store import Store
+from featstore.units import Identity, sha256_of, staged
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+AUDIO_ROWS = (256 * 1024, 16 * 1024 * 1024)
+LLD_ROWS = (5 * 1024, 5 * 64 * 1024)
+"""Rows a chunk and rows a shard: about 512 KiB and 32 MiB."""
+
+_STORED = ["utterance_id", "file", "start_s", "speaker", "session", "gender", "text", "kind",
+           "label", "label_raw"]  # fmt: skip
+_MEANING = [name for name in _STORED if name not in ("file", "start_s")]
+"""What of a row a teacher may learn from; where its audio lies is the audio unit's business."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Source(NamedTuple):
+    """Where an utterance's audio lies."""
+
+    utterance_id: str
+    file: str
+    start_s: float
+    duration_s: float
+
+    def samples(self, root: Path, settings: AudioSettings) -> Samples:
+        """Its signal, as the store holds it."""
+        return to_samples(load_signal(root / self.file, self.start_s, self.duration_s, settings))
+
+
+def _sources(table: pd.DataFrame) -> list[Source]:
+    columns = (table[name].tolist() for name in Source._fields)
+    return [Source(*row) for row in zip(*columns, strict=True)]
+
+
+def source_sums(manifest: Manifest) -> dict[str, str]:
+    """SHA-256 of each audio file by its name, '' where it cannot be read."""
+    files = sorted(set(manifest.utterances["file"]))
+
+    def one(name: str) -> str:
+        path = manifest.root / name
+        try:
+            check_file(path)
+            return sha256_of(path)
+        except (BadAudio, OSError):
+            return ""
+
+    with ThreadPoolExecutor(4) as pool:
+        return dict(zip(files, pool.map(one, files), strict=True))
+
+
+def audio_identity(manifest: Manifest, settings: AudioSettings, sums: dict[str, str]) -> Identity:
+    """The audio unit: which stretch of which bytes is whose utterance."""
+    sources = [
+        [source.utterance_id, sums[source.file], source.start_s, source.duration_s]
+        for source in _sources(manifest.utterances)
+    ]
+    record = {"audio": settings.model_dump(mode="json"), "sources": digest(sources)}
+    return Identity("audio", record, {})
+
+
+def write_audio(
+    store: Store,
+    identity: Identity,
+    manifest: Manifest,
+    settings: AudioSettings,
+    sums: dict[str, str],
+    jobs: int,
+    replace: bool,
+) -> None:
+    """Decode every utterance; those that fail are left out and listed in the unit's facts."""
+    import pandas as pd
+
+    rows = _sources(manifest.utterances)
+    excluded: list[dict[str, str]] = []
+    kept: list[tuple[str, str, float]] = []
+
+    def decode(row: Source) -> Samples | BadAudio:
+        try:
+            return row.samples(manifest.root, settings)
+        except BadAudio as error:
+            return error
+
+    with staged(store.path / "audio", identity, replace=replace) as staging:
+        write_group(staging.folder)
+        writer = RaggedWriter(
+            staging.folder, "int16", (), AUDIO_ROWS, "sample", embed=settings.embed_audio
+        )
+        with progress("audio", len(rows), unit="utterances") as advance:
+            for row, result in zip(rows, in_threads(decode, rows, jobs), strict=True):
+                if isinstance(result, BadAudio):
+                    excluded.append(
+                        {"utterance_id": row.utterance_id, "file": row.file,
+                         "reason": result.reason}
+                    )  # fmt: skip
+                else:
+                    writer.append(result)
+                    kept.append((row.utterance_id, sums[row.file], row.duration_s))
+                advance()
+        if not kept:
+            raise UserError(
+                f"{manifest.root}: not one usable utterance", "run `featstore check` for the faults"
+            )
+        n_samples = writer.close()
+        pd.DataFrame(kept, columns=["utterance_id", "sha256", "duration_s"]).to_parquet(
+            staging.folder / "sources.parquet", index=False
+        )
+        staging.facts.update(n_samples=n_samples, n_utterances=len(kept), excluded=excluded)
+        staging.provenance.update(versions())
+
+
+def without_excluded(manifest: Manifest, store: Store) -> pd.DataFrame:
+    """The manifest's rows that the audio unit has."""
+    gone = {item["utterance_id"] for item in store.unit("audio").facts["excluded"]}
+    table = manifest.utterances
+    return table[~table["utterance_id"].isin(gone)].reset_index(drop=True)
+
+
+def corpus_identity(table: pd.DataFrame, manifest: Manifest, settings: CorpusSettings) -> Identity:
+    """The corpus unit: who says what with which label."""
+    rows = digest(table[_MEANING].to_numpy().tolist())
+    record = {
+        "corpus": settings.model_dump(mode="json"),
+        "classes": list(manifest.classes),
+        "rows": rows,
+    }
+    return Identity("corpus", record, {})
+
+
+def write_corpus(
+    store: Store,
+    identity: Identity,
+    table: pd.DataFrame,
+    manifest: Manifest,
+    settings: CorpusSettings,
+    replace: bool,
+) -> None:
+    """Strings as Parquet, codes as Zarr; without transcripts where they are to be kept out."""
+    stored = table[_STORED].copy()
+    if not settings.embed_text:
+        stored["text"] = ""
+    speakers = sorted(set(table["speaker"]))
+    sessions = sorted(set(table["session"]))
+    codes = {
+        "label": [manifest.classes.index(label) for label in table["label"]],
+        "speaker": [speakers.index(speaker) for speaker in table["speaker"]],
+        "session": [sessions.index(session) for session in table["session"]],
+    }
+    with staged(store.path / "corpus", identity, replace=replace) as staging:
+        write_group(staging.folder)
+        for name, values in codes.items():
+            write_array(staging.folder, name, np.array(values, dtype=np.int16), ("utterance",))
+        stored.to_parquet(staging.folder / "utterances.parquet", index=False)
+        staging.facts.update(
+            name=manifest.name,
+            classes=list(manifest.classes),
+            speakers=speakers,
+            sessions=sessions,
+            excluded=manifest.excluded,
+            other_labels=dict(manifest.other_labels or {}),
+            warnings=_warnings(manifest),
+            full_release=manifest.full_release,
+        )
+        staging.provenance.update(versions())
+
+
+def splits_identity(settings: FoldSettings, corpus: Identity) -> Identity:
+    """The splits: who is held out when."""
+    record = {"folds": settings.model_dump(mode="json")}
+    return Identity("splits", record, {"corpus": corpus.fingerprint})
+
+
+def write_splits(
+    store: Store,
+    identity: Identity,
+    table: pd.DataFrame,
+    folds: Iterable[Fold],
+    roles: NDArray[np.int8],
+    replace: bool,
+) -> None:
+    """The role of every utterance in every fold, and each fold's speakers and text overlap."""
+    overlap = text_overlap(table, roles)
+    with staged(store.path / "splits", identity, replace=replace) as staging:
+        write_group(staging.folder)
+        write_array(staging.folder, "role", roles, ("fold", "utterance"))
+        staging.facts.update(
+            folds=[
+                {
+                    "number": fold.number,
+                    "test": list(fold.test),
+                    "validation": list(fold.validation),
+                    "train": list(fold.train),
+                }
+                for fold in folds
+            ],
+            text_overlap=overlap.astype(object).where(overlap.notna(), None).to_dict("records"),
+        )
+        staging.provenance.update(versions())
+
+
+def lld_identity(settings: LldSettings, audio: Identity) -> Identity:
+    """The LLDs: a pure function of the audio unit."""
+    return Identity("lld", {"lld": settings.model_dump(mode="json")}, {"audio": audio.fingerprint})
+
+
+def write_lld(
+    store: Store,
+    identity: Identity,
+    settings: LldSettings,
+    signals: Iterable[Samples],
+    n_utterances: int,
+    jobs: int,
+    replace: bool,
+) -> None:
+    """Extract and write the LLDs of every utterance, in order."""
+    from featstore import lld
+
+    columns = lld.names(settings.feature_set)
+    with staged(store.path / "lld", identity, replace=replace) as staging:
+        write_group(staging.folder)
+        writer = RaggedWriter(
+            staging.folder, "float32", (len(columns),), LLD_ROWS, "frame", ("descriptor",)
+        )
+        with progress("LLDs", n_utterances, unit="utterances") as advance:
+            for values in lld.extract_all(signals, settings.feature_set, jobs):
+                writer.append(values)
+                advance()
+        n_frames = writer.close()
+        staging.facts.update(
+            names=list(columns), n_frames=n_frames, hop_ms=lld.HOP_MS, n_utterances=n_utterances
+        )
+        staging.provenance.update(versions())
+
+
+def corpus_signals(
+    table: pd.DataFrame, root: Path, settings: AudioSettings, jobs: int
+) -> Iterator[Samples]:
+    """The signals from the corpus' own files, where the store does not hold them."""
+    return in_threads(lambda row: row.samples(root, settings), _sources(table), jobs)
+
+
+def in_threads(function: Callable[[T], R], items: Iterable[T], jobs: int) -> Iterator[R]:
+    """Map in order by ``jobs`` threads, with only a few results waiting at a time."""
+    with ThreadPoolExecutor(max(jobs, 1)) as pool:
+        pending: deque[Future[R]] = deque()
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) >= 4 * max(jobs, 1):
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def _warnings(manifest: Manifest) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for fault in manifest.faults:
+        if fault.severity == "warn":
+            counts[fault.reason] = counts.get(fault.reason, 0) + 1
+    return counts

@@ -1,0 +1,306 @@
+"""The store as a whole: which units it has, and what they hold.
+
+::
+
+    STORE/zarr.json                       a Zarr group that names format and schema
+    STORE/corpus/                         utterances.parquet, label, speaker, session
+    STORE/audio/                          values, offsets, sources.parquet
+    STORE/lld/                            values, offsets
+    STORE/splits/                         role [fold, utterance]
+    STORE/folds/NN/<teacher>/             logits, embeddings
+    STORE/weights/NN/<teacher>/           the teacher itself, where it was kept
+
+Any Zarr reader opens the arrays; ours adds the checks that Zarr lacks.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featstore.arrays import read_array
+from featstore.config import digest
+from featstore.folds import Fold
+from featstore.reader import Ragged
+from featstore.schema import Corrupt, Refused, UserError
+from featstore.units import SCHEMA, Unit, read_unit, strict_json, write_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SHARED_UNITS = ("corpus", "audio", "lld", "splits")
+FORMAT = "emodistill-store"
+
+_TEACHER_UNIT = re.compile(r"(folds|weights)/(\d\d+)/([A-Za-z0-9][A-Za-z0-9_.-]{0,127})\Z")
+
+
+@dataclass(frozen=True)
+class TeacherOutputs:
+    """What a frozen teacher says of every utterance of the corpus.
+
+    Attributes:
+        logits: ``[N, C]`` float32, raw: no temperature, no softmax.
+        embeddings: ``[N, D]`` float32.
+        unit: the record: settings, scores, the speakers it was fitted on.
+    """
+
+    logits: npt.NDArray[np.float32]
+    embeddings: npt.NDArray[np.float32]
+    unit: Unit
+
+
+@dataclass(frozen=True)
+class Store:
+    """A handle on a store's folder; reads nothing until asked."""
+
+    path: Path
+
+    @staticmethod
+    def open(path: Path | str) -> Store:
+        """Open a store.
+
+        Raises:
+            UserError: there is no store.
+            Corrupt: its root is damaged.
+            Refused: it was written by a newer version.
+        """
+        path = Path(path)
+        try:
+            content = (path / "zarr.json").read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            raise UserError(
+                f"{path}: no store there", "build one with `featstore build --store PATH`"
+            ) from None
+        if content == _root():
+            return Store(path)
+        about = strict_json(content, f"{path}/zarr.json").get("attributes")
+        if not isinstance(about, dict) or about.get("format") != FORMAT:
+            raise UserError(f"{path}: a Zarr group, but no emodistill store", "check the path")
+        if about.get("schema") != SCHEMA:
+            raise Refused(
+                f"{path}: schema {about.get('schema')}, this version reads {SCHEMA}",
+                "use the version that wrote it, or build the store again",
+            )
+        raise Corrupt(f"{path}/zarr.json: changed since it was written", "build into it to mend it")
+
+    @staticmethod
+    def create(path: Path) -> Store:
+        """The store at ``path``, made where there is none.
+
+        Raises:
+            UserError: the folder is in use for something else.
+        """
+        path.mkdir(parents=True, exist_ok=True)
+        if not (path / "zarr.json").exists():
+            foreign = [item.name for item in path.iterdir() if not item.name.startswith(".")]
+            if foreign:
+                raise UserError(
+                    f"{path}: not empty (holds {foreign[0]}), and no store",
+                    "give --store a folder of its own",
+                )
+            write_file(path / "zarr.json", _root())
+        return Store.open(path)
+
+    def units(self) -> list[str]:
+        """The units that are complete, in a fixed order."""
+        found = [unit for unit in SHARED_UNITS if (self.path / unit).is_dir()]
+        for top in ("folds", "weights"):
+            names = [f"{top}/{p.parent.name}/{p.name}" for p in (self.path / top).glob("*/*")]
+            found += sorted(name for name in names if _TEACHER_UNIT.match(name))
+        return found
+
+    def unit(self, name: str, *, deep: bool = False) -> Unit:
+        """Open a unit strictly; see :func:`featstore.units.read_unit`."""
+        return read_unit(self.path / name, name, deep=deep)
+
+    def content_hash(self) -> str:
+        """SHA-256 over every unit's file list: two stores are equal where this is equal."""
+        return digest({name: self.unit(name).files for name in self.units()})
+
+    @cached_property
+    def utterances(self) -> pd.DataFrame:
+        """One row per utterance, in the order of every array's first dimension."""
+        import pandas as pd
+
+        self.unit("corpus")
+        return pd.read_parquet(self.path / "corpus" / "utterances.parquet")
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of the logits' columns."""
+        return tuple(self.unit("corpus").facts["classes"])
+
+    @property
+    def labels(self) -> npt.NDArray[np.int16]:
+        """Class index of every utterance: ``[N]``."""
+        return read_array(self.path / "corpus" / "label")
+
+    @cached_property
+    def audio(self) -> Ragged:
+        """The signals: int16 at 16 kHz."""
+        if not self.unit("audio").settings["audio"]["embed_audio"]:
+            raise UserError(
+                f"{self.path}: built with --no-embed-audio, so it holds no signals",
+                "give --root, the corpus' folder",
+            )
+        return Ragged(self.path / "audio")
+
+    @cached_property
+    def sources(self) -> pd.DataFrame:
+        """SHA-256 of each utterance's audio file and its duration there: one row an utterance."""
+        import pandas as pd
+
+        self.unit("audio")
+        return pd.read_parquet(self.path / "audio" / "sources.parquet")
+
+    @cached_property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Samples of every utterance at 16 kHz: ``[N]``."""
+        self.unit("audio")
+        return np.diff(read_array(self.path / "audio" / "offsets"))
+
+    @cached_property
+    def lld(self) -> Ragged:
+        """The low-level descriptors: ``[frames, D]`` float32 an utterance."""
+        self.unit("lld")
+        return Ragged(self.path / "lld")
+
+    @cached_property
+    def roles(self) -> npt.NDArray[np.int8]:
+        """What each utterance is in each fold: ``[fold, N]``, of OUT, TRAIN, VALIDATION, TEST."""
+        self.unit("splits")
+        return read_array(self.path / "splits" / "role")
+
+    @cached_property
+    def folds(self) -> tuple[Fold, ...]:
+        """The folds by number, from 1."""
+        return tuple(
+            Fold(
+                fold["number"], tuple(fold["test"]), tuple(fold["validation"]), tuple(fold["train"])
+            )
+            for fold in self.unit("splits").facts["folds"]
+        )
+
+    def teacher_names(self, fold: int) -> list[str]:
+        """The teachers that a fold has."""
+        prefix = unit_name(fold, "")
+        return [name.removeprefix(prefix) for name in self.units() if name.startswith(prefix)]
+
+    def fold(self, number: int, *, deep: bool = False) -> Mapping[str, TeacherOutputs]:
+        """The teachers of a fold, by name.
+
+        Raises:
+            UserError: the store has no such fold, or it has no teacher yet.
+        """
+        if not 1 <= number <= len(self.folds):
+            raise UserError(
+                f"fold {number}: the store has folds 1..{len(self.folds)}",
+                "`featstore inspect` lists them",
+            )
+        names = self.teacher_names(number)
+        if not names:
+            raise UserError(
+                f"fold {number}: no teacher in {self.path} yet",
+                f"run `featstore build --fold {number}` with the settings of this store",
+            )
+        return {name: self._outputs(unit_name(number, name), deep) for name in names}
+
+    def fingerprint(self) -> str:
+        """What a run's key is made from: the corpus, the audio and the splits."""
+        return digest({name: self.unit(name).fingerprint for name in ("corpus", "audio", "splits")})
+
+    def check_parents(self, unit: Unit) -> None:
+        """Refuse a unit that was made from another parent than the store has now.
+
+        Raises:
+            Refused: naming both.
+        """
+        for parent, fingerprint in unit.parents.items():
+            if self.unit(parent).fingerprint != fingerprint:
+                raise Refused(
+                    f"{unit.unit}: made from another {parent} than the one in {self.path}",
+                    "run the `featstore build` that made this store with --rebuild",
+                )
+
+    def _outputs(self, name: str, deep: bool) -> TeacherOutputs:
+        unit = self.unit(name, deep=deep)
+        self.check_parents(unit)
+        logits = read_array(unit.path / "logits")
+        embeddings = read_array(unit.path / "embeddings")
+        n, c = len(self.utterances), len(self.classes)
+        if logits.shape != (n, c) or embeddings.ndim != 2 or len(embeddings) != n:
+            raise Corrupt(
+                f"{name}: logits {logits.shape} and embeddings {embeddings.shape} "
+                f"for {n} utterances and {c} classes",
+                "remove the unit and build it again",
+            )
+        return TeacherOutputs(logits, embeddings, unit)
+
+
+def unit_name(fold: int, teacher: str, top: str = "folds") -> str:
+    """A teacher's unit.
+
+    >>> unit_name(3, "linguistic")
+    'folds/03/linguistic'
+    """
+    return f"{top}/{fold:02d}/{teacher}"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What reading every byte found.
+
+    Attributes:
+        sound: the units that are what was written.
+        faults: what is wrong with the others, one entry a unit.
+        content: the store's content hash, '' where a unit is damaged.
+    """
+
+    sound: tuple[Unit, ...]
+    faults: tuple[UserError, ...]
+    content: str
+
+    @property
+    def exit_code(self) -> int:
+        """0 where all is sound, else the gravest fault's."""
+        return max((fault.exit_code for fault in self.faults), default=0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return {
+            "sound": [unit.unit for unit in self.sound],
+            "bytes": sum(unit.n_bytes for unit in self.sound),
+            "faults": [{"message": f.message, "hint": f.hint} for f in self.faults],
+            "content": self.content,
+        }
+
+
+def verify(store: Store) -> Verification:
+    """Read every byte of every unit and compare it with its record and its parents."""
+    sound: list[Unit] = []
+    faults: list[UserError] = []
+    for name in store.units():
+        try:
+            unit = store.unit(name, deep=True)
+            store.check_parents(unit)
+            sound.append(unit)
+        except UserError as error:
+            faults.append(error)
+    return Verification(tuple(sound), tuple(faults), "" if faults else store.content_hash())
+
+
+def _root() -> bytes:
+    about: dict[str, Any] = {
+        "attributes": {"format": FORMAT, "schema": SCHEMA},
+        "zarr_format": 3,
+        "node_type": "group",
+    }
+    return json.dumps(about, indent=2).encode()

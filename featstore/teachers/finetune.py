@@ -1,0 +1,171 @@
+"""The one loop that fits a teacher, whatever its kind, and the one pass that it then makes."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from featstore.config import OptimSettings
+from featstore.folds import OUT, TEST, TRAIN, VALIDATION
+from featstore.schema import TaskFailed
+from featstore.scores import confusion, ua, wa
+from featstore.teachers.data import FoldData, Task
+from featstore.training import (
+    Indices,
+    class_weights,
+    generator,
+    make_optimiser,
+    make_schedule,
+    seed_all,
+    shuffled_batches,
+    sorted_batches,
+)
+
+EVAL_BATCH = 64
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a fit went: per epoch ``loss``, and ``validation_ua`` where there is a validation set."""
+
+    history: tuple[dict[str, float], ...]
+    best_epoch: int
+
+
+def finetune(
+    task: Task, data: FoldData, optim: OptimSettings, seed: int, device: torch.device
+) -> Fit:
+    """Fit the model on the fold's training rows, and leave its best weights in it.
+
+    Best is the epoch with the highest validation UA, the lower validation loss deciding ties;
+    without validation rows, or where ``optim.selection`` says so, the last epoch (PAPER.md row
+    14). The test rows are never touched.
+
+    Raises:
+        TaskFailed: the loss is not finite.
+    """
+    seed_all(seed)
+    model = task.model.to(device)
+    train, validation = data.train_rows, data.rows(VALIDATION)
+    labels = torch.from_numpy(data.labels.astype(np.int64)).to(device)
+    weights = class_weights(data.labels[train], data.n_classes) if optim.class_weights else None
+    optimiser = make_optimiser(model, optim)
+    steps = math.ceil(len(train) / optim.batch_size) * optim.epochs
+    schedule = make_schedule(optimiser, optim, steps)
+    history: list[dict[str, float]] = []
+    best, best_key, best_state = 0, (-1.0, 0.0), None
+    for epoch in range(1, optim.epochs + 1):
+        rng = generator(seed, epoch)
+        loss = _epoch(task, train, labels, weights, optim, optimiser, schedule, rng, device)
+        entry = {"epoch": float(epoch), "loss": loss}
+        if len(validation):
+            logits, _ = predict(task, validation, device)
+            truth = data.labels[validation]
+            entry["validation_ua"] = ua(truth, logits.argmax(1), data.n_classes)
+            entry["validation_loss"] = cross_entropy(logits, truth)
+            key = (entry["validation_ua"], -entry["validation_loss"])
+            if optim.selection == "validation_ua" and (best_state is None or key > best_key):
+                best, best_key, best_state = epoch, key, copy.deepcopy(model.state_dict())
+        history.append(entry)
+    if best_state is None:
+        return Fit(tuple(history), optim.epochs)
+    model.load_state_dict(best_state)
+    return Fit(tuple(history), best)
+
+
+@torch.inference_mode()
+def predict(task: Task, rows: Indices, device: torch.device) -> tuple[Floats, Floats]:
+    """Raw logits ``[len(rows), C]`` and embeddings ``[len(rows), D]`` in evaluation mode."""
+    task.model.eval()
+    found: dict[int, tuple[Floats, Floats]] = {}
+    for batch in sorted_batches(rows, task.lengths, EVAL_BATCH):
+        logits, embeddings = task.model(**_to(task.collate(batch, None), device))
+        pairs = zip(logits.float().cpu().numpy(), embeddings.float().cpu().numpy(), strict=True)
+        found.update(zip(batch.tolist(), pairs, strict=True))
+    return (
+        np.stack([found[row][0] for row in rows.tolist()]),
+        np.stack([found[row][1] for row in rows.tolist()]),
+    )
+
+
+def run_once(task: Task, data: FoldData, device: torch.device) -> tuple[Floats, Floats]:
+    """Logits ``[N, C]`` and embeddings ``[N, D]`` of all utterances by the frozen teacher.
+
+    Each role goes through in batches of its own, so that not even a last bit of a training row's
+    output can depend on which test utterances it was padded with.
+    """
+    parts = [data.rows(role) for role in (TRAIN, VALIDATION, TEST, OUT)]
+    outputs = [(rows, *predict(task, rows, device)) for rows in parts if len(rows)]
+    order = np.argsort(np.concatenate([rows for rows, _, _ in outputs]))
+    logits = np.concatenate([part for _, part, _ in outputs])[order]
+    embeddings = np.concatenate([part for _, _, part in outputs])[order]
+    if not (np.isfinite(logits).all() and np.isfinite(embeddings).all()):
+        raise TaskFailed("the teacher's outputs are not finite", "lower its learning rate")
+    return logits, embeddings
+
+
+def score(logits: Floats, data: FoldData) -> dict[str, dict[str, Any]]:
+    """WA, UA, confusion (row = truth) and number of utterances of each role of the fold."""
+    out: dict[str, dict[str, Any]] = {}
+    for name, role in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
+        rows = data.rows(role)
+        if len(rows):
+            truth, prediction = data.labels[rows], logits[rows].argmax(1)
+            out[name] = {
+                "wa": wa(truth, prediction),
+                "ua": ua(truth, prediction, data.n_classes),
+                "n": len(rows),
+                "confusion": confusion(truth, prediction, data.n_classes),
+            }
+    return out
+
+
+def cross_entropy(logits: Floats, truth: npt.NDArray[np.integer[Any]]) -> float:
+    """Mean cross entropy of raw logits, in nats."""
+    return float(
+        F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(truth.astype(np.int64)))
+    )
+
+
+def _epoch(
+    task: Task,
+    train: Indices,
+    labels: torch.Tensor,
+    weights: torch.Tensor | None,
+    optim: OptimSettings,
+    optimiser: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    rng: np.random.Generator,
+    device: torch.device,
+) -> float:
+    """One pass over the training rows; the mean loss."""
+    task.model.train()
+    weights = None if weights is None else weights.to(device)
+    total = 0.0
+    for rows in shuffled_batches(train, task.lengths, optim.batch_size, rng):
+        logits, _ = task.model(**_to(task.collate(rows, rng), device))
+        loss = F.cross_entropy(
+            logits.float(), labels[rows], weights, label_smoothing=optim.label_smoothing
+        )
+        if not torch.isfinite(loss):
+            raise TaskFailed("the teacher's loss is not finite", "lower its learning rate")
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(task.model.parameters(), optim.clip_norm)
+        optimiser.step()
+        schedule.step()
+        total += float(loss.detach()) * len(rows)
+    return total / len(train)
+
+
+def _to(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    return {name: value.to(device) for name, value in batch.items()}

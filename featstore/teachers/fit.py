@@ -1,0 +1,120 @@
+"""Fit one teacher for one fold and commit what it says: the work of one process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from featstore.arrays import write_array, write_group
+from featstore.config import TeacherSettings
+from featstore.folds import Fold
+from featstore.provenance import versions
+from featstore.store import Store, unit_name
+from featstore.units import Identity, staged
+
+
+@dataclass(frozen=True)
+class TeacherJob:
+    """All that a process needs to make one ``folds/NN/<teacher>`` unit; it can be pickled.
+
+    Attributes:
+        store: the store's folder.
+        fold: number and speakers.
+        name: the teacher's name in the store.
+        settings: of the teacher, with ``model`` as the user gave it.
+        identity: of the unit.
+        texts: transcripts in the store's row order (the store itself may hold none).
+        keep: also write the fitted teacher, as the unit ``weights/NN/<teacher>``.
+        replace: swap out a unit that stands in the way.
+        device: where to compute.
+    """
+
+    store: Path
+    fold: Fold
+    name: str
+    settings: TeacherSettings
+    identity: Identity
+    texts: tuple[str, ...]
+    provenance: Mapping[str, str]
+    keep: bool = False
+    replace: bool = False
+    device: str = "auto"
+
+    @property
+    def unit(self) -> str:
+        """The unit that this job makes."""
+        return self.identity.unit
+
+
+def fit(job: TeacherJob) -> dict[str, Any]:
+    """Fine-tune, freeze, run once over all utterances, commit; the unit's facts.
+
+    On the CPU a fit uses one thread, so its bytes do not depend on how many run beside it.
+    """
+    import torch
+
+    from featstore.teachers import prepare
+    from featstore.teachers.finetune import finetune, run_once, score
+    from featstore.training import count_parameters, pick_device
+
+    device = pick_device(job.device)
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    data = _fold_data(job)
+    task = prepare(data, job.settings, getattr(job.settings, "model", ""))
+    result = finetune(task, data, job.settings.optim, job.settings.seed, device)
+    logits, embeddings = run_once(task, data, device)
+    facts = {
+        "fold": job.fold.number,
+        "kind": job.settings.kind,
+        "fitted_on": list(job.fold.train),
+        "selected_on": list(job.fold.validation),
+        "held_out": list(job.fold.test),
+        "temperature": None,
+        "parameters": count_parameters(task.model),
+        "embedding_width": int(embeddings.shape[1]),
+        "scores": score(logits, data),
+        "best_epoch": result.best_epoch,
+        "history": list(result.history),
+    }
+    if job.keep:
+        _keep(job, task.model, task.save)
+    with staged(job.store / job.unit, job.identity, replace=job.replace) as staging:
+        write_group(staging.folder)
+        write_array(staging.folder, "logits", logits, ("utterance", "class"))
+        write_array(staging.folder, "embeddings", embeddings, ("utterance", "embedding"))
+        staging.facts.update(facts)
+        staging.provenance.update(versions(), **job.provenance)
+    return facts
+
+
+def _fold_data(job: TeacherJob) -> Any:
+    from featstore.teachers.data import FoldData
+
+    store = Store.open(job.store)
+    needs_lld = "lld" in job.identity.parents
+    return FoldData(
+        texts=job.texts,
+        speakers=tuple(store.utterances["speaker"]),
+        labels=store.labels,
+        roles=store.roles[job.fold.number - 1],
+        n_classes=len(store.classes),
+        lld=store.lld if needs_lld else None,
+        lld_names=tuple(store.unit("lld").facts["names"]) if needs_lld else (),
+    )
+
+
+def _keep(job: TeacherJob, model: Any, save: Any) -> None:
+    """The fitted teacher as a unit of its own, so that keeping it changes no other unit."""
+    from safetensors.torch import save_file
+
+    name = unit_name(job.fold.number, job.name, "weights")
+    identity = Identity(name, {}, {job.unit: job.identity.fingerprint})
+    with staged(job.store / name, identity, replace=job.replace) as staging:
+        state = {key: value.detach().cpu().contiguous() for key, value in
+                 model.state_dict().items()}  # fmt: skip
+        save_file(state, staging.folder / "model.safetensors")
+        save(staging.folder)
+        staging.provenance.update(versions())
