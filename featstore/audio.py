@@ -82,7 +82,8 @@ def to_samples(signal: Signal) -> Samples:
     >>> to_samples(np.array([-2.0, 0.0, 1.0], dtype=np.float32)).tolist()
     [-32768, 0, 32767]
     """
-    return np.clip(np.rint(signal * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+    out: Samples = np.rint(signal * FULL_SCALE).clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+    return out
 
 
 def from_samples(samples: Samples) -> Signal:

@@ -46,13 +46,16 @@ def _bar(what: str, total: int) -> Iterator[Advance]:
 
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as bars:
         task = bars.add_task(what, total=total, note="")
 
         def advance(n: int = 1, note: str = "") -> None:
-            bars.update(task, advance=n, **({"note": note} if note else {}))
+            bars.advance(task, n)
+            if note:
+                bars.update(task, note=note)
 
         yield advance
 

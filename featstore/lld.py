@@ -70,7 +70,8 @@ def measured(lld: Lld, columns: Sequence[str]) -> npt.NDArray[np.bool_]:
     """Where a descriptor was measured: ``[frames, D]``; the voiced-only ones where F0 > 0."""
     voiced = lld[:, columns.index(F0)] > 0
     anywhere = np.array([not name.endswith("nz") for name in columns])
-    return voiced[:, None] | anywhere[None, :]
+    mask: npt.NDArray[np.bool_] = voiced[:, None] | anywhere[None, :]
+    return mask
 
 
 @dataclass(frozen=True)

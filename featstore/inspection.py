@@ -1,0 +1,166 @@
+"""What a store holds, as plain data: for people, for ``--json`` and for the tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featstore.folds import ROLE_NAMES
+from featstore.lld import F0, LOUDNESS
+from featstore.schema import SAMPLING_RATE, UserError
+from featstore.store import Store, unit_name
+
+
+def overview(store: Store) -> dict[str, Any]:
+    """Corpus, folds, teachers with their scores, sizes and provenance."""
+    table = store.utterances
+    corpus = store.unit("corpus")
+    units = [store.unit(name) for name in store.units()]
+    durations = store.lengths / SAMPLING_RATE
+    return {
+        "store": store.path.name,
+        "corpus": {
+            "name": corpus.facts["name"],
+            "utterances": len(table),
+            "hours": round(float(durations.sum()) / 3600, 4),
+            "classes": {c: int((table["label"] == c).sum()) for c in store.classes},
+            "speakers": corpus.facts["speakers"],
+            "excluded": excluded(store),
+            "other_labels": corpus.facts["other_labels"],
+            "full_release": corpus.facts["full_release"],
+        },
+        "folds": [_fold(store, number) for number in range(1, len(store.folds) + 1)],
+        "teachers": _teachers(store),
+        "units": [
+            {"unit": unit.unit, "bytes": unit.n_bytes, "fingerprint": unit.fingerprint}
+            for unit in units
+        ],
+        "bytes": sum(unit.n_bytes for unit in units),
+        "content": store.content_hash(),
+        "settings": {unit.unit: unit.settings for unit in units if "/" not in unit.unit},
+        "provenance": corpus.provenance,
+    }
+
+
+def excluded(store: Store) -> dict[str, int]:
+    """Utterances left out for a fault, by reason, whether found in the labels or the audio."""
+    counts = dict(store.unit("corpus").facts["excluded"])
+    for item in store.unit("audio").facts["excluded"]:
+        counts[item["reason"]] = counts.get(item["reason"], 0) + 1
+    return counts
+
+
+def utterance(store: Store, fold: int, utterance_id: str, tau: float) -> dict[str, Any]:
+    """Everything the store knows of one utterance in one fold.
+
+    Args:
+        store: the store.
+        fold: whose teachers to ask.
+        utterance_id: which utterance.
+        tau: temperature of the teachers' probabilities (eq. 2); the stored logits have none.
+
+    Raises:
+        UserError: there is no such utterance or fold, or tau is not positive.
+    """
+    if not tau > 0:
+        raise UserError(f"--tau {tau}: a temperature is above 0", "e.g. --tau 1")
+    matches = np.flatnonzero((store.utterances["utterance_id"] == utterance_id).to_numpy())
+    if not len(matches):
+        near = _nearest(utterance_id, list(store.utterances["utterance_id"]))
+        raise UserError(f"{utterance_id}: no such utterance", f"did you mean {near}?")
+    row = int(matches[0])
+    record = store.utterances.iloc[row]
+    outputs = store.fold(fold)
+    return {
+        "utterance_id": utterance_id,
+        "row": row,
+        **{key: str(record[key]) for key in
+           ("speaker", "session", "gender", "kind", "text", "label", "label_raw", "file")},
+        "duration_s": round(float(store.lengths[row]) / SAMPLING_RATE, 4),
+        "fold": fold,
+        "role": ROLE_NAMES[int(store.roles[fold - 1, row])],
+        "lld": lld_summary(store.lld.read(row), tuple(store.unit("lld").facts["names"])),
+        "tau": tau,
+        "classes": list(store.classes),
+        "teachers": {
+            name: {
+                "logits": output.logits[row].astype(float).tolist(),
+                "probabilities": soften(output.logits[row], tau).tolist(),
+                "prediction": store.classes[int(output.logits[row].argmax())],
+                "embedding_norm": float(np.linalg.norm(output.embeddings[row])),
+            }
+            for name, output in outputs.items()
+        },
+    }  # fmt: skip
+
+
+def soften(logits: npt.NDArray[np.float32], tau: float) -> npt.NDArray[np.float64]:
+    """Probabilities at a temperature, eq. 2 of the paper: ``[..., C] -> [..., C]``.
+
+    >>> soften(np.array([0.0, np.log(3.0)], dtype=np.float32), 1.0).round(3).tolist()
+    [0.25, 0.75]
+    """
+    scaled = logits.astype(np.float64) / tau
+    scaled -= scaled.max(axis=-1, keepdims=True)
+    powers = np.exp(scaled)
+    out: npt.NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
+    return out
+
+
+def lld_summary(lld: npt.NDArray[np.float32], names: tuple[str, ...]) -> dict[str, Any]:
+    """Frames, share of voiced frames, F0 over these, and loudness over all."""
+    f0 = lld[:, names.index(F0)].astype(np.float64)
+    loudness = lld[:, names.index(LOUDNESS)].astype(np.float64)
+    voiced = f0 > 0
+    hertz = 27.5 * 2 ** (f0[voiced] / 12)
+    return {
+        "frames": len(lld),
+        "descriptors": lld.shape[1],
+        "voiced": round(float(voiced.mean()), 4),
+        "f0_mean_hz": round(float(hertz.mean()), 2) if len(hertz) else None,
+        "f0_std_hz": round(float(hertz.std()), 2) if len(hertz) else None,
+        "loudness_mean": round(float(loudness.mean()), 4),
+        "loudness_max": round(float(loudness.max()), 4),
+    }
+
+
+def _fold(store: Store, number: int) -> dict[str, Any]:
+    fold, roles = store.folds[number - 1], store.roles[number - 1]
+    return {
+        "fold": number,
+        "test": list(fold.test),
+        "validation": list(fold.validation),
+        "utterances": {name: int((roles == role).sum()) for role, name in ROLE_NAMES.items()},
+        "teachers": store.teacher_names(number),
+    }
+
+
+def _teachers(store: Store) -> dict[str, Any]:
+    """Each teacher's settings and its scores by fold."""
+    out: dict[str, Any] = {}
+    for number in range(1, len(store.folds) + 1):
+        for name in store.teacher_names(number):
+            unit = store.unit(unit_name(number, name))
+            entry = out.setdefault(
+                name,
+                {
+                    "settings": unit.settings["teacher"],
+                    "parameters": unit.facts["parameters"],
+                    "embedding_width": unit.facts["embedding_width"],
+                    "folds": {},
+                },
+            )
+            entry["folds"][str(number)] = {
+                "best_epoch": unit.facts["best_epoch"],
+                **{part: {key: score[key] for key in ("wa", "ua", "n")}
+                   for part, score in unit.facts["scores"].items()},
+            }  # fmt: skip
+    return out
+
+
+def _nearest(wanted: str, known: list[str]) -> str:
+    import difflib
+
+    return ", ".join(difflib.get_close_matches(wanted, known, n=3, cutoff=0.0)[:3])
