@@ -138,8 +138,8 @@ def by_fold(
 ) -> dict[int, Scores]:
     """The scores of each fold, by its number: as :func:`from_predictions` for one seed's rows."""
     return {
-        int(fold): from_predictions(rows, classes, role)
-        for fold, rows in predictions.groupby("fold", sort=True)
+        fold: from_predictions(predictions[predictions["fold"] == fold], classes, role)
+        for fold in sorted(set(predictions["fold"].tolist()))
     }
 
 

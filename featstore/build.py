@@ -326,8 +326,7 @@ def _say_licence(plan: Plan, request: Request) -> None:
     corpus, settings = CORPORA.get(request.manifest.name), request.settings
     if corpus is None or not corpus.licensed or plan.step("corpus").status == "done":
         return
-    kept = [what for what, embed in (("signals", settings.audio.embed_audio),
-                                     ("transcripts", settings.corpus.embed_text)) if embed]  # fmt: skip
+    kept = ["signals"] * settings.audio.embed_audio + ["transcripts"] * settings.corpus.embed_text
     say(
         f"note: {corpus.about}. This store holds its {' and '.join(kept) or 'features'}: keep it "
         "under the same terms (--no-embed-audio, --no-embed-text keep both out)"

@@ -111,7 +111,7 @@ def parse_predictions(content: bytes, facts: RunFacts) -> pd.DataFrame:
             raise Corrupt(f"predictions.parquet lacks the column(s) {', '.join(absent)}")
         if file.metadata.num_rows > MAX_ROWS:
             raise Corrupt(f"predictions.parquet has {file.metadata.num_rows} rows")
-        frame = file.read(columns=wanted).to_pandas(ignore_metadata=True)[wanted]
+        frame: pd.DataFrame = file.read(columns=wanted).to_pandas(ignore_metadata=True)[wanted]
     except (pa.ArrowException, ValueError, OSError) as error:
         raise Corrupt("predictions.parquet is not a readable Parquet file") from error
     fault = _fault(frame, frame[logits], facts)

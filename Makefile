@@ -1,0 +1,40 @@
+# From a bare checkout with Python 3.11 and a network to the package registry.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+DEMO ?= demo
+
+.PHONY: demo test lint format clean
+
+# The main job, end to end on the embedded corpus; the README shows what it prints.
+demo: $(INSTALLED)
+	$(BIN)/featstore check --dataset synthetic
+	$(BIN)/featstore build --dataset synthetic --preset tiny --store $(DEMO)/store --jobs $(JOBS)
+	$(BIN)/featstore verify $(DEMO)/store
+	$(BIN)/distill run --store $(DEMO)/store --fold 1..4 --student tiny --runs $(DEMO)/runs --jobs $(JOBS)
+	$(BIN)/distill run --store $(DEMO)/store --fold 1..4 --student tiny --variant ce-only --runs $(DEMO)/runs --jobs $(JOBS)
+	$(BIN)/distill report $(DEMO)/runs --out $(DEMO)/report
+
+test: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(DEMO) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --upgrade pip
+	$(BIN)/python -m pip install -e ".[demo,dev]"
+	touch $@

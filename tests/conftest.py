@@ -1,0 +1,79 @@
+"""Fixtures of the whole suite: one small corpus and one small store, made once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+STANDIN = Path(__file__).resolve().parents[2] / "shared" / "corpora"
+
+FAST = {
+    "teachers": {
+        "linguistic": {"model": "tiny", "optim": {"lr": 1e-3, "epochs": 2, "batch_size": 16}},
+        "prosodic": {
+            "channels": [4, 4, 8, 8],
+            "time_stride": 8,
+            "optim": {"lr": 1e-3, "epochs": 2, "batch_size": 16},
+        },
+    }
+}
+"""Settings of teachers that a test fits in a second or two; they learn next to nothing."""
+
+
+@pytest.fixture(scope="session")
+def standin() -> Path:
+    """The stand-in corpus: real speech in IEMOCAP's layout, where this machine has it."""
+    if not STANDIN.is_dir():
+        pytest.skip("the stand-in corpus is not beside this checkout")
+    return STANDIN / "iemocap_standin"
+
+
+@pytest.fixture(scope="session")
+def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The synthetic corpus with 80 utterances, 8 a speaker; never written into."""
+    from featstore.corpora.synthetic import generate
+
+    root = tmp_path_factory.mktemp("corpus") / "synthetic"
+    generate(root, utterances=80, seed=1, jobs=2)
+    return root
+
+
+@pytest.fixture(scope="session")
+def small_request(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The build that :func:`small_store` comes from; ``dataclasses.replace`` its store."""
+    from featstore.build import Request
+    from featstore.config import BuildSettings, resolve
+    from featstore.corpora import load
+
+    settings = resolve(BuildSettings, FAST, {"corpus": {"name": "synthetic"}})
+    manifest = load("synthetic", small_corpus, settings.corpus)
+    place = tmp_path_factory.mktemp("store") / "store"
+    return Request(manifest, settings, place, folds="1..2", jobs=2, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def small_store(small_request: Any) -> Path:
+    """A store with both teachers of folds 1 and 2; never written into (copy it to damage it)."""
+    from featstore.build import build
+
+    build(small_request)
+    return Path(small_request.store)
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """One torch thread, whatever a test before has set."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
