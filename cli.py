@@ -1,0 +1,346 @@
+"""The two commands, ``featstore`` and ``distill``: parse -> settings -> call -> render.
+
+No logic lives here, and nothing slow is imported before a command needs it. Results go to stdout,
+progress and errors to stderr. Exit codes: 0 done or nothing to do, 1 a task or check failed, 2
+wrong use or input, 3 corrupt store or run, 4 refused, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import typer
+
+from featstore.schema import UserError, printable
+
+featstore = typer.Typer(
+    name="featstore",
+    help="Fine-tune the teachers once per fold and keep what they know in a Zarr store.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+distill = typer.Typer(
+    name="distill",
+    help="Train speech-only students from a store of cached teacher outputs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Dataset = Annotated[
+    str, typer.Option(help="iemocap, ravdess, emodb, table, or synthetic (made on the spot).")
+]
+Root = Annotated[
+    Path | None,
+    typer.Option(help="The corpus' folder; else FEATSTORE_<NAME>_ROOT, else data/<name>."),
+]
+Config = Annotated[Path | None, typer.Option(help="A settings file; see data/configs.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting, repeatable.")
+]
+Folds = Annotated[str, typer.Option("--fold", help="1..10, 1,3,5..7 or all.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Processes; as many as CPUs by default.")]
+
+
+@featstore.callback()
+@distill.callback()
+def _common(
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Tracebacks of errors.")] = False,
+) -> None:
+    _State.verbose = verbose
+
+
+@featstore.command()
+def synthesize(
+    root: Annotated[Path, typer.Option(help="Where to put it.")] = Path("data/synthetic"),
+    utterances: Annotated[int, typer.Option(min=80, help="Utterances in the four classes.")] = 800,
+    seed: Annotated[int, typer.Option(min=0)] = 42,
+    durations: Annotated[
+        Literal["short", "iemocap"], typer.Option(help="iemocap: as long as IEMOCAP's.")
+    ] = "short",
+    jobs: Jobs = None,
+) -> None:
+    """Make the synthetic corpus: eSpeak NG voices in IEMOCAP's layout. Same seed, same bytes."""
+    from featstore.corpora.synthetic import ensure
+
+    made = ensure(root, utterances=utterances, seed=seed, durations=durations, jobs=jobs)
+    print(f"{root}: {'made' if made else 'already there'}")
+
+
+@featstore.command()
+def check(
+    dataset: Dataset = "iemocap",
+    root: Root = None,
+    config: Config = None,
+    sets: Sets = None,
+    strict: Annotated[bool, typer.Option(help="Exit 1 where an utterance is excluded.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Read a corpus without building: counts, durations, folds, and all that is wrong with it."""
+    from featstore import render
+    from featstore.audit import audit
+    from featstore.corpora import load
+
+    settings = _build_settings(dataset, "paper", config, sets)
+    manifest = load(dataset, root, settings.corpus)
+    found = audit(manifest, settings.folds)
+    _print(found.to_dict(), as_json, render.audit)
+    raise typer.Exit(1 if found.stops or (strict and found.excluded) else 0)
+
+
+@featstore.command()
+def build(
+    dataset: Dataset = "iemocap",
+    root: Root = None,
+    store: Annotated[Path | None, typer.Option(help="Default: stores/<dataset>.")] = None,
+    fold: Folds = "all",
+    preset: Annotated[str, typer.Option(help="paper, safe or tiny (no weights, CPU).")] = "paper",
+    config: Config = None,
+    sets: Sets = None,
+    jobs: Jobs = None,
+    device: Device = "auto",
+    embed_audio: Annotated[bool, typer.Option(help="Keep the signals in the store.")] = True,
+    embed_text: Annotated[bool, typer.Option(help="Keep the transcripts in the store.")] = True,
+    keep_teachers: Annotated[bool, typer.Option(help="Keep the teachers' weights too.")] = False,
+    rebuild: Annotated[bool, typer.Option(help="Replace units made from something else.")] = False,
+    strict: Annotated[
+        bool, typer.Option(help="Stop where an utterance would be excluded.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Corpus -> audio, LLDs, splits and both teachers' outputs for each fold. Resumes."""
+    from featstore import build as builds
+    from featstore import render, steps
+    from featstore.corpora import load
+
+    flags: dict[str, Any] = {}
+    if not embed_audio:
+        flags["audio"] = {"embed_audio": False}
+    if not embed_text:
+        flags["corpus"] = {"embed_text": False}
+    settings = _build_settings(dataset, preset, config, sets, flags)
+    manifest = load(dataset, root, settings.corpus)
+    builds.refuse_faults(manifest, strict=strict)
+    request = builds.Request(
+        manifest, settings, store or Path("stores") / dataset, fold, jobs, device, rebuild,
+        keep_teachers,
+    )  # fmt: skip
+    if dry_run:
+        plan = builds.make_plan(request, steps.source_sums(manifest))
+        _print(builds.plan_dict(plan, settings), as_json, render.plan)
+        return
+    result = builds.build(request)
+    _print(builds.result_dict(result, request), as_json, render.built)
+
+
+@featstore.command()
+def inspect(
+    store: Annotated[Path, typer.Argument(help="The store's folder.")],
+    fold: Annotated[int, typer.Option(min=1, help="With --utterance: whose teachers.")] = 1,
+    utterance: Annotated[str | None, typer.Option(help="Show one utterance.")] = None,
+    tau: Annotated[float, typer.Option(help="Temperature of the probabilities shown.")] = 1.0,
+    as_json: Json = False,
+) -> None:
+    """What a store holds: corpus, folds, teachers with their UA, sizes, provenance."""
+    from featstore import inspection, render
+    from featstore.store import Store
+
+    opened = Store.open(store)
+    if utterance is None:
+        _print(inspection.overview(opened), as_json, render.overview)
+    else:
+        _print(inspection.utterance(opened, fold, utterance, tau), as_json, render.utterance)
+
+
+@featstore.command()
+def verify(
+    store: Annotated[Path, typer.Argument(help="The store's folder.")], as_json: Json = False
+) -> None:
+    """Read every byte of a store and compare it with what was written. Exit 3 on damage."""
+    from featstore import render
+    from featstore.store import Store
+    from featstore.store import verify as verify_store
+
+    report = verify_store(Store.open(store))
+    _print(report.to_dict(), as_json, render.verified)
+    raise typer.Exit(report.exit_code)
+
+
+@distill.command()
+def run(
+    store: Annotated[Path, typer.Option(help="The store's folder.")],
+    fold: Folds = "all",
+    student: Annotated[
+        str, typer.Option(help="tiny, hubert-base, hubert-large, or hf:<id or path>.")
+    ] = "hubert-base",
+    variant: Annotated[
+        str, typer.Option(help="full, ce-only, or another row of the paper's Table 2.")
+    ] = "full",
+    preset: Annotated[
+        str | None, typer.Option(help="paper, safe or tiny; tiny for the tiny student.")
+    ] = None,
+    config: Config = None,
+    sets: Sets = None,
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    runs: Annotated[Path, typer.Option(help="Where results go.")] = Path("runs"),
+    experiment: Annotated[
+        str | None, typer.Option(help="Folder below --runs; default <student>-<variant>.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="The backbone's weights, where not in the cache.")
+    ] = None,
+    root: Root = None,
+    jobs: Jobs = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each fold.")] = None,
+    device: Device = "auto",
+    max_steps: Annotated[
+        int | None, typer.Option(min=1, help="Stop after so many optimiser steps: a trial.")
+    ] = None,
+    tensorboard: Annotated[bool, typer.Option(help="Also log for TensorBoard.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train one student per fold from cached targets. Resumes; finished folds are skipped."""
+    from distill import launch, render
+
+    settings = launch.run_settings(student, variant, preset, config, sets or [], seed)
+    order = launch.Order(
+        store=store, folds=fold, settings=settings, runs=runs,
+        experiment=experiment or launch.experiment_name(student, variant), variant=variant,
+        device=device, jobs=jobs, threads=threads, root=root, weights=weights,
+        max_steps=max_steps, tensorboard=tensorboard,
+    )  # fmt: skip
+    if dry_run:
+        _print(launch.plan(order), as_json, render.plan)
+        return
+    done = launch.launch(order)
+    _print(done.to_dict(), as_json, render.outcomes)
+    raise typer.Exit(done.exit_code)
+
+
+@distill.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders that hold some.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Also write Markdown, JSON and figures there.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """WA and UA per fold, mean +- std and pooled, confusion, teachers; the paper's beside them."""
+    from distill import report as reports
+
+    found = reports.summarise(reports.collect(runs))
+    written = reports.write(found, out) if out is not None else []
+    _print(found.to_dict(), as_json, lambda _: reports.to_tables(found))
+    for path in written:
+        print(f"wrote {path}", file=sys.stderr)
+
+
+@distill.command()
+def predict(
+    student: Annotated[Path, typer.Argument(help="A run's student/ folder.")],
+    audio: Annotated[list[Path], typer.Argument(help="Audio files, any rate, any channels.")],
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Class probabilities from speech alone: no transcript, no LLDs, no teacher."""
+    from distill import render
+    from distill.predict import predict_files
+    from distill.student import Student
+    from featstore.training import pick_device
+
+    table = predict_files(Student.from_pretrained(student), audio, pick_device(device))
+    _print(table.to_dict("records"), as_json, render.predictions)
+
+
+class _State:
+    verbose = False
+
+
+def _build_settings(
+    dataset: str, preset: str, config: Path | None, sets: list[str] | None, flags: Any = None
+) -> Any:
+    """Defaults of the corpus, preset, file, --set, flags: later ones win."""
+    from featstore.config import PRESETS, BuildSettings, choose, load_toml, overrides, resolve
+    from featstore.corpora import corpus
+
+    return resolve(
+        BuildSettings,
+        corpus(dataset).defaults,
+        choose("--preset", preset, PRESETS),
+        load_toml(config) if config else {},
+        overrides(sets or []),
+        {"corpus": {"name": dataset}},
+        flags or {},
+    )
+
+
+def _print(value: Any, as_json: bool, render: Any) -> None:
+    """One JSON document, or what ``render`` makes of it."""
+    if as_json:
+        print(json.dumps(value, indent=2, ensure_ascii=True, allow_nan=False))
+        return
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    for part in render(value):
+        console.print(part, highlight=False)
+
+
+def _fail(error: UserError) -> int:
+    """``error:`` and ``hint:`` lines on stderr."""
+    print("error: " + "\n".join(printable(s) for s in error.message.split("\n")), file=sys.stderr)
+    if error.hint:
+        print(f"hint: {printable(error.hint)}", file=sys.stderr)
+    return error.exit_code
+
+
+class _InterruptedError(BaseException):
+    """Ctrl-C or SIGTERM; no KeyboardInterrupt, which Typer would turn into exit code 1."""
+
+
+def _main(app: typer.Typer) -> NoReturn:
+    """Run a command, turning what it raises into an exit code."""
+
+    def interrupt(number: int, frame: Any) -> NoReturn:
+        raise _InterruptedError
+
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        app()
+    except UserError as error:
+        if _State.verbose:
+            raise
+        sys.exit(_fail(error))
+    except _InterruptedError:
+        print("interrupted: what is done is kept; the same command resumes", file=sys.stderr)
+        sys.exit(130)
+    except OSError as error:
+        if _State.verbose:
+            raise
+        _fail(UserError(str(error), "check the path, its permissions and the disk's free space"))
+        sys.exit(1)
+    sys.exit(0)
+
+
+def featstore_main() -> NoReturn:
+    """Entry point of ``featstore``."""
+    _main(featstore)
+
+
+def distill_main() -> NoReturn:
+    """Entry point of ``distill``."""
+    _main(distill)
+
+
+if __name__ == "__main__":
+    sys.exit("use the commands featstore and distill, which `pip install -e .` puts on your path")

@@ -1,0 +1,82 @@
+"""Settings of a run, and the key that names it: a hash of what decides its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import Field
+
+from distill.losses import LossSettings
+from distill.student import StudentSettings
+from featstore.config import OptimSettings, Settings, digest
+
+
+class StudentOptim(OptimSettings):
+    """The student's optimisation: the paper's 1e-4 for everything, or two learning rates."""
+
+    encoder_lr: float | None = Field(None, gt=0)
+    """Learning rate of the pre-trained encoder; ``lr`` where not given (PAPER.md row 12)."""
+
+
+class StreamSettings(Settings):
+    """How an effective batch is cut into what the device holds at once."""
+
+    max_batch_s: float = Field(160.0, gt=0)
+    """Seconds of audio in a micro-batch, padding included; gradients accumulate over the rest."""
+    pool: int = Field(1, ge=1)
+    """Batches that are sorted by length together: 1 is a plain shuffle, more means less padding."""
+
+
+class RunSettings(Settings):
+    """Everything that decides a student's weights, given a store and a fold."""
+
+    student: StudentSettings = StudentSettings()
+    losses: LossSettings = LossSettings()
+    optim: StudentOptim = StudentOptim()
+    stream: StreamSettings = StreamSettings()
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: bf16 where the GPU has it, else fp32. Losses are float32 always."""
+    seed: int = Field(42, ge=0)
+
+
+PRESETS: Mapping[str, dict[str, Any]] = {
+    "paper": {},
+    "safe": {"optim": {"encoder_lr": 1e-5}},
+    "tiny": {
+        "optim": {"lr": 1e-3, "batch_size": 16, "epochs": 30},
+        "stream": {"pool": 8},
+    },
+}
+"""Deltas from the paper's settings. ``tiny`` is what the tiny student learns well with."""
+
+VARIANTS: Mapping[str, dict[str, Any]] = {
+    "full": {},
+    "no-logits": {"losses": {"alpha": 0.0}},
+    "no-embeddings": {"losses": {"beta": 0.0}},
+    "no-prosodic": {"losses": {"teachers": {"prosodic": {"weight": 0.0}}}},
+    "no-linguistic": {"losses": {"teachers": {"linguistic": {"weight": 0.0}}}},
+    "ce-only": {"losses": {"alpha": 0.0, "beta": 0.0}},
+}
+"""Rows of the paper's Table 2 as deltas: same architecture, terms at weight 0 (PAPER.md row 22)."""
+
+
+def default_preset(backbone: str) -> str:
+    """The preset that a student starts from.
+
+    >>> default_preset("tiny"), default_preset("hubert-base")
+    ('tiny', 'paper')
+    """
+    return "tiny" if backbone == "tiny" else "paper"
+
+
+def run_key(settings: RunSettings, store: str, teachers: Sequence[Mapping[str, Any]]) -> str:
+    """Twelve hex digits that name runs which differ in nothing but fold and seed.
+
+    Args:
+        settings: of the run; the seed does not count.
+        store: the fingerprint of corpus, audio and splits.
+        teachers: what each teacher was made from.
+    """
+    table = settings.model_dump(mode="json", exclude={"seed"})
+    return digest({"settings": table, "store": store, "teachers": list(teachers)})[:12]

@@ -1,0 +1,218 @@
+"""Many folds of one student: settings from flags, folds over processes, one failure stops none."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass, field
+from multiprocessing.queues import Queue
+from pathlib import Path
+from typing import Any
+
+from distill.config import PRESETS, VARIANTS, RunSettings, default_preset
+from distill.runs import RunFolder
+from distill.trainer import Outcome, RunRequest, key_of, run_fold
+from featstore.config import choose, load_toml, overrides, resolve
+from featstore.console import Advance, progress
+from featstore.folds import parse_numbers
+from featstore.processes import default_jobs, worker_setup
+from featstore.schema import TaskFailed, UserError
+from featstore.store import Store
+from featstore.training import pick_device
+
+
+@dataclass(frozen=True)
+class Order:
+    """What ``distill run`` is asked for."""
+
+    store: Path
+    folds: str
+    settings: RunSettings
+    runs: Path
+    experiment: str
+    variant: str
+    device: str = "auto"
+    jobs: int | None = None
+    threads: int | None = None
+    root: Path | None = None
+    weights: Path | None = None
+    max_steps: int | None = None
+    tensorboard: bool = False
+
+    def request(self, fold: int, threads: int) -> RunRequest:
+        """One fold of the order."""
+        return RunRequest(
+            store=self.store, fold=fold, settings=self.settings, runs=self.runs,
+            experiment=self.experiment, variant=self.variant, device=self.device,
+            threads=threads, root=self.root, weights=self.weights, max_steps=self.max_steps,
+            tensorboard=self.tensorboard,
+        )  # fmt: skip
+
+
+@dataclass
+class Done:
+    """What became of each fold."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    failed: dict[int, UserError] = field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> int:
+        """0 where every fold is done, stopped as asked or skipped; else the gravest failure's."""
+        return max((error.exit_code for error in self.failed.values()), default=0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, by fold."""
+        return {
+            "folds": [
+                {**asdict(item), "folder": str(item.folder), "seconds": round(item.seconds, 1)}
+                for item in sorted(self.outcomes, key=lambda item: item.fold)
+            ],
+            "failed": {
+                str(fold): {"message": error.message, "hint": error.hint}
+                for fold, error in sorted(self.failed.items())
+            },
+        }
+
+
+def run_settings(
+    student: str,
+    variant: str,
+    preset: str | None,
+    config: Path | None,
+    sets: Sequence[str],
+    seed: int | None,
+) -> RunSettings:
+    """Preset, file, variant, --set, flags: later ones win.
+
+    Raises:
+        UserError: with every fault at once.
+    """
+    flags: dict[str, Any] = {"student": {"backbone": student}}
+    if seed is not None:
+        flags["seed"] = seed
+    return resolve(
+        RunSettings,
+        choose("--preset", preset or default_preset(student), PRESETS),
+        load_toml(config) if config else {},
+        choose("--variant", variant, VARIANTS),
+        overrides(sets),
+        flags,
+    )
+
+
+def experiment_name(student: str, variant: str) -> str:
+    """A folder name for a student and a variant.
+
+    >>> experiment_name("hf:facebook/wav2vec2-base", "full")
+    'hf-wav2vec2-base-full'
+    """
+    kind, _, place = student.partition(":")
+    name = f"{kind}-{Path(place).name}" if place else kind
+    safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in name)
+    return f"{safe}-{variant}"
+
+
+def plan(order: Order) -> dict[str, Any]:
+    """Which runs there would be, and which are finished."""
+    store = Store.open(order.store)
+    rows = []
+    for fold in parse_numbers(order.folds, len(store.folds)):
+        try:
+            key = key_of(store, fold, order.settings)
+            folder = RunFolder.of(order.runs, order.experiment, key, fold, order.settings.seed)
+            begun = (folder.path / "checkpoint").is_dir()
+            status = "done" if folder.done else "resume" if begun else "run"
+            rows.append({"fold": fold, "status": status, "why": "", "folder": str(folder.path)})
+        except UserError as error:
+            rows.append({"fold": fold, "status": "missing", "why": error.message, "folder": ""})
+    return {"runs": rows, "settings": order.settings.model_dump(mode="json")}
+
+
+def launch(order: Order) -> Done:
+    """Train the folds, several at once where there is no GPU.
+
+    A process trains with ``threads`` CPU threads; by default the CPUs are shared out over the
+    folds asked for, so that the same command computes the same bytes.
+
+    Raises:
+        UserError: the store or the folds are not there.
+    """
+    store = Store.open(order.store)
+    folds = parse_numbers(order.folds, len(store.folds))
+    cpus = default_jobs()
+    on_cpu = pick_device(order.device).type == "cpu"
+    jobs = min(order.jobs or (cpus if on_cpu else 1), len(folds))
+    threads = order.threads or max(1, cpus // jobs)
+    epochs = order.settings.optim.epochs
+    done = Done()
+    context = multiprocessing.get_context("spawn")
+    news: Queue[Any] = context.Queue()
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_setup, initargs=(news,))
+    with pool:
+        futures = {pool.submit(_run, order.request(fold, threads)): fold for fold in folds}
+        try:
+            with progress(order.experiment, len(folds) * epochs, unit="epochs") as advance:
+                _collect(futures, news, advance, epochs, done)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+    return done
+
+
+_NEWS: Any = None
+
+
+def _setup(news: Queue[Any]) -> None:
+    """First thing in a worker: die with the parent, and know where to report epochs."""
+    global _NEWS
+    _NEWS = news
+    worker_setup()
+
+
+def _run(request: RunRequest) -> Outcome:
+    def tell(fold: int, n_epochs: int, entry: dict[str, Any]) -> None:
+        _NEWS.put((fold, n_epochs, entry))
+
+    return run_fold(request, tell)
+
+
+def _collect(
+    futures: dict[Future[Outcome], int], news: Queue[Any], advance: Advance, epochs: int, done: Done
+) -> None:
+    """Show epochs as they come in, and sort outcomes from failures."""
+    told: dict[int, int] = {}
+    pending = set(futures)
+    while pending:
+        finished, pending = wait(pending, timeout=0.2)
+        while not news.empty():
+            fold, n_epochs, entry = news.get()
+            advance(entry["epoch"] - told.get(fold, 0), note=_note(fold, n_epochs, entry))
+            told[fold] = entry["epoch"]
+        for future in finished:
+            fold = futures[future]
+            try:
+                outcome = future.result()
+                done.outcomes.append(outcome)
+                advance(epochs - told.get(fold, 0), note=_last_word(outcome))
+            except UserError as error:
+                done.failed[fold] = error
+            except (OSError, RuntimeError, ValueError) as error:
+                done.failed[fold] = TaskFailed(f"{type(error).__name__}: {error}")
+            told[fold] = epochs
+
+
+def _note(fold: int, n_epochs: int, entry: dict[str, Any]) -> str:
+    text = f"fold {fold} epoch {entry['epoch']}/{n_epochs} loss {entry['train']['total']:.3f}"
+    if scores := entry.get("validation"):
+        text += f" val WA {100 * scores['wa']:.1f} UA {100 * scores['ua']:.1f}"
+    return text
+
+
+def _last_word(outcome: Outcome) -> str:
+    if outcome.status == "done" and outcome.wa is not None and outcome.ua is not None:
+        return f"fold {outcome.fold} test WA {100 * outcome.wa:.1f} UA {100 * outcome.ua:.1f}"
+    return f"fold {outcome.fold} {outcome.status}"

@@ -1,0 +1,132 @@
+"""Where a run lives and what it leaves: ``runs/<experiment>/<key>/foldNN-seedS/``.
+
+``config.toml``, ``run.json``, ``metrics.jsonl``, ``predictions.parquet``, ``student/`` and, last,
+``DONE``; while it runs also ``checkpoint/``. Every file is written beside its place and renamed.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from featstore.locks import try_lock
+from featstore.schema import Corrupt, UserError
+from featstore.units import sha256_of, strict_json, write_file
+
+DONE = "DONE"
+PREDICTIONS = "predictions.parquet"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run's folder."""
+
+    path: Path
+
+    @staticmethod
+    def of(runs: Path, experiment: str, key: str, fold: int, seed: int) -> RunFolder:
+        """The folder of a run, which need not exist."""
+        return RunFolder(runs / experiment / key / f"fold{fold:02d}-seed{seed}")
+
+    @property
+    def done(self) -> bool:
+        """Whether the run is finished and its predictions are those that it finished with.
+
+        Raises:
+            Corrupt: it is finished, but the predictions were changed.
+        """
+        mark = self.path / DONE
+        if not mark.exists():
+            return False
+        recorded = strict_json(mark.read_bytes(), str(mark))
+        for name, expected in recorded.items():
+            if sha256_of(self.path / name) != expected:
+                raise Corrupt(
+                    f"{self.path / name}: changed since the run finished",
+                    f"remove {self.path} and run it again",
+                )
+        return True
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from working on the same run.
+
+        Raises:
+            UserError: one is at it already.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = try_lock(self.path / ".lock", create=True)
+        if lock is None:
+            raise UserError(
+                f"{self.path}: another process is training this run", "wait for it, or stop it"
+            )
+        try:
+            yield
+        finally:
+            (self.path / ".lock").unlink(missing_ok=True)
+            os.close(lock)
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file."""
+        write_file(self.path / name, json.dumps(value, indent=1, sort_keys=True).encode())
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file."""
+        write_file(self.path / name, text.encode())
+
+    def write_metrics(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """``metrics.jsonl``: one line an epoch, the whole of it each time."""
+        lines = [json.dumps(entry, sort_keys=True) for entry in history]
+        self.write_text("metrics.jsonl", "\n".join(lines) + "\n")
+
+    def write_predictions(self, table: pd.DataFrame) -> None:
+        """``predictions.parquet``: the artefact that every reported number is computed from."""
+        buffer = io.BytesIO()
+        table.to_parquet(buffer, index=False)
+        write_file(self.path / PREDICTIONS, buffer.getvalue())
+
+    def finish(self) -> None:
+        """Mark the run as finished, with the sums of what it leaves."""
+        names = [PREDICTIONS, "run.json", "config.toml"]
+        self.write_json(DONE, {name: sha256_of(self.path / name) for name in names})
+
+
+def predictions_table(
+    utterances: pd.DataFrame,
+    rows: Mapping[str, npt.NDArray[np.int64]],
+    logits: Mapping[str, npt.NDArray[np.float32]],
+    labels: npt.NDArray[np.int64],
+    classes: Sequence[str],
+    fold: int,
+) -> pd.DataFrame:
+    """Truth, prediction and raw logits of the held-out utterances.
+
+    Args:
+        utterances: the store's table.
+        rows: role (``test``, ``validation``) -> rows.
+        logits: role -> ``[rows, C]``.
+        labels: class index of every utterance of the store.
+        classes: class names in logit order.
+        fold: the fold's number.
+    """
+    parts = []
+    for role, index in rows.items():
+        part = utterances.iloc[index][["utterance_id", "speaker"]].reset_index(drop=True)
+        part["fold"] = np.int16(fold)
+        part["role"] = role
+        part["truth"] = [classes[label] for label in labels[index]]
+        part["prediction"] = [classes[best] for best in logits[role].argmax(1)]
+        for column, name in enumerate(classes):
+            part[f"logit_{name}"] = logits[role][:, column]
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)

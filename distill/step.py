@@ -1,0 +1,196 @@
+"""One optimiser step of the student: micro-batches in, one update and its report out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.amp.grad_scaler import GradScaler
+
+from distill.config import RunSettings
+from distill.losses import LossParts, total_loss
+from distill.stream import MicroBatch, MicroBatchPlan, Signals, stream
+from distill.student import Student
+from distill.targets import FoldTargets
+from featstore.schema import TaskFailed, UserError
+from featstore.training import make_schedule, parameter_groups
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """The dtype that the student computes in under autocast; float32 means no autocast.
+
+    Raises:
+        UserError: the device cannot do what was asked for.
+    """
+    if name == "auto":
+        bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if bf16 else torch.float32
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+    if dtype is torch.float16 and device.type != "cuda":
+        raise UserError("precision = fp16 needs a GPU", "use precision = auto or fp32")
+    return dtype
+
+
+@dataclass
+class StepReport:
+    """Sums over the utterances of the steps since the last report.
+
+    Attributes:
+        n: utterances.
+        terms: loss term -> sum of its unweighted values; ``total`` is the weighted sum of all.
+        gradients: loss term -> norm of its weighted gradient with respect to the pooled output,
+            measured on one micro-batch a step and summed over ``n_gradients`` steps.
+    """
+
+    n: int = 0
+    terms: dict[str, float] = field(default_factory=dict)
+    gradients: dict[str, float] = field(default_factory=dict)
+    n_gradients: int = 0
+
+    def means(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Mean of each term an utterance, and of each gradient norm a step."""
+        n, g = max(self.n, 1), max(self.n_gradients, 1)
+        return (
+            {name: value / n for name, value in self.terms.items()},
+            {name: value / g for name, value in self.gradients.items()},
+        )
+
+
+class Stepper:
+    """The student with its optimiser: everything that changes while it learns."""
+
+    def __init__(
+        self,
+        student: Student,
+        settings: RunSettings,
+        targets: FoldTargets,
+        n_steps: int,
+        device: torch.device,
+        weights: torch.Tensor | None = None,
+    ) -> None:
+        """Set up AdamW, the schedule and autocast.
+
+        Args:
+            student: on ``device``.
+            settings: of the run.
+            targets: the fold's, on ``device``.
+            n_steps: optimiser steps of the whole run, which the schedule spans.
+            device: where to compute.
+            weights: class weights of the cross entropy, ``[C]``.
+        """
+        self.student, self.settings, self.targets = student, settings, targets
+        self.device, self.weights = device, weights
+        optim = settings.optim
+        encoder = list(student.backbone.named_parameters(prefix="backbone"))
+        inside = {name for name, _ in encoder}
+        heads = [item for item in student.named_parameters() if item[0] not in inside]
+        self.optimiser = torch.optim.AdamW(
+            parameter_groups(encoder, optim, optim.encoder_lr) + parameter_groups(heads, optim)
+        )
+        self.schedule = make_schedule(self.optimiser, optim, n_steps)
+        self.dtype = pick_precision(settings.precision, device)
+        self.scaler = GradScaler(device.type, enabled=self.dtype is torch.float16)
+        self.report = StepReport()
+
+    def micro(self, batch: MicroBatch) -> None:
+        """Add one micro-batch's share of the step's gradient, and step where it ends the step.
+
+        Raises:
+            TaskFailed: the loss is not finite; names the utterances.
+        """
+        batch = batch.to(self.device)
+        labels, teachers = self.targets.batch(batch.rows)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            output = self.student(batch.signals, batch.lengths)
+        settings = self.settings
+        parts = total_loss(
+            output, teachers, labels, settings.losses, self.weights, settings.optim.label_smoothing
+        )
+        if not torch.isfinite(parts.total):
+            bad = batch.rows[~torch.isfinite(parts.rows)].tolist()
+            raise TaskFailed(
+                f"loss not finite on row(s) {', '.join(map(str, bad))} of the store",
+                "lower optim.lr, or use precision = fp32",
+            )
+        if batch.ends_step:
+            self._measure_gradients(parts, output.pooled)
+        n = len(batch.rows)
+        share: torch.Tensor = self.scaler.scale(parts.total * (n / batch.step_rows))
+        share.backward()  # type: ignore[no-untyped-call]
+        self.report.n += n
+        values = {**parts.terms, "total": parts.total}
+        for name, value in zip(values, torch.stack(list(values.values())).tolist(), strict=True):
+            self.report.terms[name] = self.report.terms.get(name, 0.0) + value * n
+        if batch.ends_step:
+            self._step()
+
+    def evaluate(
+        self, signals: Signals, plans: list[MicroBatchPlan], lengths: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float32]:
+        """Raw logits in evaluation mode: ``[rows, C]``, in ascending order of the rows."""
+        self.student.eval()
+        found: dict[int, npt.NDArray[np.float32]] = {}
+        with torch.inference_mode():
+            for item in stream(signals, plans, lengths, pin=self.device.type == "cuda"):
+                batch = item.to(self.device)
+                with torch.autocast(
+                    self.device.type, self.dtype, enabled=self.dtype != torch.float32
+                ):
+                    output = self.student(batch.signals, batch.lengths)
+                logits = output.logits.float().cpu().numpy()
+                found.update(zip(item.rows.tolist(), logits, strict=True))
+        return np.stack([found[row] for row in sorted(found)])
+
+    def _step(self) -> None:
+        self.scaler.unscale_(self.optimiser)
+        trainable = [p for group in self.optimiser.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(trainable, self.settings.optim.clip_norm)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.schedule.step()
+
+    def _measure_gradients(self, parts: LossParts, pooled: torch.Tensor) -> None:
+        """How hard each term pulls at the pooled output: the heads' backward pass alone."""
+        for name, value in parts.weighted.items():
+            norm = 0.0
+            if value.requires_grad:
+                (gradient,) = torch.autograd.grad(value, pooled, retain_graph=True)
+                norm = float(gradient.float().norm())
+            self.report.gradients[name] = self.report.gradients.get(name, 0.0) + norm
+        self.report.n_gradients += 1
+
+    def state(self) -> Mapping[str, Any]:
+        """Schedule and scaler, as JSON."""
+        return {
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "report": {
+                "n": self.report.n, "terms": self.report.terms,
+                "gradients": self.report.gradients, "n_gradients": self.report.n_gradients,
+            },
+        }  # fmt: skip
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Put back what :meth:`state` told; the optimiser's learning rates follow."""
+        self.schedule.load_state_dict(dict(state["schedule"]))
+        for group, lr in zip(self.optimiser.param_groups, self.schedule.get_last_lr(), strict=True):
+            group["lr"] = lr
+        if state["scaler"]:
+            self.scaler.load_state_dict(dict(state["scaler"]))
+        self.report = StepReport(**state["report"])
+
+
+def steps_an_epoch(n_rows: int, batch_size: int) -> int:
+    """Optimiser steps an epoch, the last of which may be smaller.
+
+    >>> steps_an_epoch(130, 128)
+    2
+    """
+    return math.ceil(n_rows / batch_size)

@@ -1,0 +1,208 @@
+"""Audio in batches: order decided by seed and epoch, padding kept low, one thread ahead.
+
+The GPU waits for nothing but the student: a thread copies signals from the store's memory map into
+padded batches while the previous ones are computed.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from featstore.audio import FULL_SCALE, load_signal
+from featstore.reader import Ragged
+from featstore.schema import Corrupt
+from featstore.store import Store
+from featstore.training import Indices, generator, shuffled_batches, sorted_batches
+
+
+class Signals(Protocol):
+    """Where signals come from: the store, or the corpus where the store may not hold them."""
+
+    def read_into(self, index: int, out: npt.NDArray[np.float32]) -> None:
+        """Write utterance ``index`` into ``out`` ``[T]``, as int16 values in float32."""
+
+
+@dataclass(frozen=True)
+class CorpusSignals:
+    """Signals from the corpus' own files, for a store built with ``--no-embed-audio``.
+
+    Attributes:
+        root: the corpus' folder.
+        table: ``file``, ``start_s`` and ``duration_s`` of every utterance.
+    """
+
+    root: Path
+    table: pd.DataFrame
+
+    def read_into(self, index: int, out: npt.NDArray[np.float32]) -> None:
+        """Decode the file again, as the build did."""
+        row = self.table.iloc[index]
+        signal = load_signal(self.root / row["file"], row["start_s"], row["duration_s"])
+        if len(signal) != len(out):
+            raise Corrupt(
+                f"{row['file']}: {len(signal)} samples, the store was built from {len(out)}",
+                "give --root the corpus that the store was built from",
+            )
+        out[:] = signal * FULL_SCALE
+
+
+def open_signals(store: Store, root: Path | None, *, check: bool = True) -> Signals:
+    """The store's signals, or the corpus' where the store has none and ``root`` is given."""
+    embedded = store.unit("audio").settings["audio"]["embed_audio"]
+    if embedded:
+        return Ragged(store.path / "audio", check=check)
+    if root is None:
+        return store.audio  # says what to do
+    table = store.utterances.assign(duration_s=store.sources["duration_s"])
+    return CorpusSignals(root, table)
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What goes through the student at once.
+
+    Attributes:
+        rows: which utterances, ``[B]``.
+        signals: padded with zeros, ``[B, T]`` float32 in -1..1.
+        lengths: samples of each, ``[B]`` int64.
+        step_rows: utterances in the whole optimiser step that this is part of.
+        ends_step: whether the optimiser steps after it.
+    """
+
+    rows: torch.Tensor
+    signals: torch.Tensor
+    lengths: torch.Tensor
+    step_rows: int
+    ends_step: bool
+
+    def to(self, device: torch.device) -> MicroBatch:
+        """The same on a device; copies overlap with computing where memory is pinned."""
+        return MicroBatch(
+            self.rows.to(device, non_blocking=True),
+            self.signals.to(device, non_blocking=True),
+            self.lengths.to(device, non_blocking=True),
+            self.step_rows,
+            self.ends_step,
+        )
+
+
+def training_steps(
+    rows: Indices, lengths: Indices, batch_size: int, pool: int, seed: int, epoch: int
+) -> list[Indices]:
+    """The optimiser steps of an epoch: a pure function of seed and epoch, so that it resumes."""
+    return shuffled_batches(rows, lengths, batch_size, generator(seed, epoch), pool)
+
+
+def micro_batches(step: Indices, lengths: Indices, budget: int) -> list[Indices]:
+    """Cut a step so that each part, padded, has at most ``budget`` samples (or one utterance).
+
+    >>> lengths = np.array([5, 1, 4, 2])
+    >>> [part.tolist() for part in micro_batches(np.arange(4), lengths, budget=8)]
+    [[0], [2, 3], [1]]
+    """
+    order = step[np.argsort(-lengths[step], kind="stable")]
+    parts: list[Indices] = []
+    start = 0
+    while start < len(order):
+        take = max(1, budget // max(int(lengths[order[start]]), 1))
+        parts.append(order[start : start + take])
+        start += take
+    return parts
+
+
+def evaluation_batches(rows: Indices, lengths: Indices, budget: int) -> Iterator[MicroBatchPlan]:
+    """All rows by falling length, in parts of at most ``budget`` padded samples."""
+    for step in sorted_batches(rows, lengths, max(len(rows), 1)):
+        for part in micro_batches(step, lengths, budget):
+            yield MicroBatchPlan(part, len(part), True)
+
+
+@dataclass(frozen=True)
+class MicroBatchPlan:
+    """Which rows a micro-batch will have, before its audio is read."""
+
+    rows: Indices
+    step_rows: int
+    ends_step: bool
+
+
+def plan_steps(steps: Sequence[Indices], lengths: Indices, budget: int) -> list[MicroBatchPlan]:
+    """The micro-batches of some optimiser steps, in order."""
+    plans = []
+    for step in steps:
+        parts = micro_batches(step, lengths, budget)
+        plans += [
+            MicroBatchPlan(part, len(step), index == len(parts) - 1)
+            for index, part in enumerate(parts)
+        ]
+    return plans
+
+
+def read_batch(
+    signals: Signals, plan: MicroBatchPlan, lengths: Indices, *, pin: bool = False
+) -> MicroBatch:
+    """Read and pad one micro-batch."""
+    sizes = lengths[plan.rows]
+    batch = torch.zeros(len(sizes), int(sizes.max()), pin_memory=pin)
+    view = batch.numpy()
+    for target, row, size in zip(view, plan.rows.tolist(), sizes.tolist(), strict=True):
+        signals.read_into(row, target[:size])
+    view *= np.float32(1 / FULL_SCALE)
+    return MicroBatch(
+        torch.from_numpy(plan.rows), batch, torch.from_numpy(sizes), plan.step_rows, plan.ends_step
+    )
+
+
+def stream(
+    signals: Signals,
+    plans: Sequence[MicroBatchPlan],
+    lengths: Indices,
+    *,
+    pin: bool = False,
+    ahead: int = 3,
+) -> Iterator[MicroBatch]:
+    """Read the planned micro-batches in order, by one thread that stays ``ahead`` of the caller.
+
+    An error in the thread is raised here; leaving the loop early ends the thread.
+    """
+    ready: queue.Queue[MicroBatch | BaseException | None] = queue.Queue(ahead)
+    stop = threading.Event()
+
+    def put(item: MicroBatch | BaseException | None) -> None:
+        while not stop.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for plan in plans:
+                if stop.is_set():
+                    return
+                put(read_batch(signals, plan, lengths, pin=pin))
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    thread = threading.Thread(target=work, name="stream", daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        thread.join()

@@ -1,0 +1,349 @@
+"""One fold, one variant, one seed: from cached targets to ``predictions.parquet``."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from distill.checkpoint import load_newest, optimiser_tensors, restore_optimiser, save_checkpoint
+from distill.config import RunSettings, run_key
+from distill.run_facts import RunFacts
+from distill.runs import RunFolder, predictions_table
+from distill.step import Stepper, StepReport, steps_an_epoch
+from distill.stream import Signals, evaluation_batches, open_signals, plan_steps, stream
+from distill.stream import training_steps as steps_of_epoch
+from distill.student import build_student
+from distill.targets import FoldTargets, load_targets, rows_of
+from featstore.config import to_toml
+from featstore.console import say
+from featstore.provenance import versions
+from featstore.schema import SAMPLING_RATE
+from featstore.scores import ua, wa
+from featstore.store import Store
+from featstore.training import class_weights, count_parameters, pick_device, seed_all
+
+CHECKPOINT_EVERY_S = 600.0
+"""A long epoch is checkpointed in between; when, changes no byte of the result."""
+
+Floats = npt.NDArray[np.float32]
+Rows = dict[str, npt.NDArray[np.int64]]
+OnEpoch = Callable[[int, int, dict[str, Any]], None]
+"""``on_epoch(fold, n_epochs, entry)`` after each epoch, with its line of ``metrics.jsonl``."""
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What to train, and where; only ``settings`` and the store decide the numbers."""
+
+    store: Path
+    fold: int
+    settings: RunSettings
+    runs: Path
+    experiment: str
+    variant: str
+    device: str = "auto"
+    threads: int | None = None
+    root: Path | None = None
+    weights: Path | None = None
+    max_steps: int | None = None
+    tensorboard: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run; scores are of the test speaker."""
+
+    fold: int
+    status: Literal["done", "skipped", "stopped"]
+    folder: Path
+    why: str = ""
+    wa: float | None = None
+    ua: float | None = None
+    seconds: float = 0.0
+
+
+@dataclass
+class Position:
+    """Where a run stands, as its checkpoints tell."""
+
+    epoch: int = 1
+    step: int = 0  # optimiser steps done in this epoch
+    total: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_score: tuple[float, float] = (-1.0, 0.0)
+    seconds: float = 0.0
+
+
+def key_of(store: Store, fold: int, settings: RunSettings) -> str:
+    """The key of a run; the same for every fold of a store."""
+    units = [output.unit for _, output in sorted(store.fold(fold).items())]
+    made_from = [
+        {"name": unit.unit.split("/")[-1], "teacher": unit.settings["teacher"]} for unit in units
+    ]
+    return run_key(settings, store.fingerprint(), made_from)
+
+
+def run_fold(request: RunRequest, on_epoch: OnEpoch | None = None) -> Outcome:
+    """Train, evaluate and write one run; resume it where it was interrupted.
+
+    Raises:
+        UserError: the store lacks the fold, or another process is at this run.
+        Corrupt: the store, or a finished run, is damaged.
+        Refused: a teacher saw the fold's test speaker.
+        TaskFailed: the loss is not finite.
+    """
+    if request.threads:
+        torch.set_num_threads(request.threads)
+    store = Store.open(request.store)
+    key = key_of(store, request.fold, request.settings)
+    run = RunFolder.of(request.runs, request.experiment, key, request.fold, request.settings.seed)
+    if run.done:
+        return Outcome(request.fold, "skipped", run.path, "finished before")
+    with run.held():
+        device = pick_device(request.device)
+        targets = load_targets(store, request.fold, device)
+        for unit in ("audio", "lld"):
+            store.unit(unit, deep=True)
+        trainer = _Trainer(request, store, targets, run, key, device)
+        return trainer.run(on_epoch)
+
+
+class _Trainer:
+    """A run in progress: the student, its position, and the data that it is fed."""
+
+    def __init__(
+        self,
+        request: RunRequest,
+        store: Store,
+        targets: FoldTargets,
+        run: RunFolder,
+        key: str,
+        device: torch.device,
+    ) -> None:
+        self.request, self.store, self.targets, self.run_folder = request, store, targets, run
+        self.settings, self.key, self.device = request.settings, key, device
+        self.signals: Signals = open_signals(store, request.root, check=False)
+        self.lengths = store.lengths
+        self.rows: Rows = rows_of(targets)
+        self.labels = targets.labels.cpu().numpy()
+        self.budget = round(self.settings.stream.max_batch_s * SAMPLING_RATE)
+        self.student = build_student(
+            self.settings.student, targets.classes, targets.widths, request.weights,
+            self.settings.seed,
+        ).to(device)  # fmt: skip
+        seed_all(self.settings.seed)
+        optim = self.settings.optim
+        train = self.rows["train"]
+        weights = (
+            class_weights(self.labels[train], len(targets.classes)).to(device)
+            if optim.class_weights
+            else None
+        )
+        self.n_steps = steps_an_epoch(len(train), optim.batch_size)
+        self.stepper = Stepper(
+            self.student, self.settings, targets, self.n_steps * optim.epochs, device, weights
+        )
+        self.position = Position()
+        self.best: dict[str, torch.Tensor] = {}
+
+    def run(self, on_epoch: OnEpoch | None) -> Outcome:
+        """From wherever the run stands to its end."""
+        self._resume()
+        self._describe()
+        began = time.monotonic() - self.position.seconds
+        while self.position.epoch <= self.settings.optim.epochs:
+            if not self._epoch(began):
+                self._checkpoint()
+                return Outcome(
+                    self.request.fold, "stopped", self.run_folder.path,
+                    f"stopped after {self.position.total} optimiser step(s), as asked",
+                )  # fmt: skip
+            entry = self._close_epoch(began)
+            if on_epoch is not None:
+                on_epoch(self.request.fold, self.settings.optim.epochs, entry)
+            self._checkpoint()
+        return self._finish(time.monotonic() - began)
+
+    def _epoch(self, began: float) -> bool:
+        """Train to the end of the epoch; False where ``max_steps`` ends it before."""
+        optim, position = self.settings.optim, self.position
+        steps = steps_of_epoch(
+            self.rows["train"], self.lengths, optim.batch_size, self.settings.stream.pool,
+            self.settings.seed, position.epoch,
+        )  # fmt: skip
+        plans = plan_steps(steps[position.step :], self.lengths, self.budget)
+        self.student.train()
+        saved = time.monotonic()
+        for batch in stream(self.signals, plans, self.lengths, pin=self.device.type == "cuda"):
+            self.stepper.micro(batch)
+            if not batch.ends_step:
+                continue
+            position.step += 1
+            position.total += 1
+            if position.total == self.request.max_steps:
+                return False
+            if time.monotonic() - saved > CHECKPOINT_EVERY_S and position.step < self.n_steps:
+                position.seconds = time.monotonic() - began
+                self._checkpoint()
+                saved = time.monotonic()
+        return True
+
+    def _close_epoch(self, began: float) -> dict[str, Any]:
+        """Score the validation speaker, keep the best weights, and log the epoch."""
+        position = self.position
+        terms, gradients = self.stepper.report.means()
+        self.stepper.report = StepReport()
+        entry: dict[str, Any] = {
+            "epoch": position.epoch,
+            "train": terms,
+            "gradients": gradients,
+            "lr": self.stepper.schedule.get_last_lr()[-1],
+        }
+        if len(self.rows["validation"]):
+            entry["validation"] = self._validate()
+            score = (entry["validation"]["ua"], -entry["validation"]["loss"])
+            selects = self.settings.optim.selection == "validation_ua"
+            if selects and (score > position.best_score or not position.best_epoch):
+                position.best_epoch, position.best_score = position.epoch, score
+                self.best = {k: v.detach().clone() for k, v in self.student.state_dict().items()}
+        position.seconds = time.monotonic() - began
+        entry["seconds"] = round(position.seconds, 3)
+        position.history.append(entry)
+        position.epoch, position.step = position.epoch + 1, 0
+        self.run_folder.write_metrics(position.history)
+        if self.request.tensorboard:
+            _log_tensorboard(self.run_folder.path, entry)
+        return entry
+
+    def _validate(self) -> dict[str, float]:
+        rows = self.rows["validation"]
+        logits, truth = self._evaluate("validation"), self.labels[rows]
+        loss = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(truth))
+        prediction = logits.argmax(1)
+        return {
+            "wa": wa(truth, prediction),
+            "ua": ua(truth, prediction, len(self.targets.classes)),
+            "loss": float(loss),
+        }
+
+    def _evaluate(self, role: str) -> Floats:
+        plans = list(evaluation_batches(self.rows[role], self.lengths, self.budget))
+        return self.stepper.evaluate(self.signals, plans, self.lengths)
+
+    def _checkpoint(self) -> None:
+        tensors = {f"student.{k}": v for k, v in self.student.state_dict().items()}
+        tensors |= optimiser_tensors(self.stepper.optimiser)
+        if self.position.best_epoch and self.position.best_epoch != self.position.epoch - 1:
+            tensors |= {f"best.{name}": value for name, value in self.best.items()}
+        tensors["rng.cpu"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
+        state = {"position": asdict(self.position), "stepper": self.stepper.state()}
+        save_checkpoint(self.run_folder.path / "checkpoint", self.position.total, tensors, state)
+
+    def _resume(self) -> None:
+        found = load_newest(self.run_folder.path / "checkpoint")
+        if found is None:
+            return
+        tensors, state = found
+        self.student.load_state_dict(_part(tensors, "student."))
+        restore_optimiser(self.stepper.optimiser, tensors)
+        self.stepper.restore(state["stepper"])
+        self.position = Position(**state["position"])
+        self.position.best_score = tuple(state["position"]["best_score"])
+        self.best = _part(tensors, "best.") or _part(tensors, "student.")
+        torch.set_rng_state(tensors["rng.cpu"])
+        if "rng.cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
+        say(
+            f"fold {self.request.fold}: resumed at epoch {self.position.epoch}, "
+            f"step {self.position.step}"
+        )
+
+    def _finish(self, seconds: float) -> Outcome:
+        """Best weights back, test speaker once, and everything written."""
+        if self.best:
+            self.student.load_state_dict(self.best)
+        else:
+            self.position.best_epoch = self.settings.optim.epochs
+        roles = {role: self.rows[role] for role in ("test", "validation") if len(self.rows[role])}
+        logits = {role: self._evaluate(role) for role in roles}
+        table = predictions_table(
+            self.store.utterances, roles, logits, self.labels, self.targets.classes,
+            self.request.fold,
+        )  # fmt: skip
+        self.student.save_pretrained(self.run_folder.path / "student")
+        self.run_folder.write_predictions(table)
+        self._describe(best_epoch=self.position.best_epoch, seconds=round(seconds, 1))
+        self.run_folder.finish()
+        shutil.rmtree(self.run_folder.path / "checkpoint", ignore_errors=True)
+        truth, prediction = self.labels[roles["test"]], logits["test"].argmax(1)
+        return Outcome(
+            self.request.fold, "done", self.run_folder.path, "",
+            wa(truth, prediction), ua(truth, prediction, len(self.targets.classes)), seconds,
+        )  # fmt: skip
+
+    def _describe(self, **outcome: Any) -> None:
+        """``config.toml`` and ``run.json``: what this run is, and later how it ended."""
+        store, fold = self.store, self.targets.fold
+        corpus, splits = store.unit("corpus"), store.unit("splits")
+        folds = splits.settings["folds"]
+        facts = RunFacts.model_validate(
+            {
+                "schema": 1,
+                "experiment": self.request.experiment,
+                "key": self.key,
+                "fold": fold.number,
+                "seed": self.settings.seed,
+                "variant": self.request.variant,
+                "dataset": corpus.facts["name"],
+                "full_release": corpus.facts["full_release"],
+                "classes": self.targets.classes,
+                "n_folds": len(store.folds),
+                "store": {"fingerprint": store.fingerprint()},
+                "split": {
+                    "test": fold.test, "validation": fold.validation, "train": fold.train,
+                },
+                "protocol": {
+                    "scheme": folds["scheme"],
+                    "validation": folds["validation"],
+                    "script_disjoint": folds["script_disjoint"],
+                    "kind": corpus.settings["corpus"]["kind"],
+                },
+                "student": {
+                    "backbone": self.settings.student.backbone,
+                    "parameters": count_parameters(self.student),
+                },
+                "teachers": {
+                    name: output.unit.facts["scores"]
+                    for name, output in self.targets.outputs.items()
+                },
+                "versions": versions(),
+                **outcome,
+            }
+        )  # fmt: skip
+        self.run_folder.write_text("config.toml", to_toml(self.settings))
+        self.run_folder.write_json("run.json", facts.model_dump(mode="json", by_alias=True))
+
+
+def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _log_tensorboard(folder: Path, entry: dict[str, Any]) -> None:
+    """The epoch's figures for TensorBoard (extra ``tracking``)."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder / "tensorboard")) as writer:
+        for group in ("train", "gradients", "validation"):
+            for name, value in entry.get(group, {}).items():
+                writer.add_scalar(f"{group}/{name}", value, entry["epoch"])
