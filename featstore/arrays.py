@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featstore.schema import Corrupt, Refused
-from featstore.units import strict_json
+from featstore.units import read_small, strict_json
 
 DTYPES: Mapping[str, np.dtype[Any]] = {
     name: np.dtype(name).newbyteorder("<") for name in ("int8", "int16", "int64", "float32")
@@ -183,6 +183,9 @@ class Metadata:
             self.chunk_shape, self.shard_rows = _sizes(inner["chunk_shape"]), outer[0]
         elif codecs != checked:
             raise ValueError(f"codecs {names}")
+        rows = {sizes[1:] for sizes in (self.shape, self.chunk_shape, outer)}
+        if self.shard_rows is not None and (len(rows) > 1 or not math.prod(self.chunk_shape)):
+            raise ValueError(f"shards of {outer} in chunks of {self.chunk_shape}")
         if math.prod(self.shape) > MAX_ELEMENTS or math.prod(outer) > 2**31:
             raise ValueError(f"shape {self.shape} in chunks of {outer}")
         self.dims = tuple(raw.get("dimension_names") or ())
@@ -193,10 +196,9 @@ def read_metadata(folder: Path) -> Metadata:
     """The checked metadata of the array in ``folder``."""
     path = folder / "zarr.json"
     try:
-        content = path.read_bytes()
+        return Metadata(strict_json(read_small(path), str(path)), str(path))
     except FileNotFoundError:
         raise Corrupt(f"{path}: missing", _REBUILD) from None
-    return Metadata(strict_json(content, str(path)), str(path))
 
 
 _REBUILD = "`featstore verify` lists all damage; remove the unit and run `featstore build` again"

@@ -39,9 +39,12 @@ class Ragged:
         self.n_rows = meta.shape[0]
         self._chunk_rows, self._shard_rows = meta.chunk_shape[0], meta.shard_rows
         if (
-            self.offsets[0] != 0
+            self.offsets.ndim != 1
+            or self.offsets.dtype != np.int64
+            or not len(self.offsets)
+            or self.offsets[0] != 0
             or self.offsets[-1] != self.n_rows
-            or (np.diff(self.offsets) < 0).any()
+            or (self.offsets[1:] < self.offsets[:-1]).any()
             or self._shard_rows % self._chunk_rows
         ):
             raise Corrupt(f"{folder}/offsets: do not fit values", "rebuild this unit")

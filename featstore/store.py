@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,8 +31,17 @@ from featstore.arrays import read_array
 from featstore.config import digest
 from featstore.folds import Fold
 from featstore.reader import Ragged
-from featstore.schema import Corrupt, Refused, UserError
-from featstore.units import SCHEMA, Unit, read_unit, strict_json, write_file
+from featstore.schema import Corrupt, Refused, UserError, printable
+from featstore.units import (
+    RECORD,
+    SCHEMA,
+    Unit,
+    read_small,
+    read_unit,
+    sha256_of,
+    strict_json,
+    write_file,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,7 +84,7 @@ class Store:
         """
         path = Path(path)
         try:
-            content = (path / "zarr.json").read_bytes()
+            content = read_small(path / "zarr.json")
         except (FileNotFoundError, NotADirectoryError):
             raise UserError(
                 f"{path}: no store there", "build one with `featstore build --store PATH`"
@@ -95,30 +105,40 @@ class Store:
     def create(path: Path) -> Store:
         """The store at ``path``, made where there is none.
 
+        A root that is lost or damaged is written anew where the folder holds our units.
+
         Raises:
             UserError: the folder is in use for something else.
         """
-        path.mkdir(parents=True, exist_ok=True)
-        if not (path / "zarr.json").exists():
-            foreign = [item.name for item in path.iterdir() if not item.name.startswith(".")]
-            if foreign:
-                raise UserError(
-                    f"{path}: not empty (holds {foreign[0]}), and no store",
-                    "give --store a folder of its own",
-                )
-            write_file(path / "zarr.json", _root())
+        own_folder = "give --store a folder of its own"
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise UserError(f"{path}: not a folder", own_folder) from None
+        root = path / "zarr.json"
+        ours = any((path / unit / RECORD).is_file() for unit in SHARED_UNITS)
+        if root.exists():
+            with suppress(Corrupt) if ours else nullcontext():
+                return Store.open(path)
+        foreign = [item.name for item in path.iterdir() if not item.name.startswith(".")]
+        if foreign and not ours:
+            raise UserError(f"{path}: not empty (holds {foreign[0]}), and no store", own_folder)
+        write_file(root, _root())
         return Store.open(path)
 
     def units(self) -> list[str]:
         """The units that are complete, in a fixed order."""
         found = [unit for unit in SHARED_UNITS if (self.path / unit).is_dir()]
         for top in ("folds", "weights"):
-            names = [f"{top}/{p.parent.name}/{p.name}" for p in (self.path / top).glob("*/*")]
+            places = [place for place in (self.path / top).glob("*/*") if place.is_dir()]
+            names = [f"{top}/{place.parent.name}/{place.name}" for place in places]
             found += sorted(name for name in names if _TEACHER_UNIT.match(name))
         return found
 
     def unit(self, name: str, *, deep: bool = False) -> Unit:
         """Open a unit strictly; see :func:`featstore.units.read_unit`."""
+        if name not in SHARED_UNITS and not _TEACHER_UNIT.match(name):
+            raise Refused(f"{printable(name)!r} names no unit of a store", "restore its record")
         return read_unit(self.path / name, name, deep=deep)
 
     def content_hash(self) -> str:
@@ -128,10 +148,7 @@ class Store:
     @cached_property
     def utterances(self) -> pd.DataFrame:
         """One row per utterance, in the order of every array's first dimension."""
-        import pandas as pd
-
-        self.unit("corpus")
-        return pd.read_parquet(self.path / "corpus" / "utterances.parquet")
+        return _read_table(self.unit("corpus"), "utterances.parquet")
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -141,6 +158,7 @@ class Store:
     @property
     def labels(self) -> npt.NDArray[np.int16]:
         """Class index of every utterance: ``[N]``."""
+        self.unit("corpus")
         return read_array(self.path / "corpus" / "label")
 
     @cached_property
@@ -156,10 +174,7 @@ class Store:
     @cached_property
     def sources(self) -> pd.DataFrame:
         """SHA-256 of each utterance's audio file and its duration there: one row an utterance."""
-        import pandas as pd
-
-        self.unit("audio")
-        return pd.read_parquet(self.path / "audio" / "sources.parquet")
+        return _read_table(self.unit("audio"), "sources.parquet")
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
@@ -295,6 +310,19 @@ def verify(store: Store) -> Verification:
         except UserError as error:
             faults.append(error)
     return Verification(tuple(sound), tuple(faults), "" if faults else store.content_hash())
+
+
+def _read_table(unit: Unit, name: str) -> pd.DataFrame:
+    """A unit's Parquet file, compared with its SHA-256 first: Parquet checks nothing itself."""
+    import pandas as pd
+
+    path = unit.path / name
+    if name not in unit.files or sha256_of(path) != unit.files[name][1]:
+        raise Corrupt(
+            f"{unit.unit}/{name}: content differs",
+            f"remove {unit.path} and run the same `featstore build` again; other units are kept",
+        )
+    return pd.read_parquet(path)
 
 
 def _root() -> bytes:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featstore.config import digest
+from featstore.config import canonical, digest
 from featstore.locks import try_lock
 from featstore.schema import Corrupt, Refused, UserError, listed
 
@@ -31,7 +31,7 @@ SCHEMA = 1
 
 RECORD = "unit.json"
 STAGING = ".staging-"
-_MAX_RECORD_BYTES = 64 * 1024**2
+_MAX_JSON_BYTES = 64 * 1024**2
 _KEYS = {"schema", "unit", "fingerprint", "settings", "parents", "facts", "provenance", "files"}
 
 
@@ -94,7 +94,7 @@ def staged(place: Path, identity: Identity, *, replace: bool = False) -> Iterato
         _write_record(staging, identity)
         _into_place(staging.folder, place, wrapper, replace)
     finally:
-        shutil.rmtree(wrapper, ignore_errors=True)
+        _remove(wrapper)
         os.close(lock)
 
 
@@ -118,7 +118,7 @@ def sweep(parent: Path) -> None:
                 wrapper.rmdir()
             continue
         if lock is not None:
-            shutil.rmtree(wrapper, ignore_errors=True)
+            _remove(wrapper)
             os.close(lock)
 
 
@@ -135,6 +135,8 @@ def read_unit(place: Path, unit: str, *, deep: bool = False) -> Unit:
         Corrupt: its record is missing or damaged, or a file is missing, extra or different.
         Refused: it was written by a newer version.
     """
+    if place.is_symlink():
+        raise Refused(f"{place}: a link", "put the unit's own folder there: a store holds no links")
     if not place.is_dir():
         raise UserError(
             f"{unit}: not complete in {place}", "build or resume it with `featstore build`"
@@ -180,6 +182,25 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def folder_digest(folder: Path) -> str:
+    """What tells one local model from another: ``sha256:`` and the digest of all its files."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    return f"sha256:{digest({path.name: sha256_of(path) for path in files})}"
+
+
+def read_small(path: Path) -> bytes:
+    """A JSON file from somebody else, which might be a pipe that never ends.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        Refused: it is no regular file, or larger than anything we write there.
+    """
+    facts = path.lstat()
+    if not stat.S_ISREG(facts.st_mode) or facts.st_size > _MAX_JSON_BYTES:
+        raise Refused(f"{path}: not a regular file of a usual size", "remove it, then rebuild")
+    return path.read_bytes()
+
+
 def strict_json(content: bytes, name: str) -> dict[str, Any]:
     """A JSON object from somebody else: UTF-8, no duplicate key, no NaN.
 
@@ -198,6 +219,7 @@ def strict_json(content: bytes, name: str) -> dict[str, Any]:
 
     try:
         value = json.loads(content, object_pairs_hook=pairs, parse_constant=constant)
+        canonical(value)  # refuses 1e999, which reads as infinity, and half a surrogate pair
     except (ValueError, RecursionError) as error:
         raise Corrupt(f"{name}: not valid JSON ({error})", "restore the file or rebuild") from error
     if not isinstance(value, dict):
@@ -213,6 +235,15 @@ def _new_wrapper(place: Path) -> tuple[Path, int]:
             lock = try_lock(wrapper / "lock", create=True)
             if lock is not None:
                 return wrapper, lock
+
+
+def _remove(wrapper: Path) -> None:
+    """Its lock goes last: killed on the way, a later sweep still finds whom to ask."""
+    with suppress(OSError):
+        for item in wrapper.iterdir():
+            if item.name != "lock":
+                shutil.rmtree(item, ignore_errors=True)
+    shutil.rmtree(wrapper, ignore_errors=True)
 
 
 def _files_below(folder: Path) -> dict[str, os.stat_result]:
@@ -281,9 +312,7 @@ def _read_record(place: Path, unit: str) -> Unit:
     path = place / RECORD
     mend = f"remove {place} and run the same `featstore build` again; other units are kept"
     try:
-        if path.lstat().st_size > _MAX_RECORD_BYTES or not stat.S_ISREG(path.lstat().st_mode):
-            raise Refused(f"{path}: not a record of a unit", mend)
-        raw = strict_json(path.read_bytes(), str(path))
+        raw = strict_json(read_small(path), str(path))
     except FileNotFoundError:
         raise Corrupt(f"{unit}: {RECORD} is missing in {place}", mend) from None
     version = raw.get("schema")
@@ -292,18 +321,32 @@ def _read_record(place: Path, unit: str) -> Unit:
             f"{path}: schema {version}, this version knows up to {SCHEMA}", "update emodistill"
         )
     claimed = raw.pop("sha256", None)
-    if version != SCHEMA or set(raw) != _KEYS or claimed != digest(raw):
+    if version != SCHEMA or not _well_formed(raw) or claimed != digest(raw):
         raise Corrupt(f"{path}: not what was written", mend)
     identity = Identity(raw["unit"], raw["settings"], raw["parents"])
     if raw["unit"] != unit:
         raise Refused(f"{path}: this is the unit {raw['unit']}, not {unit}", "restore its name")
     if identity.fingerprint != raw["fingerprint"]:
         raise Refused(f"{path}: its fingerprint does not fit its settings", mend)
-    files = {name: (int(size), str(sha)) for name, (size, sha) in raw["files"].items()}
+    files = {name: (size, sha) for name, (size, sha) in raw["files"].items()}
     return Unit(
         place, unit, raw["fingerprint"], raw["settings"], raw["parents"], raw["facts"],
         raw["provenance"], files,
     )  # fmt: skip
+
+
+def _well_formed(raw: Mapping[str, Any]) -> bool:
+    """Whether a record has the parts of one, each of its kind."""
+    tables = ("settings", "parents", "facts", "provenance", "files")
+    return (
+        set(raw) == _KEYS
+        and all(isinstance(raw[key], dict) for key in tables)
+        and all(isinstance(raw[key], str) for key in ("unit", "fingerprint"))
+        and all(
+            isinstance(entry, list) and [type(part) for part in entry] == [int, str]
+            for entry in raw["files"].values()
+        )
+    )
 
 
 def _compare(record: Unit, deep: bool) -> list[str]:
