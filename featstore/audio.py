@@ -6,6 +6,7 @@ openSMILE casts to int16 without clipping, so +1.0 wraps to -32768 and loudness 
 
 from __future__ import annotations
 
+import math
 import stat
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featstore.config import AudioSettings
-from featstore.schema import UserError
+from featstore.schema import SAMPLING_RATE, UserError
 
 Signal = npt.NDArray[np.float32]
 Samples = npt.NDArray[np.int16]
@@ -21,6 +22,9 @@ Samples = npt.NDArray[np.int16]
 MAX_CHANNELS = 16
 RATES_HZ = (4_000, 384_000)
 MAX_FILE_BYTES = 2 * 1024**3
+MAX_FILTER = 2**23
+"""Taps that resampling may take: the two rates over their common divisor, multiplied. 12345 Hz
+needs 8 million; 47999 Hz would need 768 million, which is 13 GB and a minute a file."""
 FULL_SCALE = 32768.0
 
 
@@ -115,8 +119,13 @@ def check_file(path: Path) -> None:
             f"{path}: {facts.st_size} bytes, more than {MAX_FILE_BYTES}",
             "split the recording into utterances",
         )
-    with path.open("rb") as file:
-        head = file.read(64)
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise BadAudio(
+            "unreadable", f"{path}: {error.strerror}", "check its permissions"
+        ) from error
     if head.startswith(b"version https://git-lfs"):
         raise BadAudio(
             "lfs-pointer", f"{path}: a Git LFS pointer, not audio", "run `git lfs pull` there"
@@ -154,7 +163,7 @@ def _read(
             _check_duration(path, count / rate, settings)
             file.seek(start)
             frames = file.read(min(count, total - start), dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
+    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a name in .raw
         raise BadAudio(
             "unreadable", f"{path}: not readable as audio ({error})", "export it again as WAV"
         ) from error
@@ -174,6 +183,13 @@ def _check_header(path: Path, rate: int, channels: int) -> None:
             "sampling-rate",
             f"{path}: sampling rate of {rate} Hz, outside {low}..{high}",
             "resample the file, or mend its header",
+        )
+    common = math.gcd(rate, SAMPLING_RATE)
+    if rate // common * (SAMPLING_RATE // common) > MAX_FILTER:
+        raise BadAudio(
+            "sampling-rate",
+            f"{path}: {rate} Hz has no ratio to {SAMPLING_RATE} Hz that can be resampled here",
+            "resample the file to 16 kHz with a tool such as sox, or mend its header",
         )
     if not 1 <= channels <= MAX_CHANNELS:
         raise BadAudio(

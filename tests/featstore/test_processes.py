@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from featstore.processes import default_jobs
+
+PARENT = """
+import multiprocessing, os, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from featstore.processes import worker_setup
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(1, mp_context=context, initializer=worker_setup)
+    print(pool.submit(os.getpid).result(), flush=True)
+    pool.submit(time.sleep, 60)
+    time.sleep(60)
+"""
+
+
+def running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"  # dead, and only not yet collected
+
+
+def gone(pid: int, within_s: float) -> bool:
+    end = time.monotonic() + within_s
+    while running(pid) and time.monotonic() < end:
+        time.sleep(0.02)
+    return not running(pid)
+
+
+def test_worker_ignores_ctrl_c_and_ends_with_its_killed_parent(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    root = str(Path(__file__).resolve().parents[2])
+    environment = os.environ | {"PYTHONPATH": root}
+    with subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, text=True, env=environment
+    ) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        try:
+            os.kill(worker, signal.SIGINT)
+            time.sleep(0.3)
+            assert running(worker)
+            parent.kill()
+            parent.wait(10)
+            assert gone(worker, within_s=10)
+        finally:
+            parent.kill()
+            if running(worker):
+                os.kill(worker, signal.SIGKILL)
+
+
+def test_default_jobs_are_the_cpus_that_this_process_may_use() -> None:
+    allowed = os.sched_getaffinity(0)
+    assert default_jobs() == len(allowed)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert default_jobs() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
