@@ -11,6 +11,7 @@ from pathlib import Path
 from featstore.config import LinguisticSettings, ProsodicSettings, TeacherSettings
 from featstore.teachers import linguistic, prosodic
 from featstore.teachers.data import FoldData, Task
+from featstore.units import folder_digest
 
 
 def prepare(data: FoldData, settings: TeacherSettings, model: str) -> Task:
@@ -26,6 +27,16 @@ def prepare(data: FoldData, settings: TeacherSettings, model: str) -> Task:
     return prosodic.prepare(data, settings)
 
 
+def check(settings: TeacherSettings) -> None:
+    """Make sure before anything is built that the teacher's weights are to be had.
+
+    Raises:
+        UserError: with the remedy.
+    """
+    if isinstance(settings, LinguisticSettings) and settings.model != linguistic.TINY:
+        linguistic.check(settings.model)
+
+
 def parents(settings: TeacherSettings) -> tuple[str, ...]:
     """The units that a teacher is made from."""
     if isinstance(settings, ProsodicSettings):
@@ -38,8 +49,12 @@ def portable(settings: TeacherSettings) -> tuple[TeacherSettings, Mapping[str, s
 
     A local folder's path says nothing to anyone else, so its content's digest takes its place.
     """
-    if isinstance(settings, LinguisticSettings) and Path(settings.model).is_dir():
-        name = linguistic.folder_digest(Path(settings.model))
+    if (
+        isinstance(settings, LinguisticSettings)
+        and settings.model != linguistic.TINY
+        and Path(settings.model).is_dir()
+    ):
+        name = folder_digest(Path(settings.model))
         return settings.model_copy(update={"model": name}), {
             "model_name": Path(settings.model).name
         }

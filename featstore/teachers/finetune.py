@@ -72,6 +72,8 @@ def finetune(
             truth = data.labels[validation]
             entry["validation_ua"] = ua(truth, logits.argmax(1), data.n_classes)
             entry["validation_loss"] = cross_entropy(logits, truth)
+            if not math.isfinite(entry["validation_loss"]):
+                raise TaskFailed("the validation loss is not finite", "lower the learning rate")
             key = (entry["validation_ua"], -entry["validation_loss"])
             if optim.selection == "validation_ua" and (best_state is None or key > best_key):
                 best, best_key, best_state = epoch, key, copy.deepcopy(model.state_dict())

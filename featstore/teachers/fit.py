@@ -47,6 +47,12 @@ class TeacherJob:
         """The unit that this job makes."""
         return self.identity.unit
 
+    @property
+    def weights(self) -> Identity:
+        """The unit that keeps the fitted teacher, where it is to be kept."""
+        name = unit_name(self.fold.number, self.name, "weights")
+        return Identity(name, {}, {self.unit: self.identity.fingerprint})
+
 
 def fit(job: TeacherJob) -> dict[str, Any]:
     """Fine-tune, freeze, run once over all utterances, commit; the unit's facts.
@@ -81,6 +87,8 @@ def fit(job: TeacherJob) -> dict[str, Any]:
     }
     if job.keep:
         _keep(job, task.model, task.save)
+    for above in reversed(Path(job.unit).parents[:-1]):
+        write_group(job.store / above)  # so that any Zarr reader walks down to the arrays
     with staged(job.store / job.unit, job.identity, replace=job.replace) as staging:
         write_group(staging.folder)
         write_array(staging.folder, "logits", logits, ("utterance", "class"))
@@ -110,9 +118,8 @@ def _keep(job: TeacherJob, model: Any, save: Any) -> None:
     """The fitted teacher as a unit of its own, so that keeping it changes no other unit."""
     from safetensors.torch import save_file
 
-    name = unit_name(job.fold.number, job.name, "weights")
-    identity = Identity(name, {}, {job.unit: job.identity.fingerprint})
-    with staged(job.store / name, identity, replace=job.replace) as staging:
+    # Weights that stand there are this teacher's, or those of one that is no more.
+    with staged(job.store / job.weights.unit, job.weights, replace=True) as staging:
         state = {key: value.detach().cpu().contiguous() for key, value in
                  model.state_dict().items()}  # fmt: skip
         save_file(state, staging.folder / "model.safetensors")

@@ -7,6 +7,8 @@ shapes it. PAPER.md rows 8 and 19.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from featstore.config import LinguisticSettings, digest
+from featstore.config import LinguisticSettings
 from featstore.schema import UserError
 from featstore.teachers.data import Batch, FoldData, Task
 from featstore.training import seed_all
-from featstore.units import sha256_of
 
 TINY = "tiny"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -94,24 +95,46 @@ def collate(
 def train_tokenizer(texts: list[str], settings: LinguisticSettings) -> Any:
     """A BERT tokenizer whose WordPiece vocabulary comes from these texts alone.
 
-    The words are counted here and presented in one order, because the trainer breaks ties between
-    equally frequent pieces by the order in which it met them.
+    The library's trainer numbers the letters within words in the order of a randomly seeded hash
+    map, and breaks ties between equally frequent pieces by number: each process would get another
+    vocabulary. Handed in as special tokens, the letters are numbered before it starts; the pieces
+    then go into a tokenizer to which only :data:`SPECIAL` is special.
     """
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from tokenizers import models, trainers
     from transformers import BertTokenizerFast
 
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer = _splitting_as_bert(models.WordPiece(unk_token="[UNK]"))
+    words = [
+        word
+        for text in texts
+        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(
+            tokenizer.normalizer.normalize_str(text)
+        )
+    ]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=settings.vocabulary,
+        special_tokens=SPECIAL + sorted({f"##{letter}" for word in words for letter in word[1:]}),
+        limit_alphabet=max(len(set("".join(words))), 1),  # a limit would cut ties by hash, too
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return BertTokenizerFast(
+        tokenizer_object=_splitting_as_bert(
+            models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]")
+        ),
+        unk_token="[UNK]", sep_token="[SEP]", pad_token="[PAD]", cls_token="[CLS]",
+        mask_token="[MASK]",
+    )  # fmt: skip
+
+
+def _splitting_as_bert(model: Any) -> Any:
+    from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
+
+    tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=settings.vocabulary, special_tokens=SPECIAL, show_progress=False
-    )
-    tokenizer.train_from_iterator(sorted(texts), trainer)
-    return BertTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="[UNK]", sep_token="[SEP]", pad_token="[PAD]",
-        cls_token="[CLS]", mask_token="[MASK]",
-    )  # fmt: skip
+    return tokenizer
 
 
 def tiny_encoder(vocabulary: int, settings: LinguisticSettings) -> Any:
@@ -130,30 +153,68 @@ def load_encoder(model: str) -> tuple[Any, Any]:
     """Tokenizer and encoder by Hugging Face name or from a local folder; safetensors only.
 
     Raises:
-        UserError: not to be had, or only as a pickle.
+        UserError: not to be had, only as a pickle, or without some of its weights.
     """
     from transformers import AutoModel, AutoTokenizer
 
-    try:
+    with _telling_what_to_do(model), _quiet():
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-        encoder = AutoModel.from_pretrained(
-            model, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
-        )
-    except (OSError, ValueError) as error:
+        encoder, found = AutoModel.from_pretrained(
+            model, trust_remote_code=False, use_safetensors=True, dtype=torch.float32,
+            output_loading_info=True,
+        )  # fmt: skip
+    fresh = sorted(key for key in found["missing_keys"] if not key.startswith("pooler."))
+    if fresh:  # transformers draws them at random and only logs it
         raise UserError(
-            f"{model}: no usable text encoder here ({str(error).splitlines()[0]})",
-            f"on a machine with a network: `hf download {model}`, then copy the folder and give "
-            "its path as teachers.linguistic.model; or try --preset tiny, which needs no weights",
-        ) from error
+            f"{model}: {len(fresh)} of its weights are not there, such as {fresh[0]}",
+            "download it again, or choose another encoder",
+        )
     if tokenizer.pad_token_id is None:
         raise UserError(f"{model}: its tokenizer has no padding token", "choose another encoder")
     return tokenizer, encoder
 
 
-def folder_digest(folder: Path) -> str:
-    """What tells one local model from another: ``sha256:`` and the digest of all its files."""
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    return f"sha256:{digest({path.name: sha256_of(path) for path in files})}"
+def check(model: str) -> None:
+    """Make sure that an encoder is to be had, from its configuration alone.
+
+    Raises:
+        UserError: it is not.
+    """
+    from transformers import AutoConfig
+
+    with _telling_what_to_do(model):
+        AutoConfig.from_pretrained(model, trust_remote_code=False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No bars, and no page about the pooler that an encoder may lack and that we do not use."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def _telling_what_to_do(model: str) -> Iterator[None]:
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{model}: no usable text encoder here ({first})",
+            f"on a machine with a network: `hf download {model}`, then copy the folder and give "
+            "its path as teachers.linguistic.model; or try --preset tiny, which needs no weights",
+        ) from error
 
 
 def _save(tokenizer: Any, config: Any, folder: Path) -> None:
