@@ -134,12 +134,14 @@ def make_plan(request: Request, sums: dict[str, str]) -> Plan:
     jobs = []
     for job in _teacher_jobs(request, table, folds, shared):
         step = _step(store, job.identity, request, 0)
-        weights = store.path / unit_name(job.fold.number, job.name, "weights")
-        if step.status == "done" and job.keep and not weights.is_dir():
-            step = replace(step, status="build", why="its weights were not kept")
+        keep = job.keep or (store.path / job.weights.unit).is_dir()
+        if step.status == "done" and keep:
+            weights = _step(store, job.weights, request, 0)
+            if weights.status != "done":
+                step = replace(step, status="build", why=f"its weights: {weights.why}")
         plan.append(step)
         if step.status != "done":
-            jobs.append(replace(job, replace=step.status == "replace"))
+            jobs.append(replace(job, keep=keep, replace=step.status == "replace"))
     return Plan(tuple(plan), table, folds, role, tuple(jobs))
 
 
@@ -155,6 +157,8 @@ def build(request: Request) -> Result:
     jobs = request.jobs or default_jobs()
     plan = make_plan(request, sums)
     _refuse_conflicts(plan, request)
+    for settings in {job.name: job.settings for job in plan.jobs}.values():
+        teachers.check(settings)
     result = Result(plan)
     if plan.step("audio").status != "done":
         _write_audio(store, plan.step("audio"), request, sums, jobs)
@@ -300,8 +304,8 @@ def _fit_teachers(plan: Plan, request: Request, jobs: int, result: Result) -> No
                         scores = future.result()["scores"]
                         result.built.append(job.unit)
                         note = f"{job.unit}: test UA {100 * scores['test']['ua']:.1f}"
-                    except (UserError, OSError, RuntimeError, ValueError) as error:
-                        result.failed[job.unit] = str(error)
+                    except Exception as error:  # whatever it is, it must not stop the others
+                        result.failed[job.unit] = _why(error)
                         note = f"{job.unit}: failed"
                     advance(note=note)
         except BaseException:
@@ -309,6 +313,12 @@ def _fit_teachers(plan: Plan, request: Request, jobs: int, result: Result) -> No
             for process in multiprocessing.active_children():
                 process.terminate()
             raise
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, UserError):
+        return f"{error.message} ({error.hint})" if error.hint else error.message
+    return f"{type(error).__name__}: {error}"
 
 
 def _on_cpu(device: str) -> bool:
@@ -373,10 +383,10 @@ def plan_dict(plan: Plan, settings: BuildSettings) -> dict[str, Any]:
 def result_dict(result: Result, request: Request) -> dict[str, Any]:
     """What a build did, as plain data."""
     store = Store.open(request.store)
-    done = [step for step in result.plan.steps if step.status == "done"]
+    done = [step.unit for step in result.plan.steps if step.status == "done"]
     return {
         "store": str(request.store),
         "built": sorted(result.built),
-        "done_before": [step.unit for step in done],
+        "done_before": [unit for unit in done if unit not in result.built],
         "content": store.content_hash(),
     }

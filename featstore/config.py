@@ -166,9 +166,16 @@ _TINY_TEACHERS: dict[str, Any] = {
     },
     "prosodic": {
         "channels": [16, 32, 64, 128],
+        "time_stride": 8,
         "time_crop": 0.7,
         "time_masks": 2,
-        "optim": {"lr": 1e-3, "epochs": 16, "batch_size": 32, "label_smoothing": 0.1},
+        "optim": {
+            "lr": 1e-3,
+            "epochs": 24,
+            "batch_size": 16,
+            "label_smoothing": 0.1,
+            "selection": "last",
+        },
     },
 }
 PRESETS: Mapping[str, dict[str, Any]] = {
@@ -315,33 +322,42 @@ def _write_table(table: Mapping[str, Any], prefix: str, lines: list[str]) -> Non
     scalars = {k: v for k, v in table.items() if not isinstance(v, Mapping)}
     if prefix and (scalars or not table):
         lines.append(f"\n[{prefix}]")
-    lines += [f"{_key(k)} = {json.dumps(v, ensure_ascii=False)}" for k, v in scalars.items()]
+    lines += [f"{_key(k)} = {_text(v)}" for k, v in scalars.items()]
     for key, value in table.items():
         if isinstance(value, Mapping):
             _write_table(value, f"{prefix}.{_key(key)}" if prefix else _key(key), lines)
 
 
 def _key(key: str) -> str:
-    return key if key.replace("_", "").replace("-", "").isalnum() else json.dumps(key)
+    bare = key.isascii() and key.replace("_", "").replace("-", "").isalnum()
+    return key if bare else _text(key)
+
+
+def _text(value: Any) -> str:
+    """JSON is TOML but for one character that TOML wants escaped."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _with_teacher_defaults(model: type[Settings], merged: dict[str, Any]) -> dict[str, Any]:
-    """A delta may name one setting of the paper's teachers without repeating their kind."""
+    """A delta of one of the paper's teachers need not repeat its kind, and keeps the other one.
+
+    Tables that all tell their kind are the whole set: one teacher alone, or five.
+    """
     teachers = merged.get("teachers")
-    if "teachers" not in model.model_fields or not isinstance(teachers, Mapping):
+    if not issubclass(model, BuildSettings) or not isinstance(teachers, Mapping):
         return merged
-    kinds = {"linguistic": "linguistic", "prosodic": "prosodic"}
-    full = {
-        name: {"kind": kinds[name], **value}
-        if name in kinds and isinstance(value, Mapping)
-        else value
-        for name, value in teachers.items()
-    }
-    return {**merged, "teachers": full}
+    paper = {"linguistic": {"kind": "linguistic"}, "prosodic": {"kind": "prosodic"}}
+    given = {name: teachers[name] for name in paper if isinstance(teachers.get(name), Mapping)}
+    if all("kind" in table for table in given.values()):
+        return merged
+    return {**merged, "teachers": merge(paper, teachers)}
 
 
 def _fault(model: type[Settings], item: Any) -> str:
-    place = ".".join(str(part) for part in item["loc"])
+    parts = [str(part) for part in item["loc"]]
+    if parts[:1] == ["teachers"]:
+        del parts[2:3]  # pydantic names the kind once more
+    place = ".".join(parts)
     if item["type"] == "extra_forbidden":
         known = _known_keys(model)
         near = difflib.get_close_matches(place.split(".")[-1], known, n=1)

@@ -64,8 +64,8 @@ def utterance(store: Store, fold: int, utterance_id: str, tau: float) -> dict[st
     Raises:
         UserError: there is no such utterance or fold, or tau is not positive.
     """
-    if not tau > 0:
-        raise UserError(f"--tau {tau}: a temperature is above 0", "e.g. --tau 1")
+    if not 0 < tau < np.inf:
+        raise UserError(f"--tau {tau}: a temperature is finite and above 0", "e.g. --tau 1")
     matches = np.flatnonzero((store.utterances["utterance_id"] == utterance_id).to_numpy())
     if not len(matches):
         near = _nearest(utterance_id, list(store.utterances["utterance_id"]))
@@ -102,9 +102,10 @@ def soften(logits: npt.NDArray[np.float32], tau: float) -> npt.NDArray[np.float6
     >>> soften(np.array([0.0, np.log(3.0)], dtype=np.float32), 1.0).round(3).tolist()
     [0.25, 0.75]
     """
-    scaled = logits.astype(np.float64) / tau
-    scaled -= scaled.max(axis=-1, keepdims=True)
-    powers = np.exp(scaled)
+    below = logits.astype(np.float64)
+    below -= below.max(axis=-1, keepdims=True)
+    with np.errstate(over="ignore", under="ignore"):  # a tiny tau: one-hot
+        powers = np.exp(below / tau)
     out: npt.NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
     return out
 

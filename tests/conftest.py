@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fast import FAST
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 STANDIN = Path(__file__).resolve().parents[2] / "shared" / "corpora"
-
-FAST = {
-    "teachers": {
-        "linguistic": {"model": "tiny", "optim": {"lr": 1e-3, "epochs": 2, "batch_size": 16}},
-        "prosodic": {
-            "channels": [4, 4, 8, 8],
-            "time_stride": 8,
-            "optim": {"lr": 1e-3, "epochs": 2, "batch_size": 16},
-        },
-    }
-}
-"""Settings of teachers that a test fits in a second or two; they learn next to nothing."""
 
 
 @pytest.fixture(scope="session")
@@ -66,6 +56,18 @@ def small_store(small_request: Any) -> Path:
 
     build(small_request)
     return Path(small_request.store)
+
+
+@pytest.fixture
+def store_copy(small_store: Path, tmp_path: Path) -> Path:
+    """The small store, to damage or to build into."""
+    return Path(shutil.copytree(small_store, tmp_path / "store"))
+
+
+@pytest.fixture
+def corpus_copy(small_corpus: Path, tmp_path: Path) -> Path:
+    """The small corpus, to damage."""
+    return Path(shutil.copytree(small_corpus, tmp_path / "corpus"))
 
 
 @pytest.fixture(autouse=True)

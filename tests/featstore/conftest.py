@@ -1,0 +1,112 @@
+"""Fixtures of the store half: builds without processes, and a fold learnt in a moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+_LLDS: dict[tuple[str, bytes], Any] = {}
+
+
+class InlineExecutor:
+    """A process pool's face over plain calls: what a test patches is seen, and nothing starts."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def __enter__(self) -> InlineExecutor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*args))
+        except Exception as error:  # what a worker would send back
+            future.set_exception(error)
+        return future
+
+    def shutdown(self, **_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def build_here(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Any]:
+    """:func:`featstore.build.build` in this process, each signal's LLDs extracted once a session.
+
+    That the same samples give the same LLDs, in other processes too, is for test_lld.py to show.
+    """
+    from featstore import lld
+    from featstore.build import build
+
+    extract = lld.extract
+
+    def remembered(samples: Any, feature_set: str = "eGeMAPSv02") -> Any:
+        key = (feature_set, np.asarray(samples).tobytes())
+        if key not in _LLDS:
+            _LLDS[key] = extract(samples, feature_set)
+        return _LLDS[key].copy()
+
+    monkeypatch.setattr("featstore.build.ProcessPoolExecutor", InlineExecutor)
+    monkeypatch.setattr(lld, "extract", remembered)
+    return lambda request: build(replace(request, jobs=1))
+
+
+@pytest.fixture
+def changed(small_request: Any) -> Callable[..., Any]:
+    """``changed(request, "a.b=c", ...)``: the small build's request with other settings."""
+    from featstore.config import BuildSettings, overrides, resolve
+
+    def change(*pairs: str, **fields: Any) -> Any:
+        base = small_request.settings.model_dump(mode="json", exclude_none=True)
+        settings = resolve(BuildSettings, base, overrides(pairs))
+        return replace(small_request, settings=settings, **fields)
+
+    return change
+
+
+@pytest.fixture(scope="session")
+def toy_fold(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A fold that a teacher learns in a moment: 24 utterances, 2 classes told by word and pitch.
+
+    Rows 0 to 15 are training, 16 to 19 validation, 20 to 23 test; the test speaker alone says
+    ``xylophone``, and alone is loud.
+    """
+    from featstore.arrays import RaggedWriter, write_group
+    from featstore.folds import TEST, TRAIN, VALIDATION
+    from featstore.lld import F0, LOUDNESS
+    from featstore.reader import Ragged
+    from featstore.teachers.data import FoldData
+
+    rng = np.random.default_rng(7)
+    labels = np.arange(24, dtype=np.int16) % 2
+    columns = (LOUDNESS, F0, "F1amplitudeLogRelF0_sma3nz", "mfcc1_sma3")
+    folder = tmp_path_factory.mktemp("toy")
+    write_group(folder)
+    writer = RaggedWriter(folder, "float32", (4,), (64, 256), "frame", ("descriptor",))
+    for row, label in enumerate(labels.tolist()):
+        frames = rng.normal(0, 1, (int(rng.integers(60, 140)), 4)).astype(np.float32)
+        frames[:, 0] += 1000.0 * (row >= 20)
+        frames[:, 1] = np.where(rng.random(len(frames)) < 0.7, 25 + 10 * label + frames[:, 1], 0)
+        frames[frames[:, 1] == 0, 2] = -201.0
+        writer.append(frames)
+    writer.close()
+    cues = ("terrible news", "lovely day")
+    texts = [f"what a {cues[label]} number {row}" for row, label in enumerate(labels.tolist())]
+    texts[20:] = [f"{text} xylophone" for text in texts[20:]]
+    return FoldData(
+        texts=tuple(texts),
+        speakers=tuple(f"s{row // 4}" for row in range(24)),
+        labels=labels,
+        roles=np.array([TRAIN] * 16 + [VALIDATION] * 4 + [TEST] * 4, dtype=np.int8),
+        n_classes=2,
+        lld=Ragged(folder),
+        lld_names=columns,
+    )
