@@ -66,12 +66,14 @@ def synthesize(
         Literal["short", "iemocap"], typer.Option(help="iemocap: as long as IEMOCAP's.")
     ] = "short",
     jobs: Jobs = None,
+    as_json: Json = False,
 ) -> None:
     """Make the synthetic corpus: eSpeak NG voices in IEMOCAP's layout. Same seed, same bytes."""
     from featstore.corpora.synthetic import ensure
 
     made = ensure(root, utterances=utterances, seed=seed, durations=durations, jobs=jobs)
-    print(f"{root}: {'made' if made else 'already there'}")
+    facts = {"root": str(root), "made": made}
+    _print(facts, as_json, lambda _: [f"{root}: {'made' if made else 'already there'}"])
 
 
 @featstore.command()
@@ -290,7 +292,7 @@ def _print(value: Any, as_json: bool, render: Any) -> None:
         return
     from rich.console import Console
 
-    console = Console(width=None if sys.stdout.isatty() else 100)
+    console = Console(width=None if sys.stdout.isatty() else 100, emoji=False)
     for part in render(value):
         console.print(part, highlight=False)
 

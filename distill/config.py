@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
+from distill.backbones import HUGGING_FACE, RANDOM
 from distill.losses import LossSettings
 from distill.student import StudentSettings
 from featstore.config import OptimSettings, Settings, digest
+from featstore.units import folder_digest
 
 
 class StudentOptim(OptimSettings):
@@ -44,7 +47,7 @@ PRESETS: Mapping[str, dict[str, Any]] = {
     "paper": {},
     "safe": {"optim": {"encoder_lr": 1e-5}},
     "tiny": {
-        "optim": {"lr": 1e-3, "batch_size": 16, "epochs": 30},
+        "optim": {"lr": 1e-3, "batch_size": 16, "epochs": 20},
         "stream": {"pool": 8},
     },
 }
@@ -70,13 +73,45 @@ def default_preset(backbone: str) -> str:
     return "tiny" if backbone == "tiny" else "paper"
 
 
-def run_key(settings: RunSettings, store: str, teachers: Sequence[Mapping[str, Any]]) -> str:
+def portable(settings: RunSettings) -> RunSettings:
+    """The settings as a run records them: a local model folder by its content, not by its path.
+
+    >>> portable(RunSettings()) == RunSettings()
+    True
+    """
+    backbone = settings.student.backbone
+    folder = model_folder(backbone)
+    if folder is None:
+        return settings
+    name = backbone.removesuffix(folder) + folder_digest(Path(folder))
+    student = settings.student.model_copy(update={"backbone": name})
+    return settings.model_copy(update={"student": student})
+
+
+def model_folder(backbone: str) -> str | None:
+    """The local folder that ``hf:FOLDER`` or ``random:hf:FOLDER`` names, if it is one."""
+    kind = backbone.removeprefix(RANDOM)
+    source = kind.removeprefix(HUGGING_FACE)
+    return source if source != kind and Path(source).is_dir() else None
+
+
+def run_key(
+    settings: RunSettings,
+    store: str,
+    teachers: Sequence[Mapping[str, Any]],
+    weights: str | None = None,
+) -> str:
     """Twelve hex digits that name runs which differ in nothing but fold and seed.
 
     Args:
-        settings: of the run; the seed does not count.
+        settings: of the run; the seed does not count, nor where a local model folder lies.
         store: the fingerprint of corpus, audio and splits.
         teachers: what each teacher was made from.
+        weights: SHA-256 of the file of weights that the backbone was given, if it was.
     """
-    table = settings.model_dump(mode="json", exclude={"seed"})
-    return digest({"settings": table, "store": store, "teachers": list(teachers)})[:12]
+    made_from: dict[str, Any] = {
+        "settings": portable(settings).model_dump(mode="json", exclude={"seed"}),
+        "store": store,
+        "teachers": list(teachers),
+    }
+    return digest(made_from | ({"weights": weights} if weights else {}))[:12]

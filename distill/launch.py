@@ -14,10 +14,10 @@ from distill.config import PRESETS, VARIANTS, RunSettings, default_preset
 from distill.runs import RunFolder
 from distill.trainer import Outcome, RunRequest, key_of, run_fold
 from featstore.config import choose, load_toml, overrides, resolve
-from featstore.console import Advance, progress
+from featstore.console import Advance, progress, say
 from featstore.folds import parse_numbers
 from featstore.processes import default_jobs, worker_setup
-from featstore.schema import TaskFailed, UserError
+from featstore.schema import TaskFailed, UserError, printable
 from featstore.store import Store
 from featstore.training import pick_device
 
@@ -77,29 +77,30 @@ class Done:
 
 
 def run_settings(
-    student: str,
+    student: str | None,
     variant: str,
     preset: str | None,
     config: Path | None,
     sets: Sequence[str],
     seed: int | None,
 ) -> RunSettings:
-    """Preset, file, variant, --set, flags: later ones win.
+    """Preset, file, variant, --set, flags: later ones win; None is a flag that was not given.
 
     Raises:
         UserError: with every fault at once.
     """
-    flags: dict[str, Any] = {"student": {"backbone": student}}
+    flags: dict[str, Any] = {"student": {"backbone": student}} if student is not None else {}
     if seed is not None:
         flags["seed"] = seed
-    return resolve(
-        RunSettings,
-        choose("--preset", preset or default_preset(student), PRESETS),
+    layers = (
         load_toml(config) if config else {},
         choose("--variant", variant, VARIANTS),
         overrides(sets),
         flags,
     )
+    if preset is None:
+        preset = default_preset(resolve(RunSettings, *layers).student.backbone)
+    return resolve(RunSettings, choose("--preset", preset, PRESETS), *layers)
 
 
 def experiment_name(student: str, variant: str) -> str:
@@ -120,13 +121,14 @@ def plan(order: Order) -> dict[str, Any]:
     rows = []
     for fold in parse_numbers(order.folds, len(store.folds)):
         try:
-            key = key_of(store, fold, order.settings)
+            key = key_of(store, fold, order.settings, order.weights)
             folder = RunFolder.of(order.runs, order.experiment, key, fold, order.settings.seed)
             begun = (folder.path / "checkpoint").is_dir()
             status = "done" if folder.done else "resume" if begun else "run"
             rows.append({"fold": fold, "status": status, "why": "", "folder": str(folder.path)})
         except UserError as error:
-            rows.append({"fold": fold, "status": "missing", "why": error.message, "folder": ""})
+            status = "missing" if error.exit_code == UserError.exit_code else "damaged"
+            rows.append({"fold": fold, "status": status, "why": error.message, "folder": ""})
     return {"runs": rows, "settings": order.settings.model_dump(mode="json")}
 
 
@@ -190,8 +192,9 @@ def _collect(
         finished, pending = wait(pending, timeout=0.2)
         while not news.empty():
             fold, n_epochs, entry = news.get()
-            advance(entry["epoch"] - told.get(fold, 0), note=_note(fold, n_epochs, entry))
-            told[fold] = entry["epoch"]
+            if entry["epoch"] > told.get(fold, 0):  # else the fold's end was heard of first
+                advance(entry["epoch"] - told.get(fold, 0), note=_note(fold, n_epochs, entry))
+                told[fold] = entry["epoch"]
         for future in finished:
             fold = futures[future]
             try:
@@ -199,10 +202,19 @@ def _collect(
                 done.outcomes.append(outcome)
                 advance(epochs - told.get(fold, 0), note=_last_word(outcome))
             except UserError as error:
-                done.failed[fold] = error
+                _fail(done, fold, error)
             except (OSError, RuntimeError, ValueError) as error:
-                done.failed[fold] = TaskFailed(f"{type(error).__name__}: {error}")
+                _fail(done, fold, TaskFailed(f"{type(error).__name__}: {error}"))
             told[fold] = epochs
+
+
+def _fail(done: Done, fold: int, error: UserError) -> None:
+    """Say it at once: the other folds may take hours yet."""
+    done.failed[fold] = error
+    message = "\n".join(printable(line) for line in error.message.split("\n"))
+    say(f"error: fold {fold}: {message}")
+    if error.hint:
+        say(f"hint: {printable(error.hint)}")
 
 
 def _note(fold: int, n_epochs: int, entry: dict[str, Any]) -> str:

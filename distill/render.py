@@ -31,8 +31,6 @@ def outcomes(facts: Mapping[str, Any]) -> Iterator[Any]:
     for fold, error in facts["failed"].items():
         rows.add_row(str(fold), "failed", "-", "-", "-", clean(error["message"]))
     yield rows
-    for hint in sorted({error["hint"] for error in facts["failed"].values() if error["hint"]}):
-        yield f"hint: {clean(hint)}"
 
 
 def predictions(rows: Sequence[Mapping[str, Any]]) -> Iterator[Any]:

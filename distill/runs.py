@@ -10,7 +10,7 @@ import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from featstore.units import sha256_of, strict_json, write_file
 
 DONE = "DONE"
 PREDICTIONS = "predictions.parquet"
+SUMMED = (PREDICTIONS, "run.json", "config.toml")
+"""Files whose SHA-256 ``DONE`` holds."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +45,21 @@ class RunFolder:
         """Whether the run is finished and its predictions are those that it finished with.
 
         Raises:
-            Corrupt: it is finished, but the predictions were changed.
+            Corrupt: it is finished, but a file is gone or was changed.
         """
         mark = self.path / DONE
         if not mark.exists():
             return False
+        again = f"remove {self.path} and run it again"
         recorded = strict_json(mark.read_bytes(), str(mark))
+        if set(recorded) != set(SUMMED):
+            raise Corrupt(f"{mark}: not what a finished run writes", again)
         for name, expected in recorded.items():
-            if sha256_of(self.path / name) != expected:
-                raise Corrupt(
-                    f"{self.path / name}: changed since the run finished",
-                    f"remove {self.path} and run it again",
-                )
+            path = self.path / name
+            if not path.is_file():
+                raise Corrupt(f"{path}: missing, although the run finished", again)
+            if sha256_of(path) != expected:
+                raise Corrupt(f"{path}: changed since the run finished", again)
         return True
 
     @contextmanager
@@ -65,7 +70,9 @@ class RunFolder:
             UserError: one is at it already.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = try_lock(self.path / ".lock", create=True)
+        lock = None
+        with suppress(FileNotFoundError):  # its holder is just taking it away
+            lock = try_lock(self.path / ".lock", create=True)
         if lock is None:
             raise UserError(
                 f"{self.path}: another process is training this run", "wait for it, or stop it"
@@ -97,8 +104,7 @@ class RunFolder:
 
     def finish(self) -> None:
         """Mark the run as finished, with the sums of what it leaves."""
-        names = [PREDICTIONS, "run.json", "config.toml"]
-        self.write_json(DONE, {name: sha256_of(self.path / name) for name in names})
+        self.write_json(DONE, {name: sha256_of(self.path / name) for name in SUMMED})
 
 
 def predictions_table(

@@ -21,6 +21,9 @@ from distill.targets import FoldTargets
 from featstore.schema import TaskFailed, UserError
 from featstore.training import make_schedule, parameter_groups
 
+GRADIENTS_EVERY = 10
+"""Steps between two measurements of the terms' gradients; each report has one at least."""
+
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
     """The dtype that the student computes in under autocast; float32 means no autocast.
@@ -45,7 +48,8 @@ class StepReport:
         n: utterances.
         terms: loss term -> sum of its unweighted values; ``total`` is the weighted sum of all.
         gradients: loss term -> norm of its weighted gradient with respect to the pooled output,
-            measured on one micro-batch a step and summed over ``n_gradients`` steps.
+            measured on one micro-batch of a step now and then and summed over ``n_gradients``
+            of them. None are measured where nothing of the backbone trains.
     """
 
     n: int = 0
@@ -54,7 +58,7 @@ class StepReport:
     n_gradients: int = 0
 
     def means(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Mean of each term an utterance, and of each gradient norm a step."""
+        """Mean of each term an utterance, and of each gradient norm a measurement."""
         n, g = max(self.n, 1), max(self.n_gradients, 1)
         return (
             {name: value / n for name, value in self.terms.items()},
@@ -118,7 +122,7 @@ class Stepper:
                 f"loss not finite on row(s) {', '.join(map(str, bad))} of the store",
                 "lower optim.lr, or use precision = fp32",
             )
-        if batch.ends_step:
+        if batch.ends_step and output.pooled.requires_grad and self._measures():
             self._measure_gradients(parts, output.pooled)
         n = len(batch.rows)
         share: torch.Tensor = self.scaler.scale(parts.total * (n / batch.step_rows))
@@ -155,6 +159,10 @@ class Stepper:
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
         self.schedule.step()
+
+    def _measures(self) -> bool:
+        """Whether this step's gradients are due, by what a checkpoint brings back."""
+        return not self.report.n_gradients or self.schedule.last_epoch % GRADIENTS_EVERY == 0
 
     def _measure_gradients(self, parts: LossParts, pooled: torch.Tensor) -> None:
         """How hard each term pulls at the pooled output: the heads' backward pass alone."""

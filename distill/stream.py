@@ -18,11 +18,13 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from featstore.audio import FULL_SCALE, load_signal
+from featstore.audio import FULL_SCALE, BadAudio, load_signal
+from featstore.config import AudioSettings
 from featstore.reader import Ragged
-from featstore.schema import Corrupt
+from featstore.schema import Corrupt, Refused, UserError, listed, printable
 from featstore.store import Store
 from featstore.training import Indices, generator, shuffled_batches, sorted_batches
+from featstore.units import sha256_of
 
 
 class Signals(Protocol):
@@ -38,33 +40,84 @@ class CorpusSignals:
 
     Attributes:
         root: the corpus' folder.
-        table: ``file``, ``start_s`` and ``duration_s`` of every utterance.
+        table: one row an utterance: ``file``, ``start_s``, ``duration_s``, and the ``sha256`` that
+            the file had.
+        settings: those that the store was built with.
     """
 
     root: Path
     table: pd.DataFrame
+    settings: AudioSettings
 
     def read_into(self, index: int, out: npt.NDArray[np.float32]) -> None:
         """Decode the file again, as the build did."""
         row = self.table.iloc[index]
-        signal = load_signal(self.root / row["file"], row["start_s"], row["duration_s"])
-        if len(signal) != len(out):
-            raise Corrupt(
-                f"{row['file']}: {len(signal)} samples, the store was built from {len(out)}",
-                "give --root the corpus that the store was built from",
+        try:
+            signal = load_signal(
+                self.root / row["file"], row["start_s"], row["duration_s"], self.settings
             )
+        except BadAudio as error:  # which does not survive the way out of a worker process
+            raise UserError(error.message, error.hint) from error
+        if len(signal) != len(out):
+            raise Corrupt(f"{row['file']}: {len(signal)} samples instead of {len(out)}", _SAME)
         out[:] = signal * FULL_SCALE
+
+    def verify(self) -> None:
+        """Compare every file with the one that the store was built from.
+
+        Raises:
+            Refused: the store names a file outside the corpus' folder.
+            UserError: naming every file that is missing or different.
+        """
+        files = self.table[["file", "sha256"]].drop_duplicates()
+        outside = [
+            name for name in files["file"] if Path(name).is_absolute() or ".." in Path(name).parts
+        ]
+        if outside:
+            raise Refused(
+                f"{printable(outside[0])}: the store names a file outside its corpus",
+                "use a store that you trust",
+            )
+        faults = []
+        for name, expected in files.itertuples(index=False):
+            path = self.root / name
+            if not path.is_file():
+                faults.append(f"{printable(name)}: missing")
+            elif sha256_of(path) != expected:
+                faults.append(f"{printable(name)}: not the file that the store was built from")
+        if faults:
+            raise UserError(f"{self.root}: {len(faults)} file(s) differ\n{listed(faults)}", _SAME)
+
+
+_SAME = "give --root the corpus that the store was built from"
 
 
 def open_signals(store: Store, root: Path | None, *, check: bool = True) -> Signals:
-    """The store's signals, or the corpus' where the store has none and ``root`` is given."""
-    embedded = store.unit("audio").settings["audio"]["embed_audio"]
-    if embedded:
+    """The store's signals, or the corpus' where the store has none and ``root`` is given.
+
+    Args:
+        store: where from.
+        root: the corpus' folder; its files are compared with those that the store was built from.
+        check: compare the store's signals with their checksums as they are read.
+
+    Raises:
+        UserError: there are none in the store and no ``root``, or its files are not the store's.
+        Refused: the audio belongs to another corpus unit.
+    """
+    if store.sources["utterance_id"].tolist() != store.utterances["utterance_id"].tolist():
+        raise Refused(
+            f"{store.path}: audio and corpus list different utterances",
+            "run the `featstore build` that made this store again",
+        )
+    settings = AudioSettings.model_validate(store.unit("audio").settings["audio"])
+    if settings.embed_audio:
         return Ragged(store.path / "audio", check=check)
     if root is None:
         return store.audio  # says what to do
-    table = store.utterances.assign(duration_s=store.sources["duration_s"])
-    return CorpusSignals(root, table)
+    columns = {name: store.sources[name] for name in ("duration_s", "sha256")}
+    signals = CorpusSignals(root, store.utterances.assign(**columns), settings)
+    signals.verify()
+    return signals
 
 
 @dataclass(frozen=True)
@@ -86,11 +139,14 @@ class MicroBatch:
     ends_step: bool
 
     def to(self, device: torch.device) -> MicroBatch:
-        """The same on a device; copies overlap with computing where memory is pinned."""
+        """The same on a device, where copies overlap with computing if memory is pinned.
+
+        Lengths stay on the CPU, where the student looks at them without waiting for the device.
+        """
         return MicroBatch(
             self.rows.to(device, non_blocking=True),
             self.signals.to(device, non_blocking=True),
-            self.lengths.to(device, non_blocking=True),
+            self.lengths,
             self.step_rows,
             self.ends_step,
         )

@@ -5,14 +5,14 @@ A few megabytes, read and verified once. Temperature is applied in the losses an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from featstore.folds import TEST, TRAIN, VALIDATION, Fold
+from featstore.folds import TEST, TRAIN, VALIDATION, Fold, prove
 from featstore.schema import Corrupt, Refused, UserError, listed
 from featstore.store import Store, TeacherOutputs
 
@@ -55,24 +55,37 @@ class FoldTargets:
 
 
 def load_targets(
-    store: Store, number: int, device: torch.device, *, deep: bool = True
+    store: Store,
+    number: int,
+    device: torch.device,
+    *,
+    matched: Collection[str] | None = None,
+    deep: bool = True,
 ) -> FoldTargets:
     """Read and verify what the student of a fold needs beside audio.
 
+    Args:
+        store: where from.
+        number: the fold's.
+        device: where the tensors are to be.
+        matched: the teachers whose embeddings the student is to match; all where not given.
+        deep: compare every file's SHA-256.
+
     Raises:
-        UserError: the fold or its teachers are not in the store.
-        Corrupt: a file differs from what was written, or a training target is not usable.
-        Refused: a teacher saw the fold's test speaker.
+        UserError: the fold or its teachers are not in the store, or an embedding has no direction.
+        Corrupt: a file differs from what was written, or a training target is not finite.
+        Refused: a teacher saw the fold's test speaker, or the split trains on that speaker.
     """
     for unit in ("corpus", "splits"):
-        store.unit(unit, deep=deep)
+        store.check_parents(store.unit(unit, deep=deep))
     outputs = store.fold(number, deep=deep)
     fold = store.folds[number - 1]
     refuse_leaks(fold, outputs)
+    prove(store.utterances, store.folds, store.roles)
     roles = store.roles[number - 1]
     taught = np.flatnonzero(np.isin(roles, (TRAIN, VALIDATION)))
     for name, teacher in outputs.items():
-        _refuse_unusable(name, teacher, taught)
+        _refuse_unusable(name, teacher, taught, matched is None or name in matched)
     teachers = {
         name: (
             torch.from_numpy(teacher.logits.copy()).to(device),
@@ -80,7 +93,7 @@ def load_targets(
         )
         for name, teacher in sorted(outputs.items())
     }
-    labels = torch.from_numpy(store.labels.astype(np.int64)).to(device)
+    labels = torch.from_numpy(_labels(store)).to(device)
     return FoldTargets(fold, store.classes, labels, roles, teachers, outputs)
 
 
@@ -94,11 +107,13 @@ def refuse_leaks(fold: Fold, outputs: Mapping[str, TeacherOutputs]) -> None:
         facts = teacher.unit.facts
         seen = set(facts["fitted_on"]) | set(facts["selected_on"])
         leaked = sorted(seen & set(fold.test))
-        if leaked or facts["fold"] != fold.number or sorted(facts["held_out"]) != sorted(fold.test):
-            what = f"has seen {', '.join(leaked)}, whom" if leaked else "belongs to another fold;"
+        what = f"has seen {', '.join(leaked)}, whom fold {fold.number} tests" if leaked else ""
+        if facts["fold"] != fold.number or sorted(facts["held_out"]) != sorted(fold.test):
+            what = what or f"was fitted for fold {facts['fold']}, not for fold {fold.number}"
+        if what:
             raise Refused(
-                f"{teacher.unit.unit}: this teacher {what} fold {fold.number} tests",
-                "rebuild the fold: `featstore build --fold N --rebuild`",
+                f"{teacher.unit.unit}: this teacher {what}",
+                f"rebuild the fold: `featstore build --fold {fold.number} --rebuild`",
             )
 
 
@@ -111,7 +126,21 @@ def rows_of(targets: FoldTargets) -> dict[str, npt.NDArray[np.int64]]:
     }
 
 
-def _refuse_unusable(name: str, teacher: TeacherOutputs, rows: npt.NDArray[np.int64]) -> None:
+def _labels(store: Store) -> npt.NDArray[np.int64]:
+    """Class indices that agree with the utterances' class names."""
+    labels = store.labels.astype(np.int64)
+    index = {name: position for position, name in enumerate(store.classes)}
+    if labels.tolist() != [index.get(name) for name in store.utterances["label"]]:
+        raise Corrupt(
+            f"{store.path}/corpus/label: not the labels of utterances.parquet",
+            "remove the unit and build it again",
+        )
+    return labels
+
+
+def _refuse_unusable(
+    name: str, teacher: TeacherOutputs, rows: npt.NDArray[np.int64], matched: bool
+) -> None:
     """Non-finite targets would poison the student; a zero embedding has no direction."""
     finite = np.isfinite(teacher.logits[rows]).all(1) & np.isfinite(teacher.embeddings[rows]).all(1)
     if not finite.all():
@@ -120,7 +149,7 @@ def _refuse_unusable(name: str, teacher: TeacherOutputs, rows: npt.NDArray[np.in
             f"{name}: logits or embeddings not finite\n{listed(bad)}", "rebuild this teacher"
         )
     flat = np.linalg.norm(teacher.embeddings[rows], axis=1) == 0
-    if flat.any():
+    if matched and flat.any():
         bad = [f"row {row}" for row in rows[flat]]
         raise UserError(
             f"{name}: embeddings of zero length, which have no direction to match\n{listed(bad)}",

@@ -14,21 +14,22 @@ import numpy.typing as npt
 import torch
 
 from distill.checkpoint import load_newest, optimiser_tensors, restore_optimiser, save_checkpoint
-from distill.config import RunSettings, run_key
-from distill.run_facts import RunFacts
+from distill.config import RunSettings, portable, run_key
+from distill.describe import run_facts
 from distill.runs import RunFolder, predictions_table
 from distill.step import Stepper, StepReport, steps_an_epoch
 from distill.stream import Signals, evaluation_batches, open_signals, plan_steps, stream
 from distill.stream import training_steps as steps_of_epoch
 from distill.student import build_student
 from distill.targets import FoldTargets, load_targets, rows_of
+from distill.tracking import log_epoch, refuse_without_tensorboard
 from featstore.config import to_toml
 from featstore.console import say
-from featstore.provenance import versions
-from featstore.schema import SAMPLING_RATE
+from featstore.schema import SAMPLING_RATE, TaskFailed, UserError
 from featstore.scores import ua, wa
 from featstore.store import Store
-from featstore.training import class_weights, count_parameters, pick_device, seed_all
+from featstore.training import class_weights, pick_device, seed_all
+from featstore.units import sha256_of
 
 CHECKPOINT_EVERY_S = 600.0
 """A long epoch is checkpointed in between; when, changes no byte of the result."""
@@ -83,13 +84,25 @@ class Position:
     seconds: float = 0.0
 
 
-def key_of(store: Store, fold: int, settings: RunSettings) -> str:
-    """The key of a run; the same for every fold of a store."""
+def key_of(store: Store, fold: int, settings: RunSettings, weights: Path | None = None) -> str:
+    """The key of a run; the same for every fold of a store.
+
+    Raises:
+        UserError: the store lacks the fold, or there is no such file of weights.
+    """
+    if weights is not None and not weights.is_file():
+        raise UserError(f"{weights}: no such file of weights", "give --weights an existing file")
     units = [output.unit for _, output in sorted(store.fold(fold).items())]
     made_from = [
-        {"name": unit.unit.split("/")[-1], "teacher": unit.settings["teacher"]} for unit in units
+        {
+            "name": unit.unit.split("/")[-1],
+            "teacher": unit.settings["teacher"],
+            "parents": dict(unit.parents),
+        }
+        for unit in units
     ]
-    return run_key(settings, store.fingerprint(), made_from)
+    given = sha256_of(weights) if weights is not None else None
+    return run_key(settings, store.fingerprint(), made_from, given)
 
 
 def run_fold(request: RunRequest, on_epoch: OnEpoch | None = None) -> Outcome:
@@ -103,16 +116,23 @@ def run_fold(request: RunRequest, on_epoch: OnEpoch | None = None) -> Outcome:
     """
     if request.threads:
         torch.set_num_threads(request.threads)
+    if request.tensorboard:
+        refuse_without_tensorboard()
     store = Store.open(request.store)
-    key = key_of(store, request.fold, request.settings)
+    key = key_of(store, request.fold, request.settings, request.weights)
+    losses = request.settings.losses
+    terms = losses.for_teachers(store.teacher_names(request.fold))
     run = RunFolder.of(request.runs, request.experiment, key, request.fold, request.settings.seed)
     if run.done:
         return Outcome(request.fold, "skipped", run.path, "finished before")
     with run.held():
+        if run.done:
+            return Outcome(request.fold, "skipped", run.path, "finished meanwhile")
         device = pick_device(request.device)
-        targets = load_targets(store, request.fold, device)
+        matched = [name for name, term in terms.items() if losses.beta * term.weight > 0]
+        targets = load_targets(store, request.fold, device, matched=matched)
         for unit in ("audio", "lld"):
-            store.unit(unit, deep=True)
+            store.check_parents(store.unit(unit, deep=True))
         trainer = _Trainer(request, store, targets, run, key, device)
         return trainer.run(on_epoch)
 
@@ -162,6 +182,7 @@ class _Trainer:
         began = time.monotonic() - self.position.seconds
         while self.position.epoch <= self.settings.optim.epochs:
             if not self._epoch(began):
+                self.position.seconds = time.monotonic() - began
                 self._checkpoint()
                 return Outcome(
                     self.request.fold, "stopped", self.run_folder.path,
@@ -176,6 +197,8 @@ class _Trainer:
     def _epoch(self, began: float) -> bool:
         """Train to the end of the epoch; False where ``max_steps`` ends it before."""
         optim, position = self.settings.optim, self.position
+        if self._stops():
+            return False
         steps = steps_of_epoch(
             self.rows["train"], self.lengths, optim.batch_size, self.settings.stream.pool,
             self.settings.seed, position.epoch,
@@ -189,13 +212,17 @@ class _Trainer:
                 continue
             position.step += 1
             position.total += 1
-            if position.total == self.request.max_steps:
+            if self._stops():
                 return False
             if time.monotonic() - saved > CHECKPOINT_EVERY_S and position.step < self.n_steps:
                 position.seconds = time.monotonic() - began
                 self._checkpoint()
                 saved = time.monotonic()
         return True
+
+    def _stops(self) -> bool:
+        limit = self.request.max_steps
+        return limit is not None and self.position.total >= limit
 
     def _close_epoch(self, began: float) -> dict[str, Any]:
         """Score the validation speaker, keep the best weights, and log the epoch."""
@@ -221,7 +248,7 @@ class _Trainer:
         position.epoch, position.step = position.epoch + 1, 0
         self.run_folder.write_metrics(position.history)
         if self.request.tensorboard:
-            _log_tensorboard(self.run_folder.path, entry)
+            log_epoch(self.run_folder.path, entry)
         return entry
 
     def _validate(self) -> dict[str, float]:
@@ -237,12 +264,19 @@ class _Trainer:
 
     def _evaluate(self, role: str) -> Floats:
         plans = list(evaluation_batches(self.rows[role], self.lengths, self.budget))
-        return self.stepper.evaluate(self.signals, plans, self.lengths)
+        logits = self.stepper.evaluate(self.signals, plans, self.lengths)
+        if not np.isfinite(logits).all():
+            raise TaskFailed(
+                f"the student's {role} logits are not finite in epoch {self.position.epoch}",
+                "lower optim.lr, or use precision = fp32",
+            )
+        return logits
 
     def _checkpoint(self) -> None:
         tensors = {f"student.{k}": v for k, v in self.student.state_dict().items()}
         tensors |= optimiser_tensors(self.stepper.optimiser)
-        if self.position.best_epoch and self.position.best_epoch != self.position.epoch - 1:
+        at_best = self.position.best_epoch == self.position.epoch - 1 and not self.position.step
+        if self.best and not at_best:  # where the student is at its best, once is enough
             tensors |= {f"best.{name}": value for name, value in self.best.items()}
         tensors["rng.cpu"] = torch.get_rng_state()
         if self.device.type == "cuda":
@@ -260,7 +294,8 @@ class _Trainer:
         self.stepper.restore(state["stepper"])
         self.position = Position(**state["position"])
         self.position.best_score = tuple(state["position"]["best_score"])
-        self.best = _part(tensors, "best.") or _part(tensors, "student.")
+        if self.position.best_epoch:
+            self.best = _part(tensors, "best.") or _part(tensors, "student.")
         torch.set_rng_state(tensors["rng.cpu"])
         if "rng.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
@@ -294,56 +329,14 @@ class _Trainer:
 
     def _describe(self, **outcome: Any) -> None:
         """``config.toml`` and ``run.json``: what this run is, and later how it ended."""
-        store, fold = self.store, self.targets.fold
-        corpus, splits = store.unit("corpus"), store.unit("splits")
-        folds = splits.settings["folds"]
-        facts = RunFacts.model_validate(
-            {
-                "schema": 1,
-                "experiment": self.request.experiment,
-                "key": self.key,
-                "fold": fold.number,
-                "seed": self.settings.seed,
-                "variant": self.request.variant,
-                "dataset": corpus.facts["name"],
-                "full_release": corpus.facts["full_release"],
-                "classes": self.targets.classes,
-                "n_folds": len(store.folds),
-                "store": {"fingerprint": store.fingerprint()},
-                "split": {
-                    "test": fold.test, "validation": fold.validation, "train": fold.train,
-                },
-                "protocol": {
-                    "scheme": folds["scheme"],
-                    "validation": folds["validation"],
-                    "script_disjoint": folds["script_disjoint"],
-                    "kind": corpus.settings["corpus"]["kind"],
-                },
-                "student": {
-                    "backbone": self.settings.student.backbone,
-                    "parameters": count_parameters(self.student),
-                },
-                "teachers": {
-                    name: output.unit.facts["scores"]
-                    for name, output in self.targets.outputs.items()
-                },
-                "versions": versions(),
-                **outcome,
-            }
+        request = self.request
+        facts = run_facts(
+            self.store, self.targets, self.student, self.settings, self.key, request.experiment,
+            request.variant, **outcome,
         )  # fmt: skip
-        self.run_folder.write_text("config.toml", to_toml(self.settings))
+        self.run_folder.write_text("config.toml", to_toml(portable(self.settings)))
         self.run_folder.write_json("run.json", facts.model_dump(mode="json", by_alias=True))
 
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def _log_tensorboard(folder: Path, entry: dict[str, Any]) -> None:
-    """The epoch's figures for TensorBoard (extra ``tracking``)."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    with SummaryWriter(str(folder / "tensorboard")) as writer:
-        for group in ("train", "gradients", "validation"):
-            for name, value in entry.get(group, {}).items():
-                writer.add_scalar(f"{group}/{name}", value, entry["epoch"])

@@ -1,0 +1,72 @@
+"""What a run tells about itself in ``run.json``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from distill.config import RunSettings, model_folder
+from distill.run_facts import RunFacts
+from distill.student import Student
+from distill.targets import FoldTargets
+from featstore.provenance import versions
+from featstore.store import Store
+from featstore.training import count_parameters
+
+
+def run_facts(
+    store: Store,
+    targets: FoldTargets,
+    student: Student,
+    settings: RunSettings,
+    key: str,
+    experiment: str,
+    variant: str,
+    **outcome: Any,
+) -> RunFacts:
+    """The facts of a run that the report relies on.
+
+    Args:
+        store: what it is trained from.
+        targets: its fold.
+        student: what is trained.
+        settings: of the run.
+        key: see :func:`distill.config.run_key`.
+        experiment: the folder's name.
+        variant: the row of Table 2.
+        outcome: once it is finished, ``best_epoch`` and ``seconds``.
+    """
+    corpus, folds = store.unit("corpus"), store.unit("splits").settings["folds"]
+    fold = targets.fold
+    teachers = {name: output.unit.facts["scores"] for name, output in targets.outputs.items()}
+    facts: dict[str, Any] = {
+        "schema": 1,
+        "experiment": experiment,
+        "key": key,
+        "fold": fold.number,
+        "seed": settings.seed,
+        "variant": variant,
+        "dataset": corpus.facts["name"],
+        "full_release": corpus.facts["full_release"],
+        "classes": targets.classes,
+        "n_folds": len(store.folds),
+        "store": {"fingerprint": store.fingerprint()},
+        "split": {"test": fold.test, "validation": fold.validation, "train": fold.train},
+        "protocol": {
+            **{name: folds[name] for name in ("scheme", "validation", "script_disjoint")},
+            "kind": corpus.settings["corpus"]["kind"],
+        },
+        "student": {
+            "backbone": _shown(settings.student.backbone),
+            "parameters": count_parameters(student),
+        },
+        "teachers": teachers,
+        "versions": versions(),
+    }
+    return RunFacts.model_validate(facts | outcome)
+
+
+def _shown(backbone: str) -> str:
+    """A local model folder by its last name: a report does not tell where a run was made."""
+    folder = model_folder(backbone)
+    return backbone.removesuffix(folder) + Path(folder).name if folder else backbone

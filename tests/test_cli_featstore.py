@@ -1,0 +1,370 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import pytest
+
+import cli
+from featstore import store as stores
+from featstore.config import digest, to_toml
+from featstore.schema import UserError
+from featstore.units import RECORD, sha256_of
+
+ID = "Ses01F_impro01_F000"
+UNITS = ["corpus", "audio", "lld", "splits", "folds/01/linguistic", "folds/01/prosodic",
+         "folds/02/linguistic", "folds/02/prosodic"]  # fmt: skip
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Done]
+
+
+@pytest.fixture
+def featstore(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Command]:
+    """``featstore("inspect", STORE)`` in this process: its exit code, stdout and stderr."""
+    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+
+    def run(*arguments: Any) -> Done:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["featstore", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.featstore_main()
+        out, err = capsys.readouterr()
+        return Done(int(ended.value.code or 0), out, err)
+
+    yield run
+    for number, handler in handlers:
+        signal.signal(number, handler)
+    cli._State.verbose = False
+
+
+def error(done: Done, code: int) -> str:
+    """The one ``error:`` line of a command that failed as it should, and its ``hint:`` line."""
+    assert done.code == code, done
+    assert done.out == ""
+    lines = done.err.splitlines()
+    assert lines[-1].startswith("hint: ")
+    assert len(lines[-1]) > len("hint: ")
+    assert sum(line.startswith("error: ") for line in lines) == 1
+    assert "Traceback" not in done.err
+    return "\n".join(lines[[line.startswith("error: ") for line in lines].index(True) :])
+
+
+class TestCheck:
+    def test_prints_counts(self, featstore: Command, small_corpus: Path) -> None:
+        done = featstore("check", "--dataset", "synthetic", "--root", small_corpus)
+        assert (done.code, done.err) == (0, "")
+        for words in ("synthetic: 80 usable utterances", "Ses05M", "no fault found", "Folds"):
+            assert words in done.out
+        assert "\x1b" not in done.out  # no colours without a terminal
+
+    def test_as_json(self, featstore: Command, small_corpus: Path) -> None:
+        done = featstore("check", "--dataset", "synthetic", "--root", small_corpus, "--json")
+        facts = json.loads(done.out)
+        assert (done.code, facts["n_utterances"], facts["buildable"]) == (0, 80, True)
+        assert len(facts["folds"]) == 10
+
+    def test_of_real_speech(self, featstore: Command, standin: Path) -> None:
+        done = featstore("check", "--root", standin, "--json")
+        facts = json.loads(done.out)
+        assert (done.code, facts["n_utterances"]) == (0, 280)
+        assert {speaker["n"] for speaker in facts["speakers"].values()} == {28}
+
+    def test_exclusion_is_told_and_fails_only_where_asked(
+        self, featstore: Command, corpus_copy: Path
+    ) -> None:
+        path = next(corpus_copy.glob("Session1/sentences/wav/Ses01F_impro01/*F000.wav"))
+        path.unlink()
+        call = ("check", "--dataset", "synthetic", "--root", corpus_copy)
+        done = featstore(*call)
+        assert done.code == 0
+        assert "missing-audio 1" in done.out
+        assert path.relative_to(corpus_copy).as_posix() in done.out.replace("\n", "")
+        assert featstore(*call, "--strict").code == 1
+
+    def test_stop_is_a_failure(self, featstore: Command, corpus_copy: Path) -> None:
+        (corpus_copy / "Session3").rename(corpus_copy / "Session9")
+        done = featstore("check", "--dataset", "synthetic", "--root", corpus_copy, "--json")
+        assert (done.code, json.loads(done.out)["buildable"]) == (1, False)
+
+    def test_unknown_names(self, featstore: Command, tmp_path: Path) -> None:
+        told = error(featstore("check", "--dataset", "iemocapp"), 2)
+        assert "iemocapp" in told
+        assert "ravdess" in told
+        told = error(featstore("check", "--root", tmp_path / "gone"), 2)
+        assert f"{tmp_path}/gone: no iemocap corpus there" in told
+
+
+class TestBuild:
+    @pytest.fixture
+    def call(self, small_request: Any, tmp_path: Path) -> tuple[Any, ...]:
+        """The small store's own build."""
+        (tmp_path / "fast.toml").write_text(to_toml(small_request.settings))
+        return ("build", "--dataset", "synthetic", "--root", small_request.manifest.root,
+                "--config", tmp_path / "fast.toml", "--fold", "1..2",
+                "--device", "cpu")  # fmt: skip
+
+    def test_dry_run_prints_the_plan_and_makes_nothing(
+        self, featstore: Command, call: tuple[Any, ...], tmp_path: Path
+    ) -> None:
+        done = featstore(*call, "--store", tmp_path / "new", "--dry-run")
+        assert (done.code, done.err) == (0, "")
+        assert "not there yet" in done.out
+        assert "80 utterances, 10 folds, 4 fit(s) to do" in done.out
+        assert not (tmp_path / "new").exists()
+        done = featstore(*call, "--store", tmp_path / "new", "--dry-run", "--json")
+        plan = json.loads(done.out)
+        assert {step["unit"] for step in plan["steps"]} == set(UNITS)
+        assert {step["status"] for step in plan["steps"]} == {"build"}
+
+    def test_done_is_skipped(
+        self, featstore: Command, call: tuple[Any, ...], small_store: Path
+    ) -> None:
+        done = featstore(*call, "--store", small_store)
+        assert done.code == 0
+        assert "skipped 8 unit(s), done before with the same fingerprint" in done.out
+        assert "built" not in done.out
+        told = json.loads(featstore(*call, "--store", small_store, "--json").out)
+        assert (told["built"], set(told["done_before"])) == ([], set(UNITS))
+
+    @pytest.mark.parametrize(
+        ("more", "words"),
+        [
+            (("--fold", "11"), "11 is not within 1..10"),
+            (("--fold", "2..1"), "runs backwards"),
+            (("--preset", "huge"), "--preset huge: not known"),
+            (("--set", "folds.sed=1"), "did you mean seed?"),
+            (("--set", "tau_linguistic=5"), "tau_linguistic: unknown key"),
+            (("--set", "seed"), "expected key=value"),
+            (("--config", "/nowhere/x.toml"), "/nowhere/x.toml: no such settings file"),
+            (("--device", "cuda:99"), "--device cuda:99: not usable"),
+            (("--set", "teachers.prosodic.dropout=0.3"),
+             "folds/01/prosodic: teacher.dropout: 0.2 -> 0.3"),
+            (("--no-embed-audio",), "audio.embed_audio: true -> false"),
+            (("--no-embed-text",), "corpus.embed_text: true -> false"),
+        ],
+    )  # fmt: skip
+    def test_mistakes_are_one_error_and_one_hint(
+        self, featstore: Command, call: tuple[Any, ...], store_copy: Path, more: tuple[str, ...],
+        words: str,
+    ) -> None:  # fmt: skip
+        if more[0] == "--device":  # needs a teacher that is still to be fitted
+            (store_copy / "folds" / "02" / "prosodic").rename(store_copy / ".away")
+        before = stores.Store.open(store_copy).content_hash()
+        assert words in error(featstore(*call, "--store", store_copy, *more), 2)
+        assert stores.Store.open(store_copy).content_hash() == before
+
+    def test_store_that_is_something_else(
+        self, featstore: Command, call: tuple[Any, ...], tmp_path: Path
+    ) -> None:
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "thesis.tex").touch()
+        told = error(featstore(*call, "--store", tmp_path / "mine"), 2)
+        assert "mine: not empty (holds thesis.tex)" in told
+        told = error(featstore(*call, "--store", tmp_path / "mine" / "thesis.tex"), 2)
+        assert "not a folder" in told
+
+    def test_stop_fault_stops_it(
+        self, featstore: Command, corpus_copy: Path, tmp_path: Path
+    ) -> None:
+        (corpus_copy / "Session3").rename(corpus_copy / "Session9")
+        call = ("build", "--dataset", "synthetic", "--root", corpus_copy)
+        told = error(featstore(*call, "--store", tmp_path / "store"), 2)
+        assert "stop the build" in told
+        assert "Session3" in told
+        assert not (tmp_path / "store").exists()
+
+    def test_teacher_that_fails(
+        self, featstore: Command, call: tuple[Any, ...], store_copy: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        """In this process, so that nothing need start; the pool itself is build's own affair."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        from featstore import build
+
+        monkeypatch.setattr(build, "ProcessPoolExecutor", lambda n, **_: ThreadPoolExecutor(1))
+        (store_copy / "folds" / "02" / "linguistic").rename(store_copy / ".away")
+        more = ("--rebuild", "--set", "teachers.linguistic.optim.lr=1e30", "--fold", "2")
+        told = error(featstore(*call, "--store", store_copy, *more), 1)
+        assert "folds/02/linguistic: the teacher's loss is not finite" in told
+
+
+class TestInspect:
+    def test_prints_everything(self, featstore: Command, small_store: Path) -> None:
+        done = featstore("inspect", small_store)
+        assert (done.code, done.err) == (0, "")
+        for words in ("synthetic, 80 utterances", "Folds", "Teacher linguistic", "test UA",
+                      "Teacher prosodic", "folds/02/prosodic", "torchaudio 2.",
+                      "none yet"):  # fmt: skip
+            assert words in done.out
+        assert "\x1b" not in done.out
+
+    def test_as_json(self, featstore: Command, small_store: Path) -> None:
+        done = featstore("inspect", small_store, "--json")
+        assert [unit["unit"] for unit in json.loads(done.out)["units"]] == UNITS
+
+    def test_one_utterance(self, featstore: Command, small_store: Path) -> None:
+        call = ("inspect", small_store, "--fold", "1", "--utterance", ID, "--tau", "2")
+        done = featstore(*call)
+        assert (done.code, done.err) == (0, "")
+        facts = json.loads(featstore(*call, "--json").out)
+        for words in (ID, "fold 1: test", facts["text"], "LLDs: ", "linguistic at tau 2",
+                      f"{facts['teachers']['prosodic']['probabilities'][0]:.4f}"):  # fmt: skip
+            assert words in done.out
+
+    @pytest.mark.parametrize(
+        ("more", "words"),
+        [
+            (("--utterance", "Ses99"), "Ses99: no such utterance"),
+            (("--utterance", ID, "--fold", "11"), "fold 11: the store has folds 1..10"),
+            (("--utterance", ID, "--fold", "3"), "fold 3: no teacher"),
+            (("--utterance", ID, "--tau", "0"), "--tau 0.0"),
+            (("--utterance", ID, "--tau", "inf", "--json"), "--tau inf"),
+            (("--utterance", "\x1b[31mx\u202e"), "\\x1b[31mx\\u202e: no such utterance"),
+        ],
+    )
+    def test_mistakes(
+        self, featstore: Command, small_store: Path, more: tuple[str, ...], words: str
+    ) -> None:
+        assert words in error(featstore("inspect", small_store, *more), 2)
+
+    def test_no_store(self, featstore: Command, tmp_path: Path) -> None:
+        assert f"{tmp_path}: no store there" in error(featstore("inspect", tmp_path), 2)
+
+    def test_hostile_text_is_shown_and_not_obeyed(
+        self, featstore: Command, store_copy: Path
+    ) -> None:
+        """Escapes, bidi overrides, Rich markup, emoji codes and a last backslash, all as text."""
+        hostile = "a\x1b[31mred\x07 \u202egnp [bold]b[/bold] [/] [link=x]y :smile: \u2028z\\"
+        path = store_copy / "corpus" / "utterances.parquet"
+        table = pd.read_parquet(path)
+        row = table.index[table["utterance_id"] == ID][0]
+        for column in ("text", "label_raw", "kind", "speaker"):
+            table.loc[row, column] = hostile
+        table.to_parquet(path, index=False)
+        reseal(store_copy / "corpus")
+        done = featstore("inspect", store_copy, "--utterance", ID)
+        assert done.code == 0, done.err
+        shown = done.out.replace("\n", " ")
+        assert not {"\x1b", "\x07", "\u202e", "\u2028"} & set(done.out)
+        escaped = "a\\x1b[31mred\\x07 \\u202egnp [bold]b[/bold] [/] [link=x]y :smile: \\u2028z\\"
+        assert shown.count(escaped) >= 1
+        assert shown.replace(" ", "").count(escaped.replace(" ", "")) == 4
+        told = featstore("inspect", store_copy, "--utterance", ID, "--json").out
+        assert not {"\x1b", "\x07", "\u202e", "\u2028"} & set(told)
+        assert json.loads(told)["text"] == hostile
+
+
+def reseal(place: Path) -> None:
+    """The record of a unit whose table was changed by hand."""
+    record = json.loads((place / RECORD).read_bytes())
+    record.pop("sha256")
+    path = place / "utterances.parquet"
+    record["files"][path.name] = [path.stat().st_size, sha256_of(path)]
+    (place / RECORD).write_text(json.dumps({**record, "sha256": digest(record)}))
+
+
+class TestVerify:
+    def test_sound(self, featstore: Command, small_store: Path) -> None:
+        done = featstore("verify", small_store)
+        assert (done.code, done.err) == (0, "")
+        assert "8 unit(s) sound" in done.out
+        facts = json.loads(featstore("verify", small_store, "--json").out)
+        assert (facts["sound"], facts["faults"]) == (UNITS, [])
+        assert facts["content"] in done.out
+
+    def test_flipped_byte_is_named_with_its_array(
+        self, featstore: Command, store_copy: Path
+    ) -> None:
+        path = store_copy / "folds" / "02" / "prosodic" / "embeddings" / "c" / "0" / "0"
+        content = bytearray(path.read_bytes())
+        content[100] ^= 1
+        path.write_bytes(content)
+        done = featstore("verify", store_copy)
+        assert done.code == 3
+        name = "folds/02/prosodic/embeddings/c/0/0: content differs (array embeddings)"
+        assert name in done.out.replace("\n", " ")
+        assert "hint: remove" in done.out
+        assert "7 unit(s) sound" in done.out
+        done = featstore("verify", store_copy, "--json")
+        assert done.code == 3
+        [fault] = json.loads(done.out)["faults"]
+        assert name in fault["message"]
+
+    def test_damaged_root_is_3_and_a_newer_one_4(
+        self, featstore: Command, store_copy: Path
+    ) -> None:
+        root = store_copy / "zarr.json"
+        whole = root.read_text()
+        root.write_text(whole[:-5])
+        assert "zarr.json: not valid JSON" in error(featstore("verify", store_copy), 3)
+        root.write_text(whole.replace('"schema": 1', '"schema": 2'))
+        assert "schema 2, this version reads 1" in error(featstore("verify", store_copy), 4)
+
+
+class TestEnds:
+    def test_traceback_only_where_asked(
+        self, featstore: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        error(featstore("inspect", tmp_path), 2)
+        monkeypatch.setattr(sys, "argv", ["featstore", "-v", "inspect", str(tmp_path)])
+        with pytest.raises(UserError, match="no store there"):
+            cli.featstore_main()
+
+    def test_disk_trouble_is_an_error_line(
+        self, featstore: Command, small_store: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: Any) -> Any:
+            raise OSError(28, "No space left on device", "/somewhere")
+
+        monkeypatch.setattr(stores, "verify", full)
+        assert "No space left on device" in error(featstore("verify", small_store), 1)
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_interrupted(
+        self, featstore: Command, small_store: Path, monkeypatch: pytest.MonkeyPatch,
+        number: signal.Signals,
+    ) -> None:  # fmt: skip
+        monkeypatch.setattr(stores, "verify", lambda store: os.kill(os.getpid(), number))
+        done = featstore("verify", small_store)
+        assert (done.code, done.out) == (130, "")
+        assert "interrupted: what is done is kept" in done.err
+
+    def test_wrong_use(self, featstore: Command) -> None:
+        assert featstore("inspect").code == 2
+        assert featstore("build", "--jobs", "0").code == 2
+        assert featstore("rebuild").code == 2
+
+
+def test_help_loads_nothing_slow() -> None:
+    script = (
+        "import sys, cli\n"
+        "for args in ([], ['--help'], ['build', '--help'], ['inspect', '--help']):\n"
+        "    sys.argv = ['featstore', *args]\n"
+        "    try:\n        cli.featstore_main()\n    except SystemExit:\n        pass\n"
+        "slow = {'torch', 'pandas', 'transformers', 'numpy', 'zarr', 'opensmile', 'pyarrow'}\n"
+        "print('loaded', sorted(slow & set(sys.modules)))\n"
+    )
+    root = str(Path(__file__).resolve().parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": root},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "loaded []"
+    assert "--keep-teachers" in done.stdout
