@@ -181,8 +181,9 @@ def run(
     store: Annotated[Path, typer.Option(help="The store's folder.")],
     fold: Folds = "all",
     student: Annotated[
-        str, typer.Option(help="tiny, hubert-base, hubert-large, or hf:<id or path>.")
-    ] = "hubert-base",
+        str | None,
+        typer.Option(help="tiny, hubert-base (default), hubert-large, or hf:<id or path>."),
+    ] = None,
     variant: Annotated[
         str, typer.Option(help="full, ce-only, or another row of the paper's Table 2.")
     ] = "full",
@@ -216,7 +217,7 @@ def run(
     settings = launch.run_settings(student, variant, preset, config, sets or [], seed)
     order = launch.Order(
         store=store, folds=fold, settings=settings, runs=runs,
-        experiment=experiment or launch.experiment_name(student, variant), variant=variant,
+        experiment=experiment or launch.experiment_name(settings.student.backbone, variant), variant=variant,
         device=device, jobs=jobs, threads=threads, root=root, weights=weights,
         max_steps=max_steps, tensorboard=tensorboard,
     )  # fmt: skip

@@ -200,7 +200,8 @@ def _collect(
             try:
                 outcome = future.result()
                 done.outcomes.append(outcome)
-                advance(epochs - told.get(fold, 0), note=_last_word(outcome))
+                rest = 0 if outcome.status == "stopped" else epochs - told.get(fold, 0)
+                advance(rest, note=_last_word(outcome))
             except UserError as error:
                 _fail(done, fold, error)
             except (OSError, RuntimeError, ValueError) as error:
@@ -210,7 +211,10 @@ def _collect(
 
 def _fail(done: Done, fold: int, error: UserError) -> None:
     """Say it at once: the other folds may take hours yet."""
+    heard = any(other.message == error.message for other in done.failed.values())
     done.failed[fold] = error
+    if heard:  # ten folds that miss the same file are one mistake
+        return
     message = "\n".join(printable(line) for line in error.message.split("\n"))
     say(f"error: fold {fold}: {message}")
     if error.hint:

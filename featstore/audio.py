@@ -35,6 +35,10 @@ class BadAudio(UserError):
         super().__init__(message, hint)
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[BadAudio], tuple[str, str, str]]:
+        """Errors cross from worker processes; by default only the message would."""
+        return type(self), (self.reason, self.message, self.hint)
+
 
 def load_signal(
     path: Path,

@@ -18,6 +18,8 @@ if __name__ == "__main__":
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(1, mp_context=context, initializer=worker_setup)
     print(pool.submit(os.getpid).result(), flush=True)
+    job = pool.submit(time.sleep, 1.0)
+    print("broken" if job.exception() else "slept", flush=True)
     pool.submit(time.sleep, 60)
     time.sleep(60)
 """
@@ -49,9 +51,9 @@ def test_worker_ignores_ctrl_c_and_ends_with_its_killed_parent(tmp_path: Path) -
         assert parent.stdout is not None
         worker = int(parent.stdout.readline())
         try:
+            time.sleep(0.3)  # until the job has begun
             os.kill(worker, signal.SIGINT)
-            time.sleep(0.3)
-            assert running(worker)
+            assert parent.stdout.readline() == "slept\n"
             parent.kill()
             parent.wait(10)
             assert gone(worker, within_s=10)
