@@ -217,7 +217,8 @@ def run(
     settings = launch.run_settings(student, variant, preset, config, sets or [], seed)
     order = launch.Order(
         store=store, folds=fold, settings=settings, runs=runs,
-        experiment=experiment or launch.experiment_name(settings.student.backbone, variant), variant=variant,
+        experiment=experiment or launch.experiment_name(settings.student.backbone, variant),
+        variant=variant,
         device=device, jobs=jobs, threads=threads, root=root, weights=weights,
         max_steps=max_steps, tensorboard=tensorboard,
     )  # fmt: skip
@@ -272,8 +273,9 @@ def _build_settings(
     dataset: str, preset: str, config: Path | None, sets: list[str] | None, flags: Any = None
 ) -> Any:
     """Defaults of the corpus, preset, file, --set, flags: later ones win."""
-    from featstore.config import PRESETS, BuildSettings, choose, load_toml, overrides, resolve
+    from featstore.config import PRESETS, BuildSettings
     from featstore.corpora import corpus
+    from featstore.settings import choose, load_toml, overrides, resolve
 
     return resolve(
         BuildSettings,

@@ -12,8 +12,8 @@ import torch
 from distill import bundles
 from distill.encoder import Architecture, Backbone
 from distill.tiny import Tiny, TinyShape
-from featstore.config import resolve
 from featstore.schema import UserError, printable
+from featstore.settings import resolve
 
 NAMES = ("tiny", *bundles.BUNDLES)
 """Names of their own; besides them ``hf:<id or folder>``, and ``random:`` before any name."""

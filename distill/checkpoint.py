@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from featstore.config import digest
 from featstore.console import say
 from featstore.schema import UserError
+from featstore.settings import digest
 from featstore.units import fsync_folder, sha256_of, strict_json, write_file
 
 KEEP = 2

@@ -11,7 +11,8 @@ from pydantic import Field
 from distill.backbones import HUGGING_FACE, RANDOM
 from distill.losses import LossSettings
 from distill.student import StudentSettings
-from featstore.config import OptimSettings, Settings, digest
+from featstore.config import OptimSettings
+from featstore.settings import Settings, digest
 from featstore.units import folder_digest
 
 

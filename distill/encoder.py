@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from distill.masking import valid_mask
-from featstore.config import Settings
+from featstore.settings import Settings
 
 Trainable = Literal["transformer", "all", "none"]
 """What the optimiser may change (PAPER.md row 11): the default keeps the CNN as pretrained."""

@@ -13,11 +13,11 @@ from typing import Any
 from distill.config import PRESETS, VARIANTS, RunSettings, default_preset
 from distill.runs import RunFolder
 from distill.trainer import Outcome, RunRequest, key_of, run_fold
-from featstore.config import choose, load_toml, overrides, resolve
 from featstore.console import Advance, progress, say
 from featstore.folds import parse_numbers
 from featstore.processes import default_jobs, worker_setup
 from featstore.schema import TaskFailed, UserError, printable
+from featstore.settings import choose, load_toml, overrides, resolve
 from featstore.store import Store
 from featstore.training import pick_device
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from distill.masking import wide
-from featstore.config import Settings, merge
 from featstore.schema import UserError, listed
+from featstore.settings import Settings, merge
 
 if TYPE_CHECKING:
     from distill.student import StudentOutput

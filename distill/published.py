@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from featstore.config import Settings
+from featstore.settings import Settings
 
 
 class Source(Settings):

@@ -19,9 +19,9 @@ from pydantic import Field, ValidationError
 
 from distill.backbones import HUGGING_FACE, build_backbone
 from distill.encoder import Architecture
-from featstore.config import Settings
 from featstore.schema import UTTERANCE_ID, Corrupt, Refused, UserError, listed
 from featstore.schema import printable as shown
+from featstore.settings import Settings
 
 if TYPE_CHECKING:
     from distill.student import Student

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from featstore.audio import FULL_SCALE, BadAudio, load_signal
+from featstore.audio import FULL_SCALE, load_signal
 from featstore.config import AudioSettings
 from featstore.reader import Ragged
 from featstore.schema import Corrupt, Refused, UserError, listed, printable
@@ -52,12 +52,8 @@ class CorpusSignals:
     def read_into(self, index: int, out: npt.NDArray[np.float32]) -> None:
         """Decode the file again, as the build did."""
         row = self.table.iloc[index]
-        try:
-            signal = load_signal(
-                self.root / row["file"], row["start_s"], row["duration_s"], self.settings
-            )
-        except BadAudio as error:  # which does not survive the way out of a worker process
-            raise UserError(error.message, error.hint) from error
+        path = self.root / row["file"]
+        signal = load_signal(path, row["start_s"], row["duration_s"], self.settings)
         if len(signal) != len(out):
             raise Corrupt(f"{row['file']}: {len(signal)} samples instead of {len(out)}", _SAME)
         out[:] = signal * FULL_SCALE

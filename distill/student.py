@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from distill.backbones import load_backbone, seeded
 from distill.encoder import Backbone, DropoutSettings, Trainable
 from distill.masking import masked_mean, valid_mask, wide
-from featstore.config import Settings
+from featstore.settings import Settings
 
 Pooling = Literal["mean", "weighted", "attention"]
 

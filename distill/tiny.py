@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from distill.encoder import Architecture, TransformerBackbone
-from featstore.config import Settings
 from featstore.schema import SAMPLING_RATE
+from featstore.settings import Settings
 
 WINDOW, HOP = 400, 160
 """25 ms windows every 10 ms, in samples."""

@@ -23,10 +23,10 @@ from distill.stream import training_steps as steps_of_epoch
 from distill.student import build_student
 from distill.targets import FoldTargets, load_targets, rows_of
 from distill.tracking import log_epoch, refuse_without_tensorboard
-from featstore.config import to_toml
 from featstore.console import say
 from featstore.schema import SAMPLING_RATE, TaskFailed, UserError
 from featstore.scores import ua, wa
+from featstore.settings import to_toml
 from featstore.store import Store
 from featstore.training import class_weights, pick_device, seed_all
 from featstore.units import sha256_of

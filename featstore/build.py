@@ -18,12 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from featstore import steps, teachers
-from featstore.config import BuildSettings, TeacherSettings, differences
+from featstore.config import BuildSettings, TeacherSettings
 from featstore.console import progress, say
 from featstore.corpora import CORPORA
 from featstore.folds import Fold, make_folds, parse_numbers, prove, resolve_validation, roles
 from featstore.processes import default_jobs, worker_setup
 from featstore.schema import Corrupt, Manifest, TaskFailed, UserError, listed
+from featstore.settings import differences
 from featstore.store import Store, unit_name
 from featstore.teachers.fit import TeacherJob, fit
 from featstore.units import Identity, Unit

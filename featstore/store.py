@@ -28,10 +28,10 @@ import numpy as np
 import numpy.typing as npt
 
 from featstore.arrays import read_array
-from featstore.config import digest
 from featstore.folds import Fold
 from featstore.reader import Ragged
 from featstore.schema import Corrupt, Refused, UserError, printable
+from featstore.settings import digest
 from featstore.units import (
     RECORD,
     SCHEMA,

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featstore.config import canonical, digest
 from featstore.locks import try_lock
 from featstore.schema import Corrupt, Refused, UserError, listed
+from featstore.settings import canonical, digest
 
 SCHEMA = 1
 """Version of the store's schema; part of every fingerprint."""

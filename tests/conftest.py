@@ -40,8 +40,9 @@ def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_request(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The build that :func:`small_store` comes from; ``dataclasses.replace`` its store."""
     from featstore.build import Request
-    from featstore.config import BuildSettings, resolve
+    from featstore.config import BuildSettings
     from featstore.corpora import load
+    from featstore.settings import resolve
 
     settings = resolve(BuildSettings, FAST, {"corpus": {"name": "synthetic"}})
     manifest = load("synthetic", small_corpus, settings.corpus)

@@ -14,8 +14,8 @@ import pytest
 
 import cli
 from featstore import store as stores
-from featstore.config import digest, to_toml
 from featstore.schema import UserError
+from featstore.settings import digest, to_toml
 from featstore.units import RECORD, sha256_of
 
 ID = "Ses01F_impro01_F000"

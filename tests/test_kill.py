@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from fast import FAST
 
-from featstore.config import BuildSettings, resolve, to_toml
+from featstore.config import BuildSettings
+from featstore.settings import resolve, to_toml
 from featstore.store import Store
 from featstore.store import verify as verify_store
 

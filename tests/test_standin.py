@@ -23,10 +23,11 @@ from distill.report import collect, summarise
 from distill.student import Student
 from featstore.audio import from_samples
 from featstore.build import Request, build
-from featstore.config import PRESETS, BuildSettings, resolve
+from featstore.config import PRESETS, BuildSettings
 from featstore.corpora import load
 from featstore.folds import TEST, TRAIN
 from featstore.scores import ua
+from featstore.settings import resolve
 from featstore.store import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]

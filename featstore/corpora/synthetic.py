@@ -22,7 +22,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from featstore.config import CorpusSettings, differences
+from featstore.config import CorpusSettings
 from featstore.corpora import espeak, ratings
 from featstore.corpora.iemocap import read_layout
 from featstore.corpora.ratings import Spoken
@@ -30,6 +30,7 @@ from featstore.corpora.screenplay import Durations, Turn, plan
 from featstore.locks import try_lock
 from featstore.processes import default_jobs
 from featstore.schema import SAMPLING_RATE, Manifest, UserError
+from featstore.settings import differences
 from featstore.units import STAGING, fsync_folder, sweep
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from distill.losses import (
     total_loss,
 )
 from distill.student import StudentOutput
-from featstore.config import Settings, overrides, resolve
 from featstore.schema import UserError
+from featstore.settings import Settings, overrides, resolve
 
 
 class Run(Settings):

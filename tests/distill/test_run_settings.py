@@ -7,8 +7,8 @@ import pytest
 from small_runs import settings_of
 
 from distill.config import PRESETS, VARIANTS, RunSettings, default_preset, portable, run_key
-from featstore.config import resolve, to_toml
 from featstore.schema import UserError
+from featstore.settings import resolve, to_toml
 
 TEACHERS = [{"name": "prosodic", "teacher": {"kind": "prosodic"}, "parents": {"lld": "aa"}}]
 

@@ -9,8 +9,8 @@ from distill.backbones import build_backbone, load_backbone
 from distill.encoder import Architecture
 from distill.losses import LossSettings, total_loss
 from distill.student import Student, StudentSettings, build_student
-from featstore.config import overrides, resolve
 from featstore.schema import FOUR_CLASSES, Corrupt, Refused, UserError
+from featstore.settings import overrides, resolve
 
 TEACHERS = {"prosodic": 5, "linguistic": 7}
 LENGTHS = torch.tensor([6400, 4000, 5123, 2560])

@@ -62,7 +62,8 @@ def build_here(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Any]:
 @pytest.fixture
 def changed(small_request: Any) -> Callable[..., Any]:
     """``changed(request, "a.b=c", ...)``: the small build's request with other settings."""
-    from featstore.config import BuildSettings, overrides, resolve
+    from featstore.config import BuildSettings
+    from featstore.settings import overrides, resolve
 
     def change(*pairs: str, **fields: Any) -> Any:
         base = small_request.settings.model_dump(mode="json", exclude_none=True)

@@ -19,9 +19,9 @@ import pytest
 import soundfile
 
 from featstore.build import make_plan
-from featstore.config import to_toml
 from featstore.inspection import excluded
 from featstore.schema import UserError
+from featstore.settings import to_toml
 from featstore.steps import source_sums
 from featstore.store import Store, verify
 

@@ -14,6 +14,9 @@ from featstore.config import (
     FoldSettings,
     LinguisticSettings,
     ProsodicSettings,
+)
+from featstore.schema import UserError
+from featstore.settings import (
     canonical,
     choose,
     differences,
@@ -24,7 +27,6 @@ from featstore.config import (
     resolve,
     to_toml,
 )
-from featstore.schema import UserError
 
 KEYS = st.text("abcdef_-. é\"'", min_size=1, max_size=6)
 SCALARS = st.one_of(

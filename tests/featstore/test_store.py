@@ -15,8 +15,8 @@ import soundfile
 import zarr
 from zarr.errors import ZarrUserWarning
 
-from featstore.config import digest
 from featstore.schema import Corrupt, Refused, UserError
+from featstore.settings import digest
 from featstore.store import Store, unit_name, verify
 from featstore.units import RECORD, SCHEMA
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from featstore.config import digest
 from featstore.schema import Corrupt, Refused
+from featstore.settings import digest
 from featstore.units import (
     RECORD,
     SCHEMA,
