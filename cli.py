@@ -120,6 +120,7 @@ def build(
 ) -> None:
     """Corpus -> audio, LLDs, splits and both teachers' outputs for each fold. Resumes."""
     from featstore import build as builds
+    from featstore import plan as plans
     from featstore import render, steps
     from featstore.corpora import load
 
@@ -131,13 +132,13 @@ def build(
     settings = _build_settings(dataset, preset, config, sets, flags)
     manifest = load(dataset, root, settings.corpus)
     builds.refuse_faults(manifest, strict=strict)
-    request = builds.Request(
+    request = plans.Request(
         manifest, settings, store or Path("stores") / dataset, fold, jobs, device, rebuild,
         keep_teachers,
     )  # fmt: skip
     if dry_run:
-        plan = builds.make_plan(request, steps.source_sums(manifest))
-        _print(builds.plan_dict(plan, settings), as_json, render.plan)
+        plan = plans.make_plan(request, steps.source_sums(manifest))
+        _print(plans.plan_dict(plan, settings), as_json, render.plan)
         return
     result = builds.build(request)
     _print(builds.result_dict(result, request), as_json, render.built)

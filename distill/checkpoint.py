@@ -18,9 +18,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from featstore.console import say
+from featstore.files import fsync_folder, sha256_of, strict_json, write_file
 from featstore.schema import UserError
 from featstore.settings import digest
-from featstore.units import fsync_folder, sha256_of, strict_json, write_file
 
 KEEP = 2
 Tensors = dict[str, torch.Tensor]

@@ -12,8 +12,8 @@ from distill.backbones import HUGGING_FACE, RANDOM
 from distill.losses import LossSettings
 from distill.student import StudentSettings
 from featstore.config import OptimSettings
+from featstore.files import folder_digest
 from featstore.settings import Settings, digest
-from featstore.units import folder_digest
 
 
 class StudentOptim(OptimSettings):

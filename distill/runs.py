@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from featstore.files import sha256_of, strict_json, write_file
 from featstore.locks import try_lock
 from featstore.schema import Corrupt, UserError
-from featstore.units import sha256_of, strict_json, write_file
 
 DONE = "DONE"
 PREDICTIONS = "predictions.parquet"

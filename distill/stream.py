@@ -20,11 +20,11 @@ import torch
 
 from featstore.audio import FULL_SCALE, load_signal
 from featstore.config import AudioSettings
+from featstore.files import sha256_of
 from featstore.reader import Ragged
 from featstore.schema import Corrupt, Refused, UserError, listed, printable
 from featstore.store import Store
 from featstore.training import Indices, generator, shuffled_batches, sorted_batches
-from featstore.units import sha256_of
 
 
 class Signals(Protocol):

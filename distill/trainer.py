@@ -24,12 +24,12 @@ from distill.student import build_student
 from distill.targets import FoldTargets, load_targets, rows_of
 from distill.tracking import log_epoch, refuse_without_tensorboard
 from featstore.console import say
+from featstore.files import sha256_of
 from featstore.schema import SAMPLING_RATE, TaskFailed, UserError
 from featstore.scores import ua, wa
 from featstore.settings import to_toml
 from featstore.store import Store
 from featstore.training import class_weights, pick_device, seed_all
-from featstore.units import sha256_of
 
 CHECKPOINT_EVERY_S = 600.0
 """A long epoch is checkpointed in between; when, changes no byte of the result."""

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from featstore.files import read_small, strict_json
 from featstore.schema import Corrupt, Refused
-from featstore.units import read_small, strict_json
 
 DTYPES: Mapping[str, np.dtype[Any]] = {
     name: np.dtype(name).newbyteorder("<") for name in ("int8", "int16", "int64", "float32")

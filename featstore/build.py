@@ -1,95 +1,25 @@
-"""The plan of a build, and its execution: corpus -> audio, LLDs, splits -> teachers -> store.
+"""The execution of a plan: corpus -> audio, LLDs, splits -> teachers -> store.
 
-A build asks for units by what they are made from. A unit that is there with the same fingerprint
-is done; one that is there with another stops the build with the difference, unless it may be
-replaced. So a build can be interrupted anywhere and asked for again.
+It can be interrupted anywhere and asked for again: what is done is skipped, and one teacher that
+fails stops no other.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
-import numpy.typing as npt
+from dataclasses import dataclass, field
+from typing import Any
 
 from featstore import steps, teachers
-from featstore.config import BuildSettings, TeacherSettings
 from featstore.console import progress, say
 from featstore.corpora import CORPORA
-from featstore.folds import Fold, make_folds, parse_numbers, prove, resolve_validation, roles
+from featstore.plan import Plan, Request, Step, make_plan
 from featstore.processes import default_jobs, worker_setup
-from featstore.schema import Corrupt, Manifest, TaskFailed, UserError, listed
-from featstore.settings import differences
-from featstore.store import Store, unit_name
+from featstore.schema import Manifest, TaskFailed, UserError, listed
+from featstore.store import Store
 from featstore.teachers.fit import TeacherJob, fit
-from featstore.units import Identity, Unit
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-Status = Literal["done", "build", "replace", "conflict"]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a user asks of ``featstore build``; of these only ``settings`` decide bytes."""
-
-    manifest: Manifest
-    settings: BuildSettings
-    store: Path
-    folds: str = "all"
-    jobs: int | None = None
-    device: str = "auto"
-    rebuild: bool = False
-    keep_teachers: bool = False
-
-
-@dataclass(frozen=True)
-class Step:
-    """One unit of a plan: what is to happen to it, and why."""
-
-    identity: Identity
-    status: Status
-    why: str
-    n_bytes: int = 0
-
-    @property
-    def unit(self) -> str:
-        """The unit's name."""
-        return self.identity.unit
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything a build will do, settled before it does anything.
-
-    Attributes:
-        steps: the units in the order they are made.
-        table: the utterances that the store will hold.
-        folds: all folds of the corpus.
-        roles: ``[fold, N]``.
-        jobs: the teachers that are still to be fitted.
-    """
-
-    steps: tuple[Step, ...]
-    table: pd.DataFrame
-    folds: tuple[Fold, ...]
-    roles: npt.NDArray[np.int8]
-    jobs: tuple[TeacherJob, ...] = ()
-
-    def step(self, unit: str) -> Step:
-        """The step of a unit."""
-        return next(step for step in self.steps if step.unit == unit)
-
-    @property
-    def conflicts(self) -> list[Step]:
-        """Units in the way that were made from something else."""
-        return [step for step in self.steps if step.status == "conflict"]
 
 
 @dataclass
@@ -99,51 +29,6 @@ class Result:
     plan: Plan
     built: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
-
-
-def make_plan(request: Request, sums: dict[str, str]) -> Plan:
-    """Compare what is asked for with what is there; touches nothing.
-
-    Args:
-        request: the build.
-        sums: SHA-256 of the corpus' audio files, see :func:`featstore.steps.source_sums`.
-
-    Raises:
-        UserError: the folds cannot be made from this corpus.
-        Refused: the folds would leak.
-    """
-    settings, manifest = request.settings, request.manifest
-    store = Store(request.store)
-    audio = steps.audio_identity(manifest, settings.audio, sums)
-    audio_step = _step(store, audio, request, _audio_bytes(manifest.utterances))
-    table = manifest.utterances
-    if audio_step.status == "done":
-        table = steps.without_excluded(manifest, store)
-    corpus = steps.corpus_identity(table, manifest, settings.corpus)
-    fold_settings = resolve_validation(table, settings.folds)
-    folds = make_folds(table, fold_settings)
-    role = roles(table, folds, fold_settings.script_disjoint)
-    prove(table, folds, role)
-    splits = steps.splits_identity(fold_settings, corpus)
-    lld = steps.lld_identity(settings.lld, audio)
-    shared = {i.unit: i for i in (audio, corpus, splits, lld)}
-    sizes = {"lld": round(float(table["duration_s"].sum()) * 10_000), "splits": role.size}
-    plan = [audio_step] + [
-        _step(store, identity, request, sizes.get(identity.unit, 0))
-        for identity in (corpus, splits, lld)
-    ]
-    jobs = []
-    for job in _teacher_jobs(request, table, folds, shared):
-        step = _step(store, job.identity, request, 0)
-        keep = job.keep or (store.path / job.weights.unit).is_dir()
-        if step.status == "done" and keep:
-            weights = _step(store, job.weights, request, 0)
-            if weights.status != "done":
-                step = replace(step, status="build", why=f"its weights: {weights.why}")
-        plan.append(step)
-        if step.status != "done":
-            jobs.append(replace(job, keep=keep, replace=step.status == "replace"))
-    return Plan(tuple(plan), table, folds, role, tuple(jobs))
 
 
 def build(request: Request) -> Result:
@@ -177,63 +62,6 @@ def build(request: Request) -> Result:
             "mend the cause and run the same command again; what is done is kept",
         )
     return result
-
-
-def _teacher_jobs(
-    request: Request, table: pd.DataFrame, folds: Sequence[Fold], shared: dict[str, Identity]
-) -> Iterator[TeacherJob]:
-    """A job for every fold and teacher asked for, fold by fold."""
-    wanted = set(parse_numbers(request.folds, len(folds)))
-    texts = tuple(table["text"])
-    for fold in (fold for fold in folds if fold.number in wanted):
-        for name, settings in request.settings.teachers.items():
-            recorded, provenance = teachers.portable(settings)
-            yield TeacherJob(
-                store=request.store,
-                fold=fold,
-                name=name,
-                settings=settings,
-                identity=_teacher_identity(fold, name, recorded, shared),
-                texts=texts,
-                provenance=provenance,
-                keep=request.keep_teachers,
-                device=request.device,
-            )
-
-
-def _teacher_identity(
-    fold: Fold, name: str, settings: TeacherSettings, shared: dict[str, Identity]
-) -> Identity:
-    parents = {unit: shared[unit].fingerprint for unit in teachers.parents(settings)}
-    record = {"fold": fold.number, "teacher": settings.model_dump(mode="json")}
-    return Identity(unit_name(fold.number, name), record, parents)
-
-
-def _step(store: Store, identity: Identity, request: Request, n_bytes: int) -> Step:
-    """Compare one unit with what stands in its place."""
-    if not (store.path / identity.unit).is_dir():
-        return Step(identity, "build", "not there yet", n_bytes)
-    try:
-        unit = store.unit(identity.unit)
-    except Corrupt as error:
-        if request.rebuild:
-            return Step(identity, "replace", "damaged", n_bytes)
-        raise Corrupt(error.message, f"mend it with --rebuild, or: {error.hint}") from error
-    if unit.fingerprint == identity.fingerprint:
-        return Step(identity, "done", "same fingerprint", unit.n_bytes)
-    why = "; ".join(_difference(unit, identity))
-    return Step(identity, "replace" if request.rebuild else "conflict", why, n_bytes)
-
-
-def _difference(unit: Unit, identity: Identity) -> list[str]:
-    """What a unit was made from, and what is asked for."""
-    settings = differences(unit.settings, identity.settings)
-    parents = [
-        f"another {name}"
-        for name in identity.parents
-        if unit.parents.get(name) != identity.parents[name]
-    ]
-    return settings + parents
 
 
 def _refuse_conflicts(plan: Plan, request: Request) -> None:
@@ -328,10 +156,6 @@ def _on_cpu(device: str) -> bool:
     return pick_device(device).type == "cpu"
 
 
-def _audio_bytes(table: pd.DataFrame) -> int:
-    return round(float(table["duration_s"].sum()) * 32_000)
-
-
 def _say_licence(plan: Plan, request: Request) -> None:
     """Once, when the store is made: it holds derived data of licensed speech."""
     corpus, settings = CORPORA.get(request.manifest.name), request.settings
@@ -365,20 +189,6 @@ def refuse_faults(manifest: Manifest, *, strict: bool) -> None:
     if manifest.excluded:
         reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(manifest.excluded.items()))
         say(f"excluded for a fault: {reasons}; `featstore check` says which and why")
-
-
-def plan_dict(plan: Plan, settings: BuildSettings) -> dict[str, Any]:
-    """A plan as plain data, with the settings that it comes from."""
-    return {
-        "steps": [
-            {"unit": step.unit, "status": step.status, "why": step.why, "bytes": step.n_bytes}
-            for step in plan.steps
-        ],
-        "utterances": len(plan.table),
-        "folds": len(plan.folds),
-        "fits": len(plan.jobs),
-        "settings": settings.model_dump(mode="json"),
-    }
 
 
 def result_dict(result: Result, request: Request) -> dict[str, Any]:

@@ -14,12 +14,14 @@ from featstore.arrays import RaggedWriter, write_array, write_group
 from featstore.audio import BadAudio, Samples, check_file, load_signal, to_samples
 from featstore.config import AudioSettings, CorpusSettings, FoldSettings, LldSettings
 from featstore.console import progress
+from featstore.files import sha256_of
 from featstore.folds import Fold, text_overlap
 from featstore.provenance import versions
 from featstore.schema import Manifest, UserError
 from featstore.settings import digest
+from featstore.staging import staged
 from featstore.store import Store
-from featstore.units import Identity, sha256_of, staged
+from featstore.units import Identity
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -28,20 +28,12 @@ import numpy as np
 import numpy.typing as npt
 
 from featstore.arrays import read_array
+from featstore.files import read_small, sha256_of, strict_json, write_file
 from featstore.folds import Fold
 from featstore.reader import Ragged
 from featstore.schema import Corrupt, Refused, UserError, printable
 from featstore.settings import digest
-from featstore.units import (
-    RECORD,
-    SCHEMA,
-    Unit,
-    read_small,
-    read_unit,
-    sha256_of,
-    strict_json,
-    write_file,
-)
+from featstore.units import RECORD, SCHEMA, Unit, read_unit
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -39,9 +39,9 @@ def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_request(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The build that :func:`small_store` comes from; ``dataclasses.replace`` its store."""
-    from featstore.build import Request
     from featstore.config import BuildSettings
     from featstore.corpora import load
+    from featstore.plan import Request
     from featstore.settings import resolve
 
     settings = resolve(BuildSettings, FAST, {"corpus": {"name": "synthetic"}})

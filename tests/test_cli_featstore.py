@@ -14,9 +14,10 @@ import pytest
 
 import cli
 from featstore import store as stores
+from featstore.files import sha256_of
 from featstore.schema import UserError
 from featstore.settings import digest, to_toml
-from featstore.units import RECORD, sha256_of
+from featstore.units import RECORD
 
 ID = "Ses01F_impro01_F000"
 UNITS = ["corpus", "audio", "lld", "splits", "folds/01/linguistic", "folds/01/prosodic",

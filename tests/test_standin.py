@@ -22,10 +22,11 @@ from distill.predict import predict_files
 from distill.report import collect, summarise
 from distill.student import Student
 from featstore.audio import from_samples
-from featstore.build import Request, build
+from featstore.build import build
 from featstore.config import PRESETS, BuildSettings
 from featstore.corpora import load
 from featstore.folds import TEST, TRAIN
+from featstore.plan import Request
 from featstore.scores import ua
 from featstore.settings import resolve
 from featstore.store import Store

@@ -14,8 +14,8 @@ from distill.report.data import Report, Study
 from distill.report.runs import collect
 from distill.report.summary import summarise
 from distill.report.tables import to_tables
+from featstore.files import write_file
 from featstore.schema import UserError
-from featstore.units import write_file
 
 __all__ = ["Report", "collect", "summarise", "to_tables", "write"]
 

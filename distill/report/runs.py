@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from distill.metrics import Scores, from_predictions
 from distill.report import files
 from distill.run_facts import RunFacts
+from featstore.files import strict_json
 from featstore.schema import Corrupt, UserError
-from featstore.units import strict_json
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,11 +12,8 @@ import errno
 import json
 import os
 import random
-import secrets
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
@@ -27,11 +24,11 @@ from featstore.corpora import espeak, ratings
 from featstore.corpora.iemocap import read_layout
 from featstore.corpora.ratings import Spoken
 from featstore.corpora.screenplay import Durations, Turn, plan
-from featstore.locks import try_lock
+from featstore.files import fsync_folder
 from featstore.processes import default_jobs
 from featstore.schema import SAMPLING_RATE, Manifest, UserError
 from featstore.settings import differences
-from featstore.units import STAGING, fsync_folder, sweep
+from featstore.staging import beside
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,8 +84,9 @@ def generate(
         return
     espeak.library()
     turns = plan(utterances, seed, durations)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with _staging(root) as folder:
+    with beside(root) as wrapper:
+        folder = wrapper / "corpus"
+        folder.mkdir()
         lengths_s = _speak(turns, folder, seed, jobs or default_jobs(), progress)
         _annotate(turns, lengths_s, folder, seed)
         facts = {**wanted, "engine": f"espeakng-loader {version('espeakng-loader')}", "note": _NOTE}
@@ -184,25 +182,6 @@ def _read_marker(root: Path) -> dict[str, Any] | None:
             f"{path}: not readable ({error})", "remove this folder and make the corpus again"
         ) from error
     return facts
-
-
-@contextmanager
-def _staging(root: Path) -> Iterator[Path]:
-    """A folder beside ``root``, gone afterwards; its lock tells others that its writer lives."""
-    sweep(root.parent)
-    lock = None
-    while lock is None:
-        wrapper = root.parent / f"{STAGING}{root.name}-{secrets.token_hex(8)}"
-        wrapper.mkdir()
-        with suppress(FileNotFoundError):  # another run's sweep took the still empty folder
-            lock = try_lock(wrapper / "lock", create=True)
-    try:
-        folder = wrapper / "corpus"
-        folder.mkdir()
-        yield folder
-    finally:
-        shutil.rmtree(wrapper, ignore_errors=True)
-        os.close(lock)
 
 
 def _speak(

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from featstore.config import LinguisticSettings, ProsodicSettings, TeacherSettings
+from featstore.files import folder_digest
 from featstore.teachers import linguistic, prosodic
 from featstore.teachers.data import FoldData, Task
-from featstore.units import folder_digest
 
 
 def prepare(data: FoldData, settings: TeacherSettings, model: str) -> Task:

@@ -11,8 +11,9 @@ from featstore.arrays import write_array, write_group
 from featstore.config import TeacherSettings
 from featstore.folds import Fold
 from featstore.provenance import versions
+from featstore.staging import staged
 from featstore.store import Store, unit_name
-from featstore.units import Identity, staged
+from featstore.units import Identity
 
 
 @dataclass(frozen=True)

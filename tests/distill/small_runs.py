@@ -13,9 +13,10 @@ from distill.config import PRESETS, VARIANTS, RunSettings
 from distill.runs import RunFolder
 from distill.trainer import Outcome, RunRequest, key_of, run_fold
 from featstore.arrays import read_array, read_metadata, write_array
+from featstore.files import sha256_of
 from featstore.settings import digest, overrides, resolve
 from featstore.store import Store
-from featstore.units import RECORD, Identity, sha256_of
+from featstore.units import RECORD, Identity
 
 EPOCHS = 2
 STEPS = 4

@@ -11,7 +11,8 @@ import pytest
 import soundfile
 
 from featstore import build as module
-from featstore.build import make_plan, plan_dict, refuse_faults, result_dict
+from featstore.build import refuse_faults, result_dict
+from featstore.plan import make_plan, plan_dict
 from featstore.schema import Corrupt, Fault, TaskFailed, UserError
 from featstore.steps import source_sums
 from featstore.store import Store, verify

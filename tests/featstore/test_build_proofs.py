@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from featstore.build import make_plan
 from featstore.inspection import excluded
+from featstore.plan import make_plan
 from featstore.schema import UserError
 from featstore.settings import to_toml
 from featstore.steps import source_sums

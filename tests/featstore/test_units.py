@@ -1,234 +1,190 @@
 from __future__ import annotations
 
+import json
 import os
-import shutil
-import subprocess
-import sys
-import threading
+import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from featstore import units
-from featstore.locks import try_lock
-from featstore.schema import Refused, UserError
-from featstore.units import (
-    RECORD,
-    SCHEMA,
-    STAGING,
-    Identity,
-    read_unit,
-    staged,
-    sweep,
-    write_file,
-)
+from featstore.files import read_small, strict_json
+from featstore.schema import Corrupt, Refused
+from featstore.settings import digest
+from featstore.staging import staged
+from featstore.units import RECORD, SCHEMA, Identity, read_unit
 
 IDENTITY = Identity("lld", {"lld": {"feature_set": "eGeMAPSv02"}}, {"audio": "0" * 64})
 
 
-def commit(place: Path, content: bytes = b"frames", *, replace: bool = False) -> None:
-    with staged(place, IDENTITY, replace=replace) as staging:
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A unit of two files, one of them in a folder."""
+    with staged(tmp_path / "lld", IDENTITY) as staging:
         (staging.folder / "values").mkdir()
-        (staging.folder / "values" / "c").write_bytes(content)
+        (staging.folder / "values" / "c").write_bytes(b"frames")
         (staging.folder / "offsets").write_bytes(b"12")
         staging.facts["n_frames"] = 1.5
         staging.provenance["python"] = "3"
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    commit(tmp_path / "lld")
     return tmp_path / "lld"
 
 
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+def record(place: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((place / RECORD).read_bytes())
+    return found
 
 
-class TestCommit:
-    def test_reads_back_what_was_written(self, place: Path) -> None:
-        unit = read_unit(place, "lld", deep=True)
-        assert (unit.unit, unit.fingerprint) == ("lld", IDENTITY.fingerprint)
-        assert (unit.settings, unit.parents) == (IDENTITY.settings, IDENTITY.parents)
-        assert (unit.facts, unit.provenance) == ({"n_frames": 1.5}, {"python": "3"})
-        assert {name: size for name, (size, _) in unit.files.items()} == {
-            "values/c": 6, "offsets": 2,
-        }  # fmt: skip
-        assert unit.n_bytes == 8
+def reseal(place: Path, **changes: Any) -> None:
+    """Another record with a checksum that fits it: what someone writes who means harm."""
+    raw = {**record(place), **changes}
+    raw.pop("sha256")
+    (place / RECORD).write_text(json.dumps({**raw, "sha256": digest(raw)}))
 
-    def test_leaves_only_the_unit(self, place: Path) -> None:
-        assert names(place.parent) == ["lld"]
 
-    def test_of_a_body_that_fails_leaves_nothing(self, tmp_path: Path) -> None:
-        with pytest.raises(ZeroDivisionError), staged(tmp_path / "lld", IDENTITY) as staging:
-            _ = (staging.folder / "half").write_bytes(b"half") // len(staging.facts)
-        assert names(tmp_path) == []
+class TestDamage:
+    """Every kind of damage is refused, with the file named, and never read as zeros."""
 
-    def test_is_not_seen_before_the_body_ends(self, tmp_path: Path) -> None:
-        with staged(tmp_path / "lld", IDENTITY) as staging:
-            (staging.folder / "values").write_bytes(b"v")
-            with pytest.raises(UserError, match="not complete") as caught:
-                read_unit(tmp_path / "lld", "lld")
-            assert caught.value.exit_code == 2
-        read_unit(tmp_path / "lld", "lld", deep=True)
-
-    def test_first_of_two_writers_wins_and_both_return(self, tmp_path: Path) -> None:
-        barrier = threading.Barrier(2)
-        order: list[str] = []
-
-        def write(content: str, wait_for_other: bool) -> None:
-            with staged(tmp_path / "lld", IDENTITY) as staging:
-                (staging.folder / "values").write_text(content)
-                barrier.wait(10)
-                if wait_for_other:
-                    first.join(10)
-            order.append(content)
-
-        first = threading.Thread(target=write, args=("first", False))
-        second = threading.Thread(target=write, args=("second", True))
-        for thread in (first, second):
-            thread.start()
-        for thread in (first, second):
-            thread.join(20)
-        assert order == ["first", "second"]
-        assert (tmp_path / "lld" / "values").read_text() == "first"
-        read_unit(tmp_path / "lld", "lld", deep=True)
-        assert names(tmp_path) == ["lld"]
-
-    def test_replaces_only_when_asked(self, place: Path) -> None:
-        commit(place, b"second")
-        assert (place / "values" / "c").read_bytes() == b"frames"
-        commit(place, b"third!", replace=True)
-        assert (place / "values" / "c").read_bytes() == b"third!"
-        read_unit(place, "lld", deep=True)
-        assert names(place.parent) == ["lld"]
-
-    def test_replaces_where_the_kernel_cannot_swap(
-        self, place: Path, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize(
+        ("damage", "deep", "names"),
+        [
+            (lambda p: (p / "values" / "c").unlink(), False, "lld/values/c: missing"),
+            (lambda p: (p / "extra").touch(), False, "lld/extra: not listed"),
+            (lambda p: (p / "values" / "c").write_bytes(b"fram"), False,
+             "lld/values/c: 4 bytes instead of 6"),
+            (lambda p: (p / "values" / "c").write_bytes(b"fr\0mes"), True,
+             "lld/values/c: content differs"),
+            (lambda p: (p / RECORD).unlink(), False, "unit.json is missing"),
+            (lambda p: (p / RECORD).write_bytes(b""), False, "unit.json: not valid JSON"),
+            (lambda p: (p / RECORD).write_bytes(b"[]"), False, "unit.json: not a JSON object"),
+        ],
+    )  # fmt: skip
+    def test_is_corrupt(
+        self, place: Path, damage: Callable[[Path], None], deep: bool, names: str
     ) -> None:
-        monkeypatch.setattr(units, "_exchange", lambda a, b: False)
-        commit(place, b"third!", replace=True)
-        assert (place / "values" / "c").read_bytes() == b"third!"
-        assert names(place.parent) == ["lld"]
+        damage(place)
+        with pytest.raises(Corrupt) as caught:
+            read_unit(place, "lld", deep=deep)
+        assert caught.value.exit_code == 3
+        assert names in caught.value.message
+        assert caught.value.hint
 
-    def test_fsyncs_every_file_and_folder_before_the_rename(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    def test_lists_every_file(self, place: Path) -> None:
+        (place / "values" / "c").unlink()
+        (place / "extra").touch()
+        (place / "offsets").write_bytes(b"123")
+        with pytest.raises(Corrupt, match="3 files are not what was written") as caught:
+            read_unit(place, "lld")
+        assert all(name in caught.value.message for name in ("values/c", "extra", "offsets"))
+
+    @pytest.mark.parametrize("target", ["values/c", RECORD])
+    def test_refuses_a_link_in_place_of_a_file(self, place: Path, target: str) -> None:
+        away = place.parent / "elsewhere"
+        (place / target).rename(away)
+        (place / target).symlink_to(away)
+        with pytest.raises(Refused, match=target) as caught:
+            read_unit(place, "lld")
+        assert caught.value.exit_code == 4
+
+    def test_refuses_a_link_in_place_of_a_folder(self, place: Path) -> None:
+        (place / "values").rename(place.parent / "elsewhere")
+        (place / "values").symlink_to(place.parent / "elsewhere")
+        with pytest.raises(Refused, match="values: not a regular file"):
+            read_unit(place, "lld")
+
+    def test_refuses_a_link_in_place_of_the_unit(self, place: Path) -> None:
+        place.rename(place.parent / "elsewhere")
+        place.symlink_to(place.parent / "elsewhere")
+        with pytest.raises(Refused, match="a link"):
+            read_unit(place, "lld")
+
+    def test_refuses_a_pipe_without_waiting_for_it(self, place: Path) -> None:
+        (place / RECORD).unlink()
+        os.mkfifo(place / RECORD)
+        with pytest.raises(Refused, match="not a regular file"):
+            read_unit(place, "lld")
+
+    def test_refuses_another_name(self, place: Path) -> None:
+        place.rename(place.parent / "audio")
+        with pytest.raises(Refused, match="this is the unit lld, not audio"):
+            read_unit(place.parent / "audio", "audio")
+
+    def test_refuses_a_newer_schema(self, place: Path) -> None:
+        reseal(place, schema=SCHEMA + 1)
+        with pytest.raises(Refused, match=f"schema {SCHEMA + 1}") as caught:
+            read_unit(place, "lld")
+        assert "update" in caught.value.hint
+
+    def test_refuses_settings_that_another_fingerprint_hides(self, place: Path) -> None:
+        reseal(place, settings={"lld": {"feature_set": "GeMAPSv01b"}})
+        with pytest.raises(Refused, match="fingerprint does not fit"):
+            read_unit(place, "lld")
+
+
+class TestRecord:
+    def test_no_byte_of_it_may_change(self, place: Path) -> None:
+        path = place / RECORD
+        whole = path.read_bytes()
+        rng = random.Random(0)
+        for at in range(len(whole)):
+            flipped = bytearray(whole)
+            flipped[at] ^= 1 << rng.randrange(8)
+            path.write_bytes(flipped)
+            with pytest.raises((Corrupt, Refused), match=RECORD):
+                read_unit(place, "lld", deep=True)
+
+    def test_no_byte_of_it_may_be_missing(self, place: Path) -> None:
+        whole = (place / RECORD).read_bytes()
+        for n in range(0, len(whole), 7):
+            (place / RECORD).write_bytes(whole[:n])
+            with pytest.raises(Corrupt, match=RECORD):
+                read_unit(place, "lld")
+
+    def test_key_that_stands_twice_is_refused(self, place: Path) -> None:
+        text = (place / RECORD).read_text()
+        (place / RECORD).write_text(text.replace("{", '{"unit": "audio",', 1))
+        with pytest.raises(Corrupt, match="a key stands twice"):
+            read_unit(place, "lld")
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"files": []},
+            {"files": {"offsets": 2}},
+            {"files": {"offsets": ["2", "x"]}},
+            {"files": {"offsets": [2, "x", 1]}},
+            {"facts": None},
+            {"parents": ["audio"]},
+            {"unit": 3},
+            {"settings": "none"},
+            {"more": 1},
+            {"schema": 0},
+        ],
+    )
+    def test_of_another_form_is_refused_though_its_checksum_fits(
+        self, place: Path, changes: dict[str, Any]
     ) -> None:
-        events: list[str] = []
-        fsync, rename = os.fsync, Path.rename
+        reseal(place, **changes)
+        with pytest.raises(Corrupt, match=RECORD):
+            read_unit(place, "lld")
 
-        def spy(handle: int) -> None:
-            events.append(Path(f"/proc/self/fd/{handle}").readlink().name)
-            fsync(handle)
+    @pytest.mark.parametrize("value", ["1e999", "-1e999", "NaN", "Infinity", '"\\ud800"'])
+    def test_value_that_has_no_canonical_form_is_refused(self, place: Path, value: str) -> None:
+        text = (place / RECORD).read_text()
+        assert "1.5" in text
+        (place / RECORD).write_text(text.replace("1.5", value))
+        with pytest.raises(Corrupt, match="not valid JSON"):
+            read_unit(place, "lld")
 
-        def spy_rename(self: Path, target: Path) -> Path:
-            events.append(f"rename to {target.name}")
-            return rename(self, target)
+    @pytest.mark.parametrize(
+        "content", [b"\xff\xfe{}", b'{"a": "\xc3"}', b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}"]
+    )
+    def test_strict_json_turns_every_failure_into_corrupt(self, content: bytes) -> None:
+        with pytest.raises(Corrupt, match=r"x\.json: not valid JSON"):
+            strict_json(content, "x.json")
 
-        monkeypatch.setattr(os, "fsync", spy)
-        monkeypatch.setattr(Path, "rename", spy_rename)
-        commit(tmp_path / "lld")
-        at = events.index("rename to lld")
-        assert {"c", "offsets", "values", "unit"} <= set(events[:at])
-        assert any(name.startswith(f".{RECORD}.") for name in events[:at])
-        assert events[at + 1 :] == [tmp_path.name]
-
-    def test_refuses_to_commit_a_link(self, tmp_path: Path) -> None:
-        with (
-            pytest.raises(Refused, match=r"values: not a regular file"),
-            staged(tmp_path / "lld", IDENTITY) as staging,
-        ):
-            (staging.folder / "values").symlink_to("/dev/null")
-        assert names(tmp_path) == []
-
-
-class TestSweep:
-    def test_takes_what_a_killed_writer_left(self, tmp_path: Path) -> None:
-        """The writer is a process, and gone by SIGKILL: no ``finally`` of its own cleans up."""
-        script = (
-            "import os, signal, sys\nfrom pathlib import Path\n"
-            "from featstore.units import Identity, staged\n"
-            "with staged(Path(sys.argv[1]) / 'lld', Identity('lld', {}, {})) as staging:\n"
-            "    (staging.folder / 'values').write_bytes(b'half')\n"
-            "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        )
-        done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
-        assert done.returncode == -9
-        [left] = tmp_path.iterdir()
-        assert left.name.startswith(STAGING)
-        commit(tmp_path / "lld")
-        assert names(tmp_path) == ["lld"]
-
-    def test_spares_a_live_writer(self, tmp_path: Path) -> None:
-        with staged(tmp_path / "lld", IDENTITY) as staging:
-            (staging.folder / "values").write_bytes(b"v")
-            sweep(tmp_path)
-            assert staging.folder.is_dir()
-        assert (tmp_path / "lld" / "values").read_bytes() == b"v"
-
-    def test_takes_an_empty_folder_without_a_lock(self, tmp_path: Path) -> None:
-        (tmp_path / f"{STAGING}lld-1").mkdir()
-        sweep(tmp_path)
-        assert names(tmp_path) == []
-
-    def test_removes_the_lock_last(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Killed while it cleans up, a writer leaves something that is still swept."""
-        wrapper = tmp_path / f"{STAGING}lld-1"
-        (wrapper / "unit" / "values").mkdir(parents=True)
-        (wrapper / "lock").touch()
-        left: list[list[str]] = []
-        rmtree = shutil.rmtree
-
-        def spy(path: Path, **options: Any) -> None:
-            left.append(names(wrapper))
-            rmtree(path, **options)
-
-        monkeypatch.setattr(shutil, "rmtree", spy)
-        sweep(tmp_path)
-        assert left == [["lock", "unit"], ["lock"]]
-        assert names(tmp_path) == []
-
-    def test_lock_is_free_once_its_holder_closes_it(self, tmp_path: Path) -> None:
-        lock = try_lock(tmp_path / "lock", create=True)
-        assert lock is not None
-        assert try_lock(tmp_path / "lock") is None
-        os.close(lock)
-        again = try_lock(tmp_path / "lock")
-        assert again is not None
-        os.close(again)
-
-
-class TestFingerprint:
-    def test_takes_in_settings_parents_and_name(self) -> None:
-        others = [
-            Identity("audio", IDENTITY.settings, IDENTITY.parents),
-            Identity("lld", {}, IDENTITY.parents),
-            Identity("lld", IDENTITY.settings, {}),
-            Identity("lld", IDENTITY.settings, {"audio": "1" * 64}),
-        ]
-        prints = {one.fingerprint for one in [IDENTITY, *others]}
-        assert len(prints) == 5
-
-    def test_does_not_depend_on_the_order_of_keys(self) -> None:
-        one = Identity("lld", {"a": 1, "b": {"c": 2, "d": 3}}, {})
-        other = Identity("lld", {"b": {"d": 3, "c": 2}, "a": 1}, {})
-        assert one.fingerprint == other.fingerprint
-
-    def test_takes_in_the_schema(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        before = IDENTITY.fingerprint
-        monkeypatch.setattr(units, "SCHEMA", SCHEMA + 1)
-        assert IDENTITY.fingerprint != before
-
-
-class TestWriteFile:
-    def test_replaces_whole_or_not_at_all(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        path = tmp_path / "file"
-        write_file(path, b"old")
-        monkeypatch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError("full")))
-        with pytest.raises(OSError, match="full"):
-            write_file(path, b"new")
-        assert path.read_bytes() == b"old"
-        assert names(tmp_path) == ["file"]
+    def test_huge_record_is_not_read(self, place: Path) -> None:
+        with (place / RECORD).open("r+b") as file:
+            file.truncate(2**40)  # sparse: it takes no room on the disk
+        with pytest.raises(Refused, match="usual size"):
+            read_small(place / RECORD)

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from featstore import teachers
-from featstore.build import make_plan
 from featstore.config import LinguisticSettings
+from featstore.plan import make_plan
 from featstore.schema import TaskFailed
 from featstore.steps import source_sums
 from featstore.store import Store, verify

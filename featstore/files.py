@@ -1,0 +1,91 @@
+"""Single files, read and written so that nothing is half there and nothing is believed unread."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import stat
+from pathlib import Path
+from typing import Any
+
+from featstore.schema import Corrupt, Refused
+from featstore.settings import canonical, digest
+
+MAX_JSON_BYTES = 64 * 1024**2
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a rename or a new name in ``folder`` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write beside the target, fsync, rename: a reader never sees half of it."""
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    fsync_folder(path.parent)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_digest(folder: Path) -> str:
+    """What tells one local model from another: ``sha256:`` and the digest of all its files."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    return f"sha256:{digest({path.name: sha256_of(path) for path in files})}"
+
+
+def read_small(path: Path) -> bytes:
+    """A JSON file from somebody else, which might be a pipe that never ends.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        Refused: it is no regular file, or larger than anything we write there.
+    """
+    facts = path.lstat()
+    if not stat.S_ISREG(facts.st_mode) or facts.st_size > MAX_JSON_BYTES:
+        raise Refused(f"{path}: not a regular file of a usual size", "remove it, then rebuild")
+    return path.read_bytes()
+
+
+def strict_json(content: bytes, name: str) -> dict[str, Any]:
+    """A JSON object from somebody else: UTF-8, no duplicate key, no NaN.
+
+    Raises:
+        Corrupt: naming the file.
+    """
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        out = dict(items)
+        if len(out) != len(items):
+            raise ValueError("a key stands twice")
+        return out
+
+    def constant(text: str) -> Any:
+        raise ValueError(f"{text} is no number")
+
+    try:
+        value = json.loads(content, object_pairs_hook=pairs, parse_constant=constant)
+        canonical(value)  # refuses 1e999, which reads as infinity, and half a surrogate pair
+    except (ValueError, RecursionError) as error:
+        raise Corrupt(f"{name}: not valid JSON ({error})", "restore the file or rebuild") from error
+    if not isinstance(value, dict):
+        raise Corrupt(f"{name}: not a JSON object", "restore the file or rebuild")
+    return value

@@ -1,0 +1,149 @@
+"""Staging: a unit is written beside its place and renamed into it, whole or not at all.
+
+Whoever writes holds a lock in the staging folder; one whose lock is free was left by a writer that
+was killed, and is swept away by the next.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from featstore.files import fsync_folder, sha256_of, write_file
+from featstore.locks import try_lock
+from featstore.settings import digest
+from featstore.units import RECORD, SCHEMA, Identity, files_below
+
+PREFIX = ".staging-"
+
+
+@contextmanager
+def staged(place: Path, identity: Identity, *, replace: bool = False) -> Iterator[Staging]:
+    """Write a unit: the body fills ``staging.folder``, and leaving it commits.
+
+    Args:
+        place: the unit's folder, which need not exist.
+        identity: what the unit is made from.
+        replace: swap out the unit that stands there (atomically where the kernel can).
+    """
+    with beside(place) as wrapper:
+        staging = Staging(wrapper / "unit", {}, {})
+        staging.folder.mkdir()
+        yield staging
+        _write_record(staging, identity)
+        _into_place(staging.folder, place, wrapper, replace)
+
+
+@dataclass
+class Staging:
+    """A unit being written: put files below ``folder``, outcomes into ``facts``."""
+
+    folder: Path
+    facts: dict[str, Any]
+    provenance: dict[str, str]
+
+
+@contextmanager
+def beside(place: Path) -> Iterator[Path]:
+    """A folder beside ``place`` for what is to become it, locked as long as its writer lives.
+
+    It is gone afterwards, and with it all that was not renamed out of it.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    sweep(place.parent)
+    wrapper, lock = _new_wrapper(place)
+    try:
+        yield wrapper
+    finally:
+        _remove(wrapper)
+        os.close(lock)
+
+
+def sweep(parent: Path) -> None:
+    """Remove the staging folders below ``parent`` whose writers are gone."""
+    for wrapper in parent.glob(f"{PREFIX}*"):
+        lock_file = wrapper / "lock"
+        try:
+            lock = try_lock(lock_file)
+        except FileNotFoundError:
+            with suppress(OSError):  # its writer is between mkdir and lock, or it is gone
+                wrapper.rmdir()
+            continue
+        if lock is not None:
+            _remove(wrapper)
+            os.close(lock)
+
+
+def _new_wrapper(place: Path) -> tuple[Path, int]:
+    while True:
+        wrapper = place.parent / f"{PREFIX}{place.name}-{secrets.token_hex(8)}"
+        wrapper.mkdir()
+        with suppress(FileNotFoundError):  # another writer's sweep took the empty folder
+            lock = try_lock(wrapper / "lock", create=True)
+            if lock is not None:
+                return wrapper, lock
+
+
+def _remove(wrapper: Path) -> None:
+    """Its lock goes last: killed on the way, a later sweep still finds whom to ask."""
+    with suppress(OSError):
+        for item in wrapper.iterdir():
+            if item.name != "lock":
+                shutil.rmtree(item, ignore_errors=True)
+    shutil.rmtree(wrapper, ignore_errors=True)
+
+
+def _write_record(staging: Staging, identity: Identity) -> None:
+    """Fsync every file and folder of the staging folder, then list them in its record."""
+    names = sorted(files_below(staging.folder))
+    files = {}
+    for name in names:
+        path = staging.folder / name
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+        files[name] = [path.stat().st_size, sha256_of(path)]
+    record: dict[str, Any] = {
+        "schema": SCHEMA,
+        "unit": identity.unit,
+        "fingerprint": identity.fingerprint,
+        "settings": identity.settings,
+        "parents": identity.parents,
+        "facts": staging.facts,
+        "provenance": staging.provenance,
+        "files": files,
+    }
+    record["sha256"] = digest(record)
+    write_file(staging.folder / RECORD, json.dumps(record, indent=1, sort_keys=True).encode())
+    for base, _, _ in os.walk(staging.folder):
+        fsync_folder(Path(base))
+
+
+def _into_place(folder: Path, place: Path, wrapper: Path, replace: bool) -> None:
+    try:
+        folder.rename(place)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        if replace and not _exchange(folder, place):
+            place.rename(wrapper / "old")
+            folder.rename(place)
+    fsync_folder(place.parent)
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Swap two folders in one step, so that no reader meets a gap; False where it can't be done."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    at_cwd, exchange = -100, 2
+    return bool(renameat2(at_cwd, os.fsencode(a), at_cwd, os.fsencode(b), exchange) == 0)
