@@ -68,11 +68,25 @@ def _refuse_conflicts(plan: Plan, request: Request) -> None:
     if not plan.conflicts:
         return
     lines = [f"{step.unit}: {step.why}" for step in plan.conflicts]
+    lines += [f"{unit}: made from {parent}" for unit, parent in _dependents(plan, request)]
     raise UserError(
         f"{request.store} holds {len(lines)} unit(s) made from something else:\n{listed(lines)}",
         "--rebuild replaces them; another --store keeps both; a teacher under a new name "
         "(--set teachers.NAME.kind=...) stands beside the old one",
     )
+
+
+def _dependents(plan: Plan, request: Request) -> list[tuple[str, str]]:
+    """Units beyond the plan, such as other folds', that a unit in the way takes with it."""
+    store = Store(request.store)
+    planned = {step.unit for step in plan.steps}
+    gone = {step.unit for step in plan.conflicts}
+    others = [store.unit(name) for name in store.units() if name not in planned]
+    return [
+        (unit.unit, ", ".join(parents))
+        for unit in others
+        if (parents := sorted(gone & set(unit.parents)))
+    ]
 
 
 def _write_audio(

@@ -137,9 +137,11 @@ def _teacher_jobs(
     """A job for every fold and teacher asked for, fold by fold."""
     wanted = set(parse_numbers(request.folds, len(folds)))
     texts = tuple(table["text"])
+    named = request.settings.teachers
+    portable = {name: teachers.portable(settings) for name, settings in named.items()}
     for fold in (fold for fold in folds if fold.number in wanted):
-        for name, settings in request.settings.teachers.items():
-            recorded, provenance = teachers.portable(settings)
+        for name, settings in named.items():
+            recorded, provenance = portable[name]
             yield TeacherJob(
                 store=request.store,
                 fold=fold,
