@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +12,7 @@ import torch
 from distill.bundles import offline
 from distill.encoder import Architecture
 from distill.wav2vec2 import TransformersEncoder
+from featstore.hub import quiet
 from featstore.schema import SAMPLING_RATE, Refused, UserError, printable
 
 KINDS = ("hubert", "wav2vec2", "wavlm", "data2vec-audio")
@@ -69,7 +69,7 @@ def build(shape: Architecture) -> TransformersEncoder:
     """
     from transformers import AutoModel
 
-    with _quiet():
+    with quiet():
         model = AutoModel.from_config(_clean(shape), **_attention(shape))
     return TransformersEncoder(model.float(), shape)
 
@@ -101,7 +101,7 @@ def load(source: str) -> TransformersEncoder:
 def _pretrained(source: str, shape: Architecture, local: bool) -> Any:
     from transformers import AutoModel
 
-    with _quiet():
+    with quiet():
         return AutoModel.from_pretrained(
             source,
             config=_clean(shape),
@@ -220,19 +220,3 @@ def _only_pickled(source: str) -> bool:
         and not any(folder.glob("*.safetensors"))
         and any([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")])
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars and no report on the heads that an encoder leaves out."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from featstore.config import LinguisticSettings
+from featstore.hub import quiet
 from featstore.schema import UserError
 from featstore.teachers.data import Batch, FoldData, Task
 from featstore.training import seed_all
@@ -157,7 +158,7 @@ def load_encoder(model: str) -> tuple[Any, Any]:
     """
     from transformers import AutoModel, AutoTokenizer
 
-    with _telling_what_to_do(model), _quiet():
+    with _telling_what_to_do(model), quiet():
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
         encoder, found = AutoModel.from_pretrained(
             model, trust_remote_code=False, use_safetensors=True, dtype=torch.float32,
@@ -184,22 +185,6 @@ def check(model: str) -> None:
 
     with _telling_what_to_do(model):
         AutoConfig.from_pretrained(model, trust_remote_code=False)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No bars, and no page about the pooler that an encoder may lack and that we do not use."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
 
 
 @contextmanager
