@@ -49,10 +49,22 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Jobs = Annotated[int | None, typer.Option(min=1, help="Processes; as many as CPUs by default.")]
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"emodistill {version('emodistill')}")
+        raise typer.Exit
+
+
 @featstore.callback()
 @distill.callback()
 def _common(
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Tracebacks of errors.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
 ) -> None:
     _State.verbose = verbose
 
@@ -298,7 +310,7 @@ def _print(value: Any, as_json: bool, render: Any) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else 100, emoji=False)
     for part in render(value):
-        console.print(part, highlight=False)
+        console.print(part, highlight=False, soft_wrap=isinstance(part, str))
 
 
 def _fail(error: UserError) -> int:
@@ -317,6 +329,9 @@ def _main(app: typer.Typer) -> NoReturn:
     """Run a command, turning what it raises into an exit code."""
 
     def interrupt(number: int, frame: Any) -> NoReturn:
+        for again in (signal.SIGINT, signal.SIGTERM):  # a second one would tear the clean-up
+            signal.signal(again, signal.SIG_IGN)
+        print("stopping ...", file=sys.stderr, flush=True)
         raise _InterruptedError
 
     signal.signal(signal.SIGINT, interrupt)

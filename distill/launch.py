@@ -216,7 +216,8 @@ def _fail(done: Done, fold: int, error: UserError) -> None:
     if heard:  # ten folds that miss the same file are one mistake
         return
     message = "\n".join(printable(line) for line in error.message.split("\n"))
-    say(f"error: fold {fold}: {message}")
+    told = message if message.startswith(f"fold {fold}:") else f"fold {fold}: {message}"
+    say(f"error: {told}")
     if error.hint:
         say(f"hint: {printable(error.hint)}")
 

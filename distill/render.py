@@ -19,18 +19,19 @@ def plan(facts: Mapping[str, Any]) -> Iterator[Any]:
 
 def outcomes(facts: Mapping[str, Any]) -> Iterator[Any]:
     """``distill run``."""
-    rows = table("Runs", "fold", "status", "test WA", "test UA", "seconds", "folder or reason")
+    rows = table("Runs", "fold", "status", "test WA", "test UA", "seconds", "reason")
     rows.columns[5].justify = "left"
     for run in facts["folds"]:
-        why = f"{run['folder']}" + (f" ({run['why']})" if run["why"] else "")
         seconds = f"{run['seconds']:.0f}" if run["seconds"] else "-"
         rows.add_row(
             str(run["fold"]), run["status"], percent(run["wa"]), percent(run["ua"]), seconds,
-            clean(why),
+            clean(run["why"]),
         )  # fmt: skip
     for fold, error in facts["failed"].items():
-        rows.add_row(str(fold), "failed", "-", "-", "-", clean(error["message"]))
+        rows.add_row(str(fold), "failed", "-", "-", "-", clean(error["message"].split("\n")[0]))
     yield rows
+    for run in facts["folds"]:  # whole and unwrapped, to be copied
+        yield clean(run["folder"])
 
 
 def predictions(rows: Sequence[Mapping[str, Any]]) -> Iterator[Any]:

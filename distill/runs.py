@@ -102,6 +102,10 @@ class RunFolder:
         table.to_parquet(buffer, index=False)
         write_file(self.path / PREDICTIONS, buffer.getvalue())
 
+    def read_predictions(self) -> pd.DataFrame:
+        """The table that :meth:`write_predictions` wrote."""
+        return pd.read_parquet(self.path / PREDICTIONS)
+
     def finish(self) -> None:
         """Mark the run as finished, with the sums of what it leaves."""
         self.write_json(DONE, {name: sha256_of(self.path / name) for name in SUMMED})

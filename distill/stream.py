@@ -110,6 +110,7 @@ def open_signals(store: Store, root: Path | None, *, check: bool = True) -> Sign
         return Ragged(store.path / "audio", check=check)
     if root is None:
         return store.audio  # says what to do
+    root = root.parent if root.is_file() else root  # a table's files lie relative to its folder
     columns = {name: store.sources[name] for name in ("duration_s", "sha256")}
     signals = CorpusSignals(root, store.utterances.assign(**columns), settings)
     signals.verify()

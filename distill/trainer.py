@@ -16,6 +16,7 @@ import torch
 from distill.checkpoint import load_newest, optimiser_tensors, restore_optimiser, save_checkpoint
 from distill.config import RunSettings, portable, run_key
 from distill.describe import run_facts
+from distill.metrics import from_predictions
 from distill.runs import RunFolder, predictions_table
 from distill.step import Stepper, StepReport, steps_an_epoch
 from distill.stream import Signals, evaluation_batches, open_signals, plan_steps, stream
@@ -124,10 +125,10 @@ def run_fold(request: RunRequest, on_epoch: OnEpoch | None = None) -> Outcome:
     terms = losses.for_teachers(store.teacher_names(request.fold))
     run = RunFolder.of(request.runs, request.experiment, key, request.fold, request.settings.seed)
     if run.done:
-        return Outcome(request.fold, "skipped", run.path, "finished before")
+        return _skipped(request.fold, run, store.classes, "finished before")
     with run.held():
         if run.done:
-            return Outcome(request.fold, "skipped", run.path, "finished meanwhile")
+            return _skipped(request.fold, run, store.classes, "finished meanwhile")
         device = pick_device(request.device)
         matched = [name for name, term in terms.items() if losses.beta * term.weight > 0]
         targets = load_targets(store, request.fold, device, matched=matched)
@@ -135,6 +136,12 @@ def run_fold(request: RunRequest, on_epoch: OnEpoch | None = None) -> Outcome:
             store.check_parents(store.unit(unit, deep=True))
         trainer = _Trainer(request, store, targets, run, key, device)
         return trainer.run(on_epoch)
+
+
+def _skipped(fold: int, run: RunFolder, classes: tuple[str, ...], why: str) -> Outcome:
+    """A run that was finished, with the scores that its predictions tell."""
+    found = from_predictions(run.read_predictions(), classes)
+    return Outcome(fold, "skipped", run.path, why, found.wa, found.ua)
 
 
 class _Trainer:

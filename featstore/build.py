@@ -17,9 +17,12 @@ from featstore.console import progress, say
 from featstore.corpora import CORPORA
 from featstore.plan import Plan, Request, Step, make_plan
 from featstore.processes import default_jobs, worker_setup
-from featstore.schema import Manifest, TaskFailed, UserError, listed
+from featstore.schema import Manifest, TaskFailed, UserError, listed, printable
 from featstore.store import Store
 from featstore.teachers.fit import TeacherJob, fit
+
+WARNINGS = 5
+"""As many of a corpus' warnings are shown by a build; ``featstore check`` shows all."""
 
 
 @dataclass
@@ -200,6 +203,8 @@ def refuse_faults(manifest: Manifest, *, strict: bool) -> None:
             f"{manifest.root}: {len(lines)} fault(s) stop the build:\n{listed(lines)}",
             f"`featstore check --dataset {manifest.name}` lists everything",
         )
+    for fault in [fault for fault in manifest.faults if fault.severity == "warn"][:WARNINGS]:
+        say(printable(f"warning: {fault.place}: {fault.message}; {fault.remedy}"))
     if manifest.excluded:
         reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(manifest.excluded.items()))
         say(f"excluded for a fault: {reasons}; `featstore check` says which and why")

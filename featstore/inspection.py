@@ -38,6 +38,7 @@ def overview(store: Store) -> dict[str, Any]:
             for unit in units
         ],
         "bytes": sum(unit.n_bytes for unit in units),
+        "fingerprint": store.fingerprint(),
         "content": store.content_hash(),
         "settings": {unit.unit: unit.settings for unit in units if "/" not in unit.unit},
         "provenance": corpus.provenance,
@@ -69,7 +70,10 @@ def utterance(store: Store, fold: int, utterance_id: str, tau: float) -> dict[st
     matches = np.flatnonzero((store.utterances["utterance_id"] == utterance_id).to_numpy())
     if not len(matches):
         near = _nearest(utterance_id, list(store.utterances["utterance_id"]))
-        raise UserError(f"{utterance_id}: no such utterance", f"did you mean {near}?")
+        raise UserError(
+            f"{utterance_id}: no such utterance in {store.path}",
+            f"did you mean {near}?" if near else "corpus/utterances.parquet lists all ids",
+        )
     row = int(matches[0])
     record = store.utterances.iloc[row]
     outputs = store.fold(fold)
@@ -164,4 +168,4 @@ def _teachers(store: Store) -> dict[str, Any]:
 def _nearest(wanted: str, known: list[str]) -> str:
     import difflib
 
-    return ", ".join(difflib.get_close_matches(wanted, known, n=3, cutoff=0.0)[:3])
+    return ", ".join(difflib.get_close_matches(wanted, known, n=3, cutoff=0.8))

@@ -62,8 +62,8 @@ def audit(facts: Mapping[str, Any]) -> Iterator[Any]:
         yield _audit_folds(facts)
     if leak := facts["speaker_audit"]:
         yield (
-            f"speaker audit: {leak['n_differ']} of {leak['n']} utterances ({percent(leak['share'])}"
-            " %) are not spoken by whom the dialogue's first letter names; ours is the true speaker"
+            f"speaker audit: in {leak['n_differ']} of {leak['n']} turns "
+            f"({percent(leak['share'])} %) the dialogue's name has the other speaker's letter; the turn's own letter is used"
         )
     if pairs := facts["identical_audio"]:
         lines = [f"{clean(a)} = {clean(b)}" for a, b in pairs]
@@ -93,7 +93,10 @@ def overview(facts: Mapping[str, Any]) -> Iterator[Any]:
     for unit in facts["units"]:
         units.add_row(clean(unit["unit"]), size(unit["bytes"]), unit["fingerprint"][:12])
     yield units
-    yield f"size: {size(facts['bytes'])}   content: {facts['content'][:16]}"
+    yield (
+        f"size: {size(facts['bytes'])}   fingerprint: {facts['fingerprint'][:12]}   "
+        f"content: {facts['content'][:16]}"
+    )
     yield "made with: " + ", ".join(f"{k} {v}" for k, v in facts["provenance"].items())
 
 
@@ -170,7 +173,7 @@ def _teacher(name: str, teacher: Mapping[str, Any]) -> Table:
     rows = table(
         f"Teacher {clean(name)}: {teacher['parameters']:,} parameters, "
         f"embeddings of {teacher['embedding_width']}",
-        "fold", "train UA", "validation UA", "test UA", "test WA", "best epoch",
+        "fold", "train UA", "validation UA", "test UA", "test WA", "epoch kept",
     )  # fmt: skip
     for number, fold in teacher["folds"].items():
         parts = [fold.get(part, {}).get("ua") for part in ("train", "validation", "test")]

@@ -48,7 +48,7 @@ def resolve(model: type[S], *layers: Mapping[str, Any]) -> S:
         faults = [_fault(model, item) for item in error.errors()]
         raise UserError(
             f"{len(faults)} setting(s) not accepted:\n{listed(faults)}",
-            "mend the settings file or the --set flags; --dry-run prints the resolved settings",
+            "mend the file or the --set flags; --dry-run --json prints the resolved settings",
         ) from error
 
 
@@ -184,7 +184,8 @@ def _fault(model: type[Settings], item: Any) -> str:
     place = ".".join(parts)
     if item["type"] == "extra_forbidden":
         known = _known_keys(model)
-        near = difflib.get_close_matches(place.split(".")[-1], known, n=1)
+        last = place.split(".")[-1]
+        near = difflib.get_close_matches(last, [key for key in known if key != last], n=1)
         return f"{place}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
     given = "" if item["type"] == "missing" else f" (given: {_short(_plain(item['input']))})"
     return f"{place}: {item['msg']}{given}"

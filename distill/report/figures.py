@@ -195,6 +195,7 @@ def _curves(study: Study, students: Sequence[Student]) -> Figure:
         axes.grid(color=PALE, linewidth=0.8)
         axes.set_axisbelow(True)
         axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         if number % _columns(len(students)) == 0:
             axes.set_ylabel("UA, %")
     _finish(figure, f"{_title(study)}: UA on the validation speaker", panels[0])

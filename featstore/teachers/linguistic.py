@@ -198,7 +198,7 @@ def _telling_what_to_do(model: str) -> Iterator[None]:
         raise UserError(
             f"{model}: no usable text encoder here ({first})",
             f"on a machine with a network: `hf download {model}`, then copy the folder and give "
-            "its path as teachers.linguistic.model; or try --preset tiny, which needs no weights",
+            "--set teachers.linguistic.model=FOLDER; or try --preset tiny, which needs no weights",
         ) from error
 
 
