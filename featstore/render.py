@@ -62,8 +62,8 @@ def audit(facts: Mapping[str, Any]) -> Iterator[Any]:
         yield _audit_folds(facts)
     if leak := facts["speaker_audit"]:
         yield (
-            f"speaker audit: in {leak['n_differ']} of {leak['n']} turns "
-            f"({percent(leak['share'])} %) the dialogue's name has the other speaker's letter; the turn's own letter is used"
+            f"speaker audit: in {leak['n_differ']} of {leak['n']} turns ({percent(leak['share'])}"
+            " %) the dialogue's name has the other speaker's letter; the turn's own letter is used"
         )
     if pairs := facts["identical_audio"]:
         lines = [f"{clean(a)} = {clean(b)}" for a, b in pairs]
