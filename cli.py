@@ -7,6 +7,7 @@ wrong use or input, 3 corrupt store or run, 4 refused, 130 interrupted.
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import sys
@@ -15,7 +16,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from featstore.schema import UserError, printable
+from featstore.schema import TaskFailed, UserError, printable
 
 featstore = typer.Typer(
     name="featstore",
@@ -205,7 +206,7 @@ def run(
     ] = None,
     config: Config = None,
     sets: Sets = None,
-    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1)] = None,
     runs: Annotated[Path, typer.Option(help="Where results go.")] = Path("runs"),
     experiment: Annotated[
         str | None, typer.Option(help="Folder below --runs; default <student>-<variant>.")
@@ -259,6 +260,8 @@ def report(
     _print(found.to_dict(), as_json, lambda _: reports.to_tables(found))
     for path in written:
         print(f"wrote {path}", file=sys.stderr)
+    if not found.studies:
+        raise TaskFailed("no finished run to report on", "the list above says why, run by run")
 
 
 @distill.command()
@@ -308,7 +311,8 @@ def _print(value: Any, as_json: bool, render: Any) -> None:
         return
     from rich.console import Console
 
-    console = Console(width=None if sys.stdout.isatty() else 100, emoji=False)
+    in_terminal = sys.stdout is not None and sys.stdout.isatty()
+    console = Console(width=None if in_terminal else 100, emoji=False)
     for part in render(value):
         console.print(part, highlight=False, soft_wrap=isinstance(part, str))
 
@@ -334,6 +338,9 @@ def _main(app: typer.Typer) -> NoReturn:
         print("stopping ...", file=sys.stderr, flush=True)
         raise _InterruptedError
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # any text can be shown, in any locale
+            stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGINT, interrupt)
     signal.signal(signal.SIGTERM, interrupt)
     try:

@@ -148,11 +148,15 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
             raise UserError(f"{path}: expected {kinds}, got {path.suffix!r}", "convert it")
     except pickle.UnpicklingError as error:
         raise _unsafe(path) from error
-    except (OSError, RuntimeError, EOFError, ValueError, _safetensors_error()) as error:
+    except UserError:
+        raise
+    except Exception as error:  # torch.load and safetensors promise none in particular
         raise UserError(
             f"{path}: not a readable file of weights ({_first_line(error)})", "copy it anew"
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()
+    ):
         keys = listed(map(str, state), 5) if isinstance(state, dict) else type(state).__name__
         raise UserError(
             f"{path}: expected a flat state dict, found:\n{keys}", "extract the model's"

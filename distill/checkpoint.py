@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from featstore.console import say
-from featstore.files import fsync_folder, sha256_of, strict_json, write_file
+from featstore.files import fsync_folder, read_small, sha256_of, strict_json, write_file
 from featstore.schema import UserError
 from featstore.settings import digest
 
@@ -63,7 +63,7 @@ def load_newest(folder: Path) -> tuple[Tensors, dict[str, Any]] | None:
     for position in _positions(folder):
         place = folder / f"{position:08d}"
         try:
-            record = strict_json((place / "state.json").read_bytes(), str(place / "state.json"))
+            record = strict_json(read_small(place / "state.json"), str(place / "state.json"))
             claimed = record.pop("sha256", None)
             sound = claimed == digest(record) and record["tensors"] == sha256_of(
                 place / "tensors.safetensors"

@@ -41,7 +41,7 @@ class RunSettings(Settings):
     stream: StreamSettings = StreamSettings()
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 where the GPU has it, else fp32. Losses are float32 always."""
-    seed: int = Field(42, ge=0)
+    seed: int = Field(42, ge=0, lt=2**63)
 
 
 PRESETS: Mapping[str, dict[str, Any]] = {

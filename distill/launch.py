@@ -16,7 +16,7 @@ from distill.trainer import Outcome, RunRequest, key_of, run_fold
 from featstore.console import Advance, progress, say
 from featstore.folds import parse_numbers
 from featstore.processes import default_jobs, worker_setup
-from featstore.schema import TaskFailed, UserError, printable
+from featstore.schema import UTTERANCE_ID, TaskFailed, UserError, printable
 from featstore.settings import choose, load_toml, overrides, resolve
 from featstore.store import Store
 from featstore.training import pick_device
@@ -117,6 +117,7 @@ def experiment_name(student: str, variant: str) -> str:
 
 def plan(order: Order) -> dict[str, Any]:
     """Which runs there would be, and which are finished."""
+    refuse_order(order)
     store = Store.open(order.store)
     rows = []
     for fold in parse_numbers(order.folds, len(store.folds)):
@@ -132,6 +133,21 @@ def plan(order: Order) -> dict[str, Any]:
     return {"runs": rows, "settings": order.settings.model_dump(mode="json")}
 
 
+def refuse_order(order: Order) -> None:
+    """Refuse what would be noticed late, or write outside of ``runs``.
+
+    Raises:
+        UserError: with what to give instead.
+    """
+    if not UTTERANCE_ID.match(order.experiment):
+        raise UserError(
+            f"--experiment {printable(order.experiment)}: no name for a folder",
+            "use letters, digits, dot, dash and underscore, up to 128 of them",
+        )
+    if order.runs.exists() and not order.runs.is_dir():
+        raise UserError(f"--runs {order.runs}: not a folder", "give a folder")
+
+
 def launch(order: Order) -> Done:
     """Train the folds, several at once where there is no GPU.
 
@@ -141,6 +157,7 @@ def launch(order: Order) -> Done:
     Raises:
         UserError: the store or the folds are not there.
     """
+    refuse_order(order)
     store = Store.open(order.store)
     folds = parse_numbers(order.folds, len(store.folds))
     cpus = default_jobs()
@@ -204,8 +221,11 @@ def _collect(
                 advance(rest, note=_last_word(outcome))
             except UserError as error:
                 _fail(done, fold, error)
-            except (OSError, RuntimeError, ValueError) as error:
-                _fail(done, fold, TaskFailed(f"{type(error).__name__}: {error}"))
+            except OSError as error:
+                _fail(done, fold, TaskFailed(str(error), "check path, permissions and free space"))
+            except Exception as error:  # whatever it is, it must not stop the other folds
+                again = "what is done is kept: mend the cause and run the same command again"
+                _fail(done, fold, TaskFailed(f"{type(error).__name__}: {error}", again))
             told[fold] = epochs
 
 

@@ -77,12 +77,12 @@ class RunFacts(_Facts):
     schema_version: Literal[1] = Field(alias="schema")
     experiment: str
     key: str
-    fold: int = Field(ge=1)
-    seed: int = Field(ge=0)
+    fold: int = Field(ge=1, le=9999)
+    seed: int = Field(ge=0, lt=2**63)
     variant: str
     dataset: str
     classes: tuple[str, ...] = Field(min_length=2)
-    n_folds: int = Field(ge=1)
+    n_folds: int = Field(ge=1, le=9999)
     full_release: bool = False
     """The corpus holds every utterance of its published release."""
     store: StoreFacts

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from featstore.files import sha256_of, strict_json, write_file
+from featstore.files import read_small, sha256_of, strict_json, write_file
 from featstore.locks import try_lock
 from featstore.schema import Corrupt, UserError
 
@@ -51,7 +51,7 @@ class RunFolder:
         if not mark.exists():
             return False
         again = f"remove {self.path} and run it again"
-        recorded = strict_json(mark.read_bytes(), str(mark))
+        recorded = strict_json(read_small(mark), str(mark))
         if set(recorded) != set(SUMMED):
             raise Corrupt(f"{mark}: not what a finished run writes", again)
         for name, expected in recorded.items():

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -138,8 +139,9 @@ def _card(student: Student, weights: Path) -> Card:
 def _read_card(path: Path) -> Card:
     again = "give the folder that distill run wrote, or fetch it anew"
     try:
-        if path.stat().st_size > _MAX_CARD_BYTES:
-            raise Corrupt(f"{path}: {path.stat().st_size} bytes are too many for a card", again)
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > _MAX_CARD_BYTES:
+            raise Corrupt(f"{path}: no regular file of a card's size", again)
         data = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{path}: not found, so this is no student", again) from error

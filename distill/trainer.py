@@ -16,6 +16,7 @@ import torch
 from distill.checkpoint import load_newest, optimiser_tensors, restore_optimiser, save_checkpoint
 from distill.config import RunSettings, portable, run_key
 from distill.describe import run_facts
+from distill.losses import LossSettings
 from distill.metrics import from_predictions
 from distill.runs import RunFolder, predictions_table
 from distill.step import Stepper, StepReport, steps_an_epoch
@@ -122,6 +123,7 @@ def run_fold(request: RunRequest, on_epoch: OnEpoch | None = None) -> Outcome:
     store = Store.open(request.store)
     key = key_of(store, request.fold, request.settings, request.weights)
     losses = request.settings.losses
+    require_teachers(store, request.fold, losses)
     terms = losses.for_teachers(store.teacher_names(request.fold))
     run = RunFolder.of(request.runs, request.experiment, key, request.fold, request.settings.seed)
     if run.done:
@@ -136,6 +138,27 @@ def run_fold(request: RunRequest, on_epoch: OnEpoch | None = None) -> Outcome:
             store.check_parents(store.unit(unit, deep=True))
         trainer = _Trainer(request, store, targets, run, key, device)
         return trainer.run(on_epoch)
+
+
+def require_teachers(store: Store, fold: int, losses: LossSettings) -> None:
+    """Refuse to train without a teacher that the losses count on or that other folds have.
+
+    A killed build leaves such folds; a student of one teacher would pass for one of both.
+
+    Raises:
+        UserError: with what to build, or how to do without on purpose.
+    """
+    names = set(store.teacher_names(fold))
+    elsewhere = {name for n in range(1, len(store.folds) + 1) for name in store.teacher_names(n)}
+    taught = losses.alpha > 0 or losses.beta > 0
+    wanted = {name for name, term in losses.teachers.items() if taught and term.weight > 0}
+    for name in sorted((wanted | elsewhere) - names):
+        without = f"; to do without: --set losses.teachers.{name}.weight=0"
+        raise UserError(
+            f"fold {fold}: {store.path} has no teacher {name} for it",
+            f"finish the build: `featstore build --fold {fold}`"
+            + ("" if name in elsewhere else without),
+        )
 
 
 def _skipped(fold: int, run: RunFolder, classes: tuple[str, ...], why: str) -> Outcome:

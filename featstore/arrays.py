@@ -6,6 +6,7 @@ reads as zeros. Hence crc32c on every chunk, and chunks of zeros are written lik
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featstore.files import read_small, strict_json
+from featstore.files import read_small, strict_json, write_file
 from featstore.schema import Corrupt, Refused
 
 DTYPES: Mapping[str, np.dtype[Any]] = {
@@ -26,11 +27,25 @@ _CRC = {"name": "crc32c"}
 _INDEX_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}, _CRC]
 
 
-def write_group(folder: Path, attributes: Mapping[str, Any] | None = None) -> None:
-    """Make ``folder`` a Zarr group."""
-    import zarr
+def group_json(attributes: Mapping[str, Any] | None = None) -> bytes:
+    """What a group's ``zarr.json`` holds, to the byte."""
+    about = {"attributes": dict(attributes or {}), "zarr_format": 3, "node_type": "group"}
+    return json.dumps(about, indent=2).encode()
 
-    zarr.open_group(str(folder), mode="a", zarr_format=3, attributes=dict(attributes or {}))
+
+def write_group(folder: Path) -> None:
+    """Make ``folder`` a Zarr group, or mend it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not is_group(folder):
+        write_file(folder / "zarr.json", group_json())
+
+
+def is_group(folder: Path) -> bool:
+    """Whether ``folder`` is a Zarr group as :func:`write_group` writes it."""
+    try:
+        return read_small(folder / "zarr.json") == group_json()
+    except (OSError, Refused):
+        return False
 
 
 def write_array(folder: Path, name: str, values: npt.NDArray[Any], dims: tuple[str, ...]) -> None:

@@ -58,15 +58,15 @@ class FoldSettings(Settings):
     one drawn speaker; none: train on all others for a fixed number of epochs."""
     script_disjoint: bool = False
     """Drop training and validation utterances whose words the test speaker also says."""
-    seed: int = 42
+    seed: int = Field(42, ge=0, lt=2**63)
 
 
 class OptimSettings(Settings):
     """One optimisation run: AdamW, warm-up and one cosine to zero (PAPER.md rows 12 to 14)."""
 
     lr: float = Field(1e-4, gt=0)
-    epochs: int = Field(30, ge=1)
-    batch_size: int = Field(128, ge=1)
+    epochs: int = Field(30, ge=1, le=100_000)
+    batch_size: int = Field(128, ge=1, le=65_536)
     """Utterances per step: the *effective* batch (PAPER.md row 15)."""
     weight_decay: float = Field(0.01, ge=0)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -91,21 +91,24 @@ class LinguisticSettings(Settings):
     pooling: Literal["cls", "mean"] = "cls"
     """The embedding: [CLS] of the last layer, or the mean over tokens (PAPER.md row 8)."""
     max_tokens: int = Field(128, ge=8, le=512)
-    vocabulary: int = Field(2000, ge=100)
+    vocabulary: int = Field(2000, ge=100, le=1_000_000)
     """Size of the vocabulary that ``tiny`` trains."""
     dropout: float = Field(0.1, ge=0, lt=1)
     optim: OptimSettings = OptimSettings()
-    seed: int = 42
+    seed: int = Field(42, ge=0, lt=2**63)
+
+
+Width = Annotated[int, Field(ge=1, le=4096)]
 
 
 class ProsodicSettings(Settings):
     """A 2D ResNet of four residual blocks on eGeMAPS LLDs."""
 
     kind: Literal["prosodic"] = "prosodic"
-    channels: tuple[int, int, int, int] = (64, 128, 256, 512)
-    time_stride: int = Field(4, ge=1)
+    channels: tuple[Width, Width, Width, Width] = (64, 128, 256, 512)
+    time_stride: int = Field(4, ge=1, le=64)
     """Stride of the stem along time: how many 10 ms frames become one."""
-    max_frames: int = Field(1000, ge=50)
+    max_frames: int = Field(1000, ge=50, le=60_000)
     """Longer utterances: random crop in training, centre crop in evaluation (PAPER.md row 17)."""
     normalisation: Literal["train", "utterance", "speaker"] = "train"
     """z-score by the fold's training speakers; per utterance; or per speaker, which is
@@ -113,10 +116,10 @@ class ProsodicSettings(Settings):
     dropout: float = Field(0.2, ge=0, lt=1)
     time_crop: float = Field(1.0, gt=0, le=1)
     """Training keeps a random stretch of at least this share of each utterance."""
-    time_masks: int = Field(0, ge=0)
+    time_masks: int = Field(0, ge=0, le=100)
     """Random stretches of up to a tenth of the frames that training blanks."""
     optim: OptimSettings = OptimSettings()
-    seed: int = 42
+    seed: int = Field(42, ge=0, lt=2**63)
 
 
 TeacherSettings = Annotated[LinguisticSettings | ProsodicSettings, Field(discriminator="kind")]

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from featstore.schema import printable
+
 LINE_EVERY_S = 30.0
 
 Advance = Callable[..., None]
@@ -22,6 +24,7 @@ def progress(what: str, total: int, *, unit: str = "") -> Iterator[Advance]:
         total: number of steps.
         unit: what a step is, for the line without a terminal.
     """
+    what = printable(what)
     if sys.stderr.isatty():
         yield from _bar(what, total)
     else:
@@ -45,9 +48,9 @@ def _bar(what: str, total: int) -> Iterator[Advance]:
     )
 
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as bars:
         task = bars.add_task(what, total=total, note="")

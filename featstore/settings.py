@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import stat
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,11 +22,13 @@ from featstore.schema import UserError, listed
 class Settings(BaseModel):
     """Base of every settings model: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 S = TypeVar("S", bound=Settings)
 T = TypeVar("T")
+
+MAX_TOML_BYTES = 1024**2
 
 
 def resolve(model: type[S], *layers: Mapping[str, Any]) -> S:
@@ -72,16 +75,16 @@ def load_toml(path: Path) -> dict[str, Any]:
     Raises:
         UserError: where the file is missing or is not TOML.
     """
+    see = "see data/configs for some"
     try:
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > MAX_TOML_BYTES:
+            raise UserError(f"{path}: not a settings file (no regular file of a usual size)", see)
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(
-            f"{path}: no such settings file", "give --config an existing TOML"
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise UserError(
-            f"{path}: not a readable TOML file ({error})", "see data/configs"
-        ) from error
+        raise UserError(f"{path}: no such settings file", see) from None
+    except (ValueError, RecursionError, OSError) as error:
+        raise UserError(f"{path}: not readable as TOML ({error})", see) from error
 
 
 def overrides(pairs: Iterable[str]) -> dict[str, Any]:
@@ -98,7 +101,7 @@ def overrides(pairs: Iterable[str]) -> dict[str, Any]:
             raise UserError(f"--set {pair}: expected key=value", "e.g. --set folds.seed=7")
         try:
             value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             value = text
         for key in reversed(keys):
             value = {key: value}

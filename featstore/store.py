@@ -15,7 +15,6 @@ Any Zarr reader opens the arrays; ours adds the checks that Zarr lacks.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
@@ -27,11 +26,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from featstore.arrays import read_array
+from featstore.arrays import group_json, is_group, read_array, write_group
 from featstore.files import read_small, sha256_of, strict_json, write_file
 from featstore.folds import Fold
 from featstore.reader import Ragged
-from featstore.schema import Corrupt, Refused, UserError, printable
+from featstore.schema import Corrupt, Refused, TaskFailed, UserError, printable
 from featstore.settings import digest
 from featstore.units import RECORD, SCHEMA, Unit, read_unit
 
@@ -109,6 +108,8 @@ class Store:
             raise UserError(f"{path}: not a folder", own_folder) from None
         root = path / "zarr.json"
         ours = any((path / unit / RECORD).is_file() for unit in SHARED_UNITS)
+        for folder in Store(path).groups() if ours else []:
+            write_group(folder)
         if root.exists():
             with suppress(Corrupt) if ours else nullcontext():
                 return Store.open(path)
@@ -126,6 +127,13 @@ class Store:
             names = [f"{top}/{place.parent.name}/{place.name}" for place in places]
             found += sorted(name for name in names if _TEACHER_UNIT.match(name))
         return found
+
+    def groups(self) -> list[Path]:
+        """The folders between the root and the teachers' units: Zarr groups, so that any reader
+        walks down to the arrays.
+        """
+        tops = [self.path / top for top in ("folds", "weights") if (self.path / top).is_dir()]
+        return [*tops, *(fold for top in tops for fold in sorted(top.glob("[0-9]*")))]
 
     def unit(self, name: str, *, deep: bool = False) -> Unit:
         """Open a unit strictly; see :func:`featstore.units.read_unit`."""
@@ -294,9 +302,16 @@ def verify(store: Store) -> Verification:
     """Read every byte of every unit and compare it with its record and its parents."""
     sound: list[Unit] = []
     faults: list[UserError] = []
-    for name in store.units():
+    for folder in store.groups():
+        name = folder.relative_to(store.path)
+        if folder.is_symlink() or not is_group(folder):
+            again = "the same `featstore build` writes it again"
+            faults.append(Corrupt(f"{name}/zarr.json: not what was written", again))
+    if not store.units():
+        faults.append(TaskFailed(f"{store.path}: no unit is complete", "run `featstore build`"))
+    for unit_of in store.units():
         try:
-            unit = store.unit(name, deep=True)
+            unit = store.unit(unit_of, deep=True)
             store.check_parents(unit)
             sound.append(unit)
         except UserError as error:
@@ -318,9 +333,4 @@ def _read_table(unit: Unit, name: str) -> pd.DataFrame:
 
 
 def _root() -> bytes:
-    about: dict[str, Any] = {
-        "attributes": {"format": FORMAT, "schema": SCHEMA},
-        "zarr_format": 3,
-        "node_type": "group",
-    }
-    return json.dumps(about, indent=2).encode()
+    return group_json({"format": FORMAT, "schema": SCHEMA})

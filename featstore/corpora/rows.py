@@ -97,6 +97,11 @@ def _check_classes(classes: Sequence[str]) -> None:
             f"corpus.classes: {_names(classes)} holds doubles or an empty name",
             "name each class once",
         )
+    if reserved := sorted({"file", "label"} & set(classes)):
+        raise UserError(
+            f"corpus.classes: {_names(reserved)} would collide with a column of the predictions",
+            "map it to another name with corpus.label_map",
+        )
     if len(classes) < 2:
         raise UserError(
             f"corpus.classes: {len(classes)} class(es) ({_names(classes)}), at least 2 are needed",
