@@ -11,7 +11,7 @@ DEMO ?= demo
 # The main job, end to end on the embedded corpus; the README shows what it prints.
 demo: $(INSTALLED)
 	$(BIN)/featstore check --dataset synthetic
-	$(BIN)/featstore build --dataset synthetic --preset tiny --store $(DEMO)/store --jobs $(JOBS)
+	$(BIN)/featstore build --dataset synthetic --preset tiny --set teachers.prosodic.optim.epochs=12 --store $(DEMO)/store --jobs $(JOBS)
 	$(BIN)/featstore verify $(DEMO)/store
 	$(BIN)/distill run --store $(DEMO)/store --fold 1,4,5,8 --student tiny --runs $(DEMO)/runs --jobs $(JOBS)
 	$(BIN)/distill run --store $(DEMO)/store --fold 1,4,5,8 --student tiny --variant ce-only --runs $(DEMO)/runs --jobs $(JOBS)
