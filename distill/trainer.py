@@ -123,8 +123,8 @@ def run_fold(request: RunRequest, on_epoch: OnEpoch | None = None) -> Outcome:
     store = Store.open(request.store)
     key = key_of(store, request.fold, request.settings, request.weights)
     losses = request.settings.losses
-    require_teachers(store, request.fold, losses)
     terms = losses.for_teachers(store.teacher_names(request.fold))
+    require_teachers(store, request.fold, losses)
     run = RunFolder.of(request.runs, request.experiment, key, request.fold, request.settings.seed)
     if run.done:
         return _skipped(request.fold, run, store.classes, "finished before")

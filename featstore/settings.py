@@ -82,9 +82,11 @@ def load_toml(path: Path) -> dict[str, Any]:
             raise UserError(f"{path}: not a settings file (no regular file of a usual size)", see)
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such settings file", see) from None
+        raise UserError(
+            f"{path}: no such settings file", f"give --config an existing TOML; {see}"
+        ) from None
     except (ValueError, RecursionError, OSError) as error:
-        raise UserError(f"{path}: not readable as TOML ({error})", see) from error
+        raise UserError(f"{path}: not a readable TOML file ({error})", see) from error
 
 
 def overrides(pairs: Iterable[str]) -> dict[str, Any]:

@@ -88,8 +88,7 @@ def fit(job: TeacherJob) -> dict[str, Any]:
     }
     if job.keep:
         _keep(job, task.model, task.save)
-    for above in reversed(Path(job.unit).parents[:-1]):
-        write_group(job.store / above)  # so that any Zarr reader walks down to the arrays
+    _write_groups_above(job.store, job.unit)
     with staged(job.store / job.unit, job.identity, replace=job.replace) as staging:
         write_group(staging.folder)
         write_array(staging.folder, "logits", logits, ("utterance", "class"))
@@ -115,10 +114,17 @@ def _fold_data(job: TeacherJob) -> Any:
     )
 
 
+def _write_groups_above(store: Path, unit: str) -> None:
+    """The folders on the way to a unit are groups, so that any Zarr reader walks down to it."""
+    for above in reversed(Path(unit).parents[:-1]):
+        write_group(store / above)
+
+
 def _keep(job: TeacherJob, model: Any, save: Any) -> None:
     """The fitted teacher as a unit of its own, so that keeping it changes no other unit."""
     from safetensors.torch import save_file
 
+    _write_groups_above(job.store, job.weights.unit)
     # Weights that stand there are this teacher's, or those of one that is no more.
     with staged(job.store / job.weights.unit, job.weights, replace=True) as staging:
         state = {key: value.detach().cpu().contiguous() for key, value in
