@@ -79,7 +79,9 @@ def load_toml(path: Path) -> dict[str, Any]:
     try:
         facts = path.stat()
         if not stat.S_ISREG(facts.st_mode) or facts.st_size > MAX_TOML_BYTES:
-            raise UserError(f"{path}: not a settings file (no regular file of a usual size)", see)
+            raise UserError(
+                f"{path}: not a readable TOML file (no regular file of a usual size)", see
+            )
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(

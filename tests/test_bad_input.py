@@ -99,7 +99,7 @@ def test_a_settings_file_that_is_none(tmp_path: Path) -> None:
     for name in ("pipe", "deep", "digits", "bytes", "missing"):
         with pytest.raises(UserError, match=f"{name}.toml"):
             load_toml(tmp_path / f"{name}.toml")
-    with pytest.raises(UserError, match="not a settings file"):
+    with pytest.raises(UserError, match="not a readable TOML file"):
         load_toml(Path("/dev/zero"))
 
 
