@@ -133,7 +133,8 @@ class Store:
         walks down to the arrays.
         """
         tops = [self.path / top for top in ("folds", "weights") if (self.path / top).is_dir()]
-        return [*tops, *(fold for top in tops for fold in sorted(top.glob("[0-9]*")))]
+        folds = [fold for top in tops for fold in sorted(top.glob("[0-9]*")) if fold.is_dir()]
+        return [*tops, *folds]
 
     def unit(self, name: str, *, deep: bool = False) -> Unit:
         """Open a unit strictly; see :func:`featstore.units.read_unit`."""

@@ -129,6 +129,7 @@ def test_a_finished_run_is_skipped(finished, small_store):
     before = tree(folder)
     again = train(small_store, folder.parents[2])
     assert (again.status, again.why, again.folder) == ("skipped", "finished before", folder)
+    assert (again.wa, again.ua) == (finished[1].wa, finished[1].ua)  # read back, not trained
     assert tree(folder) == before
 
 
