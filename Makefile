@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 DEMO ?= demo
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-slow test-reliability lint format clean
 
 # The main job, end to end on the embedded corpus; the README shows what it prints.
 demo: $(INSTALLED)
@@ -23,6 +23,10 @@ test: $(INSTALLED)
 # Minutes: true-size weights, SIGKILL in every phase, the stand-in corpus where it is there.
 test-slow: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+# What tests/reliability/README.md promises: kills, damage, full disks, hostile files, leaks.
+test-reliability: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m reliability tests
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
