@@ -10,26 +10,34 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from featstore.disk import naming
 from featstore.schema import Corrupt, Refused
 from featstore.settings import canonical, digest
 
-MAX_JSON_BYTES = 64 * 1024**2
+MAX_JSON_BYTES = 16 * 1024**2
 
 
 def fsync_folder(folder: Path) -> None:
     """Make a rename or a new name in ``folder`` survive a power cut."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(handle)
+        with naming(folder):
+            os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def fsync_file(path: Path) -> None:
+    """Make what was written into ``path`` survive a power cut."""
+    with path.open("rb+") as file, naming(path):
+        os.fsync(file.fileno())
 
 
 def write_file(path: Path, content: bytes) -> None:
     """Write beside the target, fsync, rename: a reader never sees half of it."""
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with beside.open("wb") as file:
+        with naming(path), beside.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -42,7 +50,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -62,7 +70,8 @@ def read_small(path: Path) -> bytes:
     facts = path.lstat()
     if not stat.S_ISREG(facts.st_mode) or facts.st_size > MAX_JSON_BYTES:
         raise Refused(f"{path}: not a regular file of a usual size", "remove it, then rebuild")
-    return path.read_bytes()
+    with naming(path):
+        return path.read_bytes()
 
 
 def strict_json(content: bytes, name: str) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featstore.files import fsync_folder, sha256_of, write_file
+from featstore.disk import io_failure
+from featstore.files import fsync_file, fsync_folder, sha256_of, write_file
 from featstore.locks import try_lock
 from featstore.settings import digest
 from featstore.units import RECORD, SCHEMA, Identity, files_below
@@ -27,20 +28,29 @@ PREFIX = ".staging-"
 
 
 @contextmanager
-def staged(place: Path, identity: Identity, *, replace: bool = False) -> Iterator[Staging]:
+def staged(
+    place: Path, identity: Identity, *, replace: bool = False, n_bytes: int | None = None
+) -> Iterator[Staging]:
     """Write a unit: the body fills ``staging.folder``, and leaving it commits.
 
     Args:
         place: the unit's folder, which need not exist.
         identity: what the unit is made from.
         replace: swap out the unit that stands there (atomically where the kernel can).
+        n_bytes: about how large it will be, for the message of a full disk.
+
+    Raises:
+        TaskFailed: the disk is full, read-only or failing; nothing is left of the unit.
     """
-    with beside(place) as wrapper:
-        staging = Staging(wrapper / "unit", {}, {})
-        staging.folder.mkdir()
-        yield staging
-        _write_record(staging, identity)
-        _into_place(staging.folder, place, wrapper, replace)
+    try:
+        with beside(place) as wrapper:
+            staging = Staging(wrapper / "unit", {}, {})
+            staging.folder.mkdir()
+            yield staging
+            _write_record(staging, identity)
+            _into_place(staging.folder, place, wrapper, replace)
+    except OSError as error:
+        raise io_failure(error, place, n_bytes) from error
 
 
 @dataclass
@@ -108,8 +118,7 @@ def _write_record(staging: Staging, identity: Identity) -> None:
     files = {}
     for name in names:
         path = staging.folder / name
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
+        fsync_file(path)
         files[name] = [path.stat().st_size, sha256_of(path)]
     record: dict[str, Any] = {
         "schema": SCHEMA,
