@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, wait
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -14,9 +14,10 @@ from distill.config import PRESETS, VARIANTS, RunSettings, default_preset
 from distill.runs import RunFolder
 from distill.trainer import Outcome, RunRequest, key_of, run_fold
 from featstore.console import Advance, progress, say
+from featstore.disk import io_failure
 from featstore.folds import parse_numbers
-from featstore.processes import default_jobs, worker_setup
-from featstore.schema import UTTERANCE_ID, TaskFailed, UserError, printable
+from featstore.processes import default_jobs, each, worker_setup
+from featstore.schema import UTTERANCE_ID, Corrupt, Refused, TaskFailed, UserError, printable
 from featstore.settings import choose, load_toml, overrides, resolve
 from featstore.store import Store
 from featstore.training import pick_device
@@ -128,9 +129,16 @@ def plan(order: Order) -> dict[str, Any]:
             status = "done" if folder.done else "resume" if begun else "run"
             rows.append({"fold": fold, "status": status, "why": "", "folder": str(folder.path)})
         except UserError as error:
-            status = "missing" if error.exit_code == UserError.exit_code else "damaged"
+            named = {UserError.exit_code: "missing", Refused.exit_code: "refused"}
+            status = named.get(error.exit_code, "damaged")
             rows.append({"fold": fold, "status": status, "why": error.message, "folder": ""})
     return {"runs": rows, "settings": order.settings.model_dump(mode="json")}
+
+
+def plan_exit_code(rows: Iterable[Mapping[str, Any]]) -> int:
+    """What the runs of a plan would come to: the code of the gravest that cannot begin."""
+    codes = {"missing": 2, "damaged": Corrupt.exit_code, "refused": Refused.exit_code}
+    return max((codes.get(row["status"], 0) for row in rows), default=0)
 
 
 def refuse_order(order: Order) -> None:
@@ -165,20 +173,14 @@ def launch(order: Order) -> Done:
     jobs = min(order.jobs or (cpus if on_cpu else 1), len(folds))
     threads = order.threads or max(1, cpus // jobs)
     epochs = order.settings.optim.epochs
+    news: Queue[Any] = multiprocessing.get_context("spawn").Queue()
     done = Done()
-    context = multiprocessing.get_context("spawn")
-    news: Queue[Any] = context.Queue()
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_setup, initargs=(news,))
-    with pool:
-        futures = {pool.submit(_run, order.request(fold, threads)): fold for fold in folds}
-        try:
-            with progress(order.experiment, len(folds) * epochs, unit="epochs") as advance:
-                _collect(futures, news, advance, epochs, done)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.terminate()
-            raise
+    with progress(order.experiment, len(folds) * epochs, unit="epochs") as advance:
+        ticker = _Ticker(news, advance, epochs)
+        requests = [order.request(fold, threads) for fold in folds]
+        runs = each(_run, requests, jobs, setup=_setup, setup_arguments=(news,), idle=ticker.hear)
+        with closing(runs):
+            _collect(runs, ticker, done)
     return done
 
 
@@ -189,6 +191,7 @@ def _setup(news: Queue[Any]) -> None:
     """First thing in a worker: die with the parent, and know where to report epochs."""
     global _NEWS
     _NEWS = news
+    news.cancel_join_thread()  # one that was killed may hold the queue's lock for ever
     worker_setup()
 
 
@@ -199,34 +202,47 @@ def _run(request: RunRequest) -> Outcome:
     return run_fold(request, tell)
 
 
+class _Ticker:
+    """The progress line: epochs as the folds tell of them, and their last words."""
+
+    def __init__(self, news: Queue[Any], advance: Advance, n_epochs: int) -> None:
+        self._news, self._advance, self._n_epochs = news, advance, n_epochs
+        self._told: dict[int, int] = {}
+
+    def hear(self) -> None:
+        """Show the epochs that have come in."""
+        while not self._news.empty():
+            fold, n_epochs, entry = self._news.get()
+            heard = self._told.get(fold, 0)
+            if entry["epoch"] > heard:  # else the fold's end was heard of first
+                self._advance(entry["epoch"] - heard, note=_note(fold, n_epochs, entry))
+                self._told[fold] = entry["epoch"]
+
+    def end(self, fold: int, outcome: Outcome | None) -> None:
+        """A fold has ended; without an outcome it failed."""
+        if outcome is not None:
+            rest = 0 if outcome.status == "stopped" else self._n_epochs - self._told.get(fold, 0)
+            self._advance(rest, note=_last_word(outcome))
+        self._told[fold] = self._n_epochs
+
+
 def _collect(
-    futures: dict[Future[Outcome], int], news: Queue[Any], advance: Advance, epochs: int, done: Done
+    runs: Iterable[tuple[RunRequest, Outcome | Exception]], ticker: _Ticker, done: Done
 ) -> None:
-    """Show epochs as they come in, and sort outcomes from failures."""
-    told: dict[int, int] = {}
-    pending = set(futures)
-    while pending:
-        finished, pending = wait(pending, timeout=0.2)
-        while not news.empty():
-            fold, n_epochs, entry = news.get()
-            if entry["epoch"] > told.get(fold, 0):  # else the fold's end was heard of first
-                advance(entry["epoch"] - told.get(fold, 0), note=_note(fold, n_epochs, entry))
-                told[fold] = entry["epoch"]
-        for future in finished:
-            fold = futures[future]
-            try:
-                outcome = future.result()
-                done.outcomes.append(outcome)
-                rest = 0 if outcome.status == "stopped" else epochs - told.get(fold, 0)
-                advance(rest, note=_last_word(outcome))
-            except UserError as error:
-                _fail(done, fold, error)
-            except OSError as error:
-                _fail(done, fold, TaskFailed(str(error), "check path, permissions and free space"))
-            except Exception as error:  # whatever it is, it must not stop the other folds
-                again = "what is done is kept: mend the cause and run the same command again"
-                _fail(done, fold, TaskFailed(f"{type(error).__name__}: {error}", again))
-            told[fold] = epochs
+    """Sort outcomes from failures: whatever it is, one must not stop the other folds."""
+    for request, result in runs:
+        fold = request.fold
+        ticker.hear()
+        if isinstance(result, Outcome):
+            done.outcomes.append(result)
+        elif isinstance(result, UserError):
+            _fail(done, fold, result)
+        elif isinstance(result, OSError):
+            _fail(done, fold, io_failure(result, request.runs))
+        else:
+            again = "what is done is kept: mend the cause and run the same command again"
+            _fail(done, fold, TaskFailed(f"{type(result).__name__}: {result}", again))
+        ticker.end(fold, result if isinstance(result, Outcome) else None)
 
 
 def _fail(done: Done, fold: int, error: UserError) -> None:

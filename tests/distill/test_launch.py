@@ -1,14 +1,22 @@
 """distill/launch.py: many folds at once are the folds one by one, and one failure stops none."""
 
 import queue
-from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 from small_runs import copied, flip_byte, folder_of, results, settings_of, train
 
 from distill.config import RunSettings
-from distill.launch import Done, Order, _collect, experiment_name, launch, plan, run_settings
+from distill.launch import (
+    Done,
+    Order,
+    _collect,
+    _Ticker,
+    experiment_name,
+    launch,
+    plan,
+    run_settings,
+)
 from distill.trainer import Outcome
 from featstore.schema import Corrupt, Refused, TaskFailed, UserError
 
@@ -137,26 +145,18 @@ def test_two_processes_leave_what_one_left_after_the_other(finished, small_store
     assert table["folds"][0]["folder"] == str(by_fold[1].folder)
 
 
-def future(result=None, error=None):
-    made = Future()
-    if error is None:
-        made.set_result(result)
-    else:
-        made.set_exception(error)
-    return made
-
-
 def test_one_failure_stops_none_and_is_told_at_once(tmp_path, capsys):
-    futures = {
-        future(error=Corrupt("folds/01/x: torn\x1b[31m\nsecond line", "build it again")): 1,
-        future(Outcome(2, "done", tmp_path, wa=0.5, ua=0.25)): 2,
-        future(error=RuntimeError("out of memory")): 4,
+    results = {
+        1: Corrupt("folds/01/x: torn\x1b[31m\nsecond line", "build it again"),
+        2: Outcome(2, "done", tmp_path, wa=0.5, ua=0.25),
+        4: RuntimeError("out of memory"),
     }
+    runs = [(order(tmp_path, tmp_path).request(fold, 1), one) for fold, one in results.items()]
     steps, done = [], Done()
     news: queue.Queue[object] = queue.Queue()
     news.put((2, 3, {"epoch": 2, "train": {"total": 1.5}, "validation": {"wa": 0.5, "ua": 0.25}}))
     news.put((2, 3, {"epoch": 1, "train": {"total": 2.5}}))  # overtaken
-    _collect(futures, news, lambda n=1, note="": steps.append((n, note)), 3, done)
+    _collect(runs, _Ticker(news, lambda n=1, note="": steps.append((n, note)), 3), done)
     assert [outcome.fold for outcome in done.outcomes] == [2]
     assert done.failed[1].exit_code == 3
     assert isinstance(done.failed[4], TaskFailed)

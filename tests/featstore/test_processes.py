@@ -7,7 +7,10 @@ import sys
 import time
 from pathlib import Path
 
-from featstore.processes import default_jobs
+import pytest
+
+from featstore.processes import default_jobs, each
+from featstore.schema import TaskFailed
 
 PARENT = """
 import multiprocessing, os, sys, time
@@ -71,3 +74,32 @@ def test_default_jobs_are_the_cpus_that_this_process_may_use() -> None:
         assert default_jobs() == 1
     finally:
         os.sched_setaffinity(0, allowed)
+
+
+def double(item: int) -> int:
+    """What a worker does here: 2 kills its own process, 3 fails."""
+    if item == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if item == 3:
+        raise ValueError("three")
+    return 2 * item
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_item_that_kills_its_process_fails_alone(workers: int) -> None:
+    found = dict(each(double, [1, 2, 3, 4], workers))
+    assert found[1] == 2
+    assert isinstance(found[2], TaskFailed)
+    assert "killed" in found[2].message
+    assert str(found[3]) == "three"
+    assert found[4] == 8
+
+
+def test_closing_it_ends_the_workers() -> None:
+    ticks: list[int] = []
+    results = each(time.sleep, [0.0, 60.0], 2, idle=lambda: ticks.append(1))
+    assert next(results) == (0.0, None)
+    began = time.monotonic()
+    results.close()
+    assert time.monotonic() - began < 30
+    assert ticks
