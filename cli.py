@@ -124,7 +124,12 @@ def build(
     embed_audio: Annotated[bool, typer.Option(help="Keep the signals in the store.")] = True,
     embed_text: Annotated[bool, typer.Option(help="Keep the transcripts in the store.")] = True,
     keep_teachers: Annotated[bool, typer.Option(help="Keep the teachers' weights too.")] = False,
-    rebuild: Annotated[bool, typer.Option(help="Replace units made from something else.")] = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Replace units made from something else.")
+    ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Read every byte and make damaged units anew.")
+    ] = False,
     strict: Annotated[
         bool, typer.Option(help="Stop where an utterance would be excluded.")
     ] = False,
@@ -147,7 +152,7 @@ def build(
     builds.refuse_faults(manifest, strict=strict)
     request = plans.Request(
         manifest, settings, store or Path("stores") / dataset, fold, jobs, device, rebuild,
-        keep_teachers,
+        keep_teachers, repair,
     )  # fmt: skip
     if dry_run:
         plan = plans.make_plan(request, steps.source_sums(manifest))
@@ -183,7 +188,7 @@ def verify(
     """Read every byte of a store and compare it with what was written. Exit 3 on damage."""
     from featstore import render
     from featstore.store import Store
-    from featstore.store import verify as verify_store
+    from featstore.verification import verify as verify_store
 
     report = verify_store(Store.open(store))
     _print(report.to_dict(), as_json, render.verified)
@@ -237,8 +242,9 @@ def run(
         max_steps=max_steps, tensorboard=tensorboard,
     )  # fmt: skip
     if dry_run:
-        _print(launch.plan(order), as_json, render.plan)
-        return
+        found = launch.plan(order)
+        _print(found, as_json, render.plan)
+        raise typer.Exit(launch.plan_exit_code(found["runs"]))
     done = launch.launch(order)
     _print(done.to_dict(), as_json, render.outcomes)
     raise typer.Exit(done.exit_code)
@@ -355,8 +361,9 @@ def _main(app: typer.Typer) -> NoReturn:
     except OSError as error:
         if _State.verbose:
             raise
-        _fail(UserError(str(error), "check the path, its permissions and the disk's free space"))
-        sys.exit(1)
+        from featstore.disk import io_failure
+
+        sys.exit(_fail(io_failure(error, Path())))
     sys.exit(0)
 
 

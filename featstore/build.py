@@ -6,20 +6,23 @@ fails stops no other.
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from featstore import steps, teachers
 from featstore.console import progress, say
 from featstore.corpora import CORPORA
+from featstore.disk import io_failure, require_space
+from featstore.lld_unit import write_lld
 from featstore.plan import Plan, Request, Step, make_plan
-from featstore.processes import default_jobs, worker_setup
+from featstore.processes import default_jobs, each
 from featstore.schema import Manifest, TaskFailed, UserError, listed, printable
 from featstore.store import Store
-from featstore.teachers.fit import TeacherJob, fit
+from featstore.teachers.fit import fit
+from featstore.verification import verify
 
 WARNINGS = 5
 """As many of a corpus' warnings are shown by a build; ``featstore check`` shows all."""
@@ -39,7 +42,8 @@ def build(request: Request) -> Result:
 
     Raises:
         UserError: units in the way were made from something else (listed with the difference).
-        TaskFailed: some teachers failed; the others were committed.
+        TaskFailed: some teachers failed; the others were committed. Or the disk is full.
+        Corrupt: a unit is damaged, and this is no repair; or a repair left some damage.
     """
     sums = steps.source_sums(request.manifest)
     store = Store.create(request.store)
@@ -48,6 +52,7 @@ def build(request: Request) -> Result:
     _refuse_conflicts(plan, request)
     for settings in {job.name: job.settings for job in plan.jobs}.values():
         teachers.check(settings)
+    require_space(request.store, sum(s.n_bytes for s in plan.steps if s.status != "done"))
     result = Result(plan)
     if plan.step("audio").status != "done":
         _write_audio(store, plan.step("audio"), request, sums, jobs)
@@ -64,7 +69,23 @@ def build(request: Request) -> Result:
             + listed(lines),
             "mend the cause and run the same command again; what is done is kept",
         )
+    if request.repair:
+        _refuse_damage(store)
     return result
+
+
+def _refuse_damage(store: Store) -> None:
+    """What a repair could not mend is told: units of other settings, strays between the units.
+
+    Raises:
+        UserError: the gravest, with every fault.
+    """
+    if faults := verify(store).faults:
+        worst = max(faults, key=lambda fault: fault.exit_code)
+        lines = listed(fault.message for fault in faults)
+        raise type(worst)(
+            f"{len(faults)} fault(s) are beyond this build's settings:\n{lines}", worst.hint
+        )
 
 
 def _refuse_conflicts(plan: Plan, request: Request) -> None:
@@ -97,7 +118,7 @@ def _write_audio(
 ) -> None:
     steps.write_audio(
         store, step.identity, request.manifest, request.settings.audio, sums, jobs,
-        step.status == "replace",
+        replace=step.status == "replace", n_bytes=step.n_bytes,
     )  # fmt: skip
     excluded = store.unit("audio").facts["excluded"]
     if excluded:
@@ -127,10 +148,12 @@ def _write_shared(store: Store, plan: Plan, request: Request, jobs: int, result:
         else:
             root = request.manifest.root
             signals = steps.corpus_signals(plan.table, root, settings.audio, jobs)
-        steps.write_lld(
+        taken = write_lld(
             store, lld.identity, settings.lld, signals, len(plan.table), jobs,
-            lld.status == "replace",
+            replace=lld.status == "replace", n_bytes=lld.n_bytes,
         )  # fmt: skip
+        if taken:
+            say(f"LLDs of {taken} utterance(s) with unchanged signals were taken over")
         result.built.append("lld")
 
 
@@ -138,30 +161,24 @@ def _fit_teachers(plan: Plan, request: Request, jobs: int, result: Result) -> No
     """Fit what is missing, each in a process of its own kind; one failure stops no other."""
     if not plan.jobs:
         return
-    context = multiprocessing.get_context("spawn")
-    workers = min(jobs if _on_cpu(request.device) else request.jobs or 1, len(plan.jobs))
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=worker_setup) as pool:
-        futures: dict[Future[Any], TeacherJob] = {pool.submit(fit, job): job for job in plan.jobs}
-        try:
-            with progress("teachers", len(futures), unit="fits") as advance:
-                for future in as_completed(futures):
-                    job = futures[future]
-                    try:
-                        scores = future.result()["scores"]
-                        result.built.append(job.unit)
-                        note = f"{job.unit}: test UA {100 * scores['test']['ua']:.1f}"
-                    except Exception as error:  # whatever it is, it must not stop the others
-                        result.failed[job.unit] = _why(error)
-                        note = f"{job.unit}: failed"
-                    advance(note=note)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.terminate()
-            raise
+    workers = jobs if _on_cpu(request.device) else request.jobs or 1
+    with (
+        progress("teachers", len(plan.jobs), unit="fits") as advance,
+        closing(each(fit, plan.jobs, workers)) as fits,
+    ):
+        for job, facts in fits:
+            if isinstance(facts, Exception):  # whatever it is, it must not stop the others
+                result.failed[job.unit] = _why(facts)
+                advance(note=f"{job.unit}: failed")
+            else:
+                result.built.append(job.unit)
+                ua = 100 * facts["scores"]["test"]["ua"]
+                advance(note=f"{job.unit}: test UA {ua:.1f}")
 
 
 def _why(error: Exception) -> str:
+    if isinstance(error, OSError):
+        error = io_failure(error, Path("?"))
     if isinstance(error, UserError):
         return f"{error.message} ({error.hint})" if error.hint else error.message
     return f"{type(error).__name__}: {error}"

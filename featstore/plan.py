@@ -6,6 +6,7 @@ is done; one that is there with another is in the way, and only ``rebuild`` repl
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,8 @@ import numpy.typing as npt
 from featstore import steps, teachers
 from featstore.config import BuildSettings, TeacherSettings
 from featstore.folds import Fold, make_folds, parse_numbers, prove, resolve_validation, roles
-from featstore.schema import Corrupt, Manifest
+from featstore.lld_unit import lld_identity
+from featstore.schema import Corrupt, Manifest, OtherVersion, Refused
 from featstore.settings import differences
 from featstore.store import Store, unit_name
 from featstore.teachers.fit import TeacherJob
@@ -41,6 +43,7 @@ class Request:
     device: str = "auto"
     rebuild: bool = False
     keep_teachers: bool = False
+    repair: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def make_plan(request: Request, sums: dict[str, str]) -> Plan:
     role = roles(table, folds, fold_settings.script_disjoint)
     prove(table, folds, role)
     splits = steps.splits_identity(fold_settings, corpus)
-    lld = steps.lld_identity(settings.lld, audio)
+    lld = lld_identity(settings.lld, audio)
     shared = {i.unit: i for i in (audio, corpus, splits, lld)}
     sizes = {"lld": round(float(table["duration_s"].sum()) * 10_000), "splits": role.size}
     plan = [audio_step] + [
@@ -164,15 +167,17 @@ def _teacher_identity(
 
 
 def _step(store: Store, identity: Identity, request: Request, n_bytes: int) -> Step:
-    """Compare one unit with what stands in its place."""
-    if not (store.path / identity.unit).is_dir():
+    """Compare one unit with what stands in its place; to repair, byte by byte."""
+    if not os.path.lexists(store.path / identity.unit):
         return Step(identity, "build", "not there yet", n_bytes)
     try:
-        unit = store.unit(identity.unit)
-    except Corrupt as error:
-        if request.rebuild:
+        unit = store.unit(identity.unit, deep=request.repair)
+    except OtherVersion:
+        raise
+    except (Corrupt, Refused) as error:
+        if request.repair or request.rebuild:
             return Step(identity, "replace", "damaged", n_bytes)
-        raise Corrupt(error.message, f"mend it with --rebuild, or: {error.hint}") from error
+        raise type(error)(error.message, "mend it with --repair") from error
     if unit.fingerprint == identity.fingerprint:
         return Step(identity, "done", "same fingerprint", unit.n_bytes)
     why = "; ".join(_difference(unit, identity))

@@ -88,6 +88,22 @@ class Ragged:
             out[row - start : row - start + take] = self._chunks[chunk][offset : offset + take]
             row += take
 
+    def damaged_rows(self) -> list[int]:
+        """Utterances with a chunk whose checksum fails."""
+        bad = [chunk for chunk in range(len(self._chunks)) if not self._sound(chunk)]
+        starts = np.array(bad, dtype=np.int64) * self._chunk_rows
+        first = np.searchsorted(self.offsets, starts, side="right") - 1
+        last = np.searchsorted(self.offsets, starts + self._chunk_rows, side="left")
+        hurt = {row for a, b in zip(first, last, strict=True) for row in range(a, b)}
+        return sorted(hurt & set(range(len(self))))
+
+    def _sound(self, chunk: int) -> bool:
+        try:
+            self._check(chunk)
+        except Corrupt:
+            return False
+        return True
+
     def _index(self, n_bytes: int) -> list[memoryview]:
         """The bytes of every chunk in order, its four bytes of crc32c included."""
         per_shard = self._shard_rows // self._chunk_rows

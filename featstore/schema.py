@@ -70,6 +70,10 @@ class Refused(UserError):
     exit_code = 4
 
 
+class OtherVersion(Refused):
+    """Another version of this program wrote it, and only that one may touch it."""
+
+
 Severity = Literal["exclude", "warn", "stop"]
 
 

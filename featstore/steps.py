@@ -12,7 +12,7 @@ import numpy as np
 
 from featstore.arrays import RaggedWriter, write_array, write_group
 from featstore.audio import BadAudio, Samples, check_file, load_signal, to_samples
-from featstore.config import AudioSettings, CorpusSettings, FoldSettings, LldSettings
+from featstore.config import AudioSettings, CorpusSettings, FoldSettings
 from featstore.console import progress
 from featstore.files import sha256_of
 from featstore.folds import Fold, text_overlap
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 AUDIO_ROWS = (256 * 1024, 16 * 1024 * 1024)
-LLD_ROWS = (5 * 1024, 5 * 64 * 1024)
-"""Rows a chunk and rows a shard: about 512 KiB and 32 MiB."""
+"""Samples a chunk and samples a shard: 512 KiB and 32 MiB."""
 
 _STORED = ["utterance_id", "file", "start_s", "speaker", "session", "gender", "text", "kind",
            "label", "label_raw"]  # fmt: skip
@@ -91,7 +90,9 @@ def write_audio(
     settings: AudioSettings,
     sums: dict[str, str],
     jobs: int,
-    replace: bool,
+    *,
+    replace: bool = False,
+    n_bytes: int | None = None,
 ) -> None:
     """Decode every utterance; those that fail are left out and listed in the unit's facts."""
     import pandas as pd
@@ -106,7 +107,7 @@ def write_audio(
         except BadAudio as error:
             return error
 
-    with staged(store.path / "audio", identity, replace=replace) as staging:
+    with staged(store.path / "audio", identity, replace=replace, n_bytes=n_bytes) as staging:
         write_group(staging.folder)
         writer = RaggedWriter(
             staging.folder, "int16", (), AUDIO_ROWS, "sample", embed=settings.embed_audio
@@ -219,40 +220,6 @@ def write_splits(
                 for fold in folds
             ],
             text_overlap=overlap.astype(object).where(overlap.notna(), None).to_dict("records"),
-        )
-        staging.provenance.update(versions())
-
-
-def lld_identity(settings: LldSettings, audio: Identity) -> Identity:
-    """The LLDs: a pure function of the audio unit."""
-    return Identity("lld", {"lld": settings.model_dump(mode="json")}, {"audio": audio.fingerprint})
-
-
-def write_lld(
-    store: Store,
-    identity: Identity,
-    settings: LldSettings,
-    signals: Iterable[Samples],
-    n_utterances: int,
-    jobs: int,
-    replace: bool,
-) -> None:
-    """Extract and write the LLDs of every utterance, in order."""
-    from featstore import lld
-
-    columns = lld.names(settings.feature_set)
-    with staged(store.path / "lld", identity, replace=replace) as staging:
-        write_group(staging.folder)
-        writer = RaggedWriter(
-            staging.folder, "float32", (len(columns),), LLD_ROWS, "frame", ("descriptor",)
-        )
-        with progress("LLDs", n_utterances, unit="utterances") as advance:
-            for values in lld.extract_all(signals, settings.feature_set, jobs):
-                writer.append(values)
-                advance()
-        n_frames = writer.close()
-        staging.facts.update(
-            names=list(columns), n_frames=n_frames, hop_ms=lld.HOP_MS, n_utterances=n_utterances
         )
         staging.provenance.update(versions())
 

@@ -15,24 +15,27 @@ Any Zarr reader opens the arrays; ours adds the checks that Zarr lacks.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from featstore.arrays import group_json, is_group, read_array, write_group
-from featstore.files import read_small, sha256_of, strict_json, write_file
+from featstore.arrays import group_json, read_array, write_group
+from featstore.files import read_small, strict_json, write_file
 from featstore.folds import Fold
 from featstore.reader import Ragged
-from featstore.schema import Corrupt, Refused, TaskFailed, UserError, printable
+from featstore.records import check_record
+from featstore.schema import Corrupt, OtherVersion, Refused, UserError, printable
 from featstore.settings import digest
-from featstore.units import RECORD, SCHEMA, Unit, read_unit
+from featstore.tables import SOURCES, UTTERANCES, read_table
+from featstore.units import NO_LINKS, RECORD, REPAIR, SCHEMA, Unit, read_unit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +43,10 @@ if TYPE_CHECKING:
 SHARED_UNITS = ("corpus", "audio", "lld", "splits")
 FORMAT = "emodistill-store"
 
-_TEACHER_UNIT = re.compile(r"(folds|weights)/(\d\d+)/([A-Za-z0-9][A-Za-z0-9_.-]{0,127})\Z")
+TEACHER_UNIT = re.compile(
+    r"(folds|weights)/(\d\d+)/(?!zarr\.json\Z)([A-Za-z0-9][A-Za-z0-9_.-]{0,127})\Z"
+)
+"""Names of the units below the shared ones: ``folds/NN/<teacher>`` and ``weights/NN/<teacher>``."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +92,11 @@ class Store:
         if not isinstance(about, dict) or about.get("format") != FORMAT:
             raise UserError(f"{path}: a Zarr group, but no emodistill store", "check the path")
         if about.get("schema") != SCHEMA:
-            raise Refused(
+            raise OtherVersion(
                 f"{path}: schema {about.get('schema')}, this version reads {SCHEMA}",
-                "use the version that wrote it, or build the store again",
+                "use the version that wrote it, or `featstore build` into another --store",
             )
-        raise Corrupt(f"{path}/zarr.json: changed since it was written", "build into it to mend it")
+        raise Corrupt(f"{path}/zarr.json: changed since it was written", REPAIR)
 
     @staticmethod
     def create(path: Path) -> Store:
@@ -120,12 +126,13 @@ class Store:
         return Store.open(path)
 
     def units(self) -> list[str]:
-        """The units that are complete, in a fixed order."""
-        found = [unit for unit in SHARED_UNITS if (self.path / unit).is_dir()]
+        """What stands in a unit's place, in a fixed order; :meth:`unit` tells whether it is one."""
+        found = [unit for unit in SHARED_UNITS if os.path.lexists(self.path / unit)]
         for top in ("folds", "weights"):
-            places = [place for place in (self.path / top).glob("*/*") if place.is_dir()]
-            names = [f"{top}/{place.parent.name}/{place.name}" for place in places]
-            found += sorted(name for name in names if _TEACHER_UNIT.match(name))
+            places = (self.path / top).glob("*/*")
+            folders = [place for place in places if place.is_dir() or place.is_symlink()]
+            names = (f"{top}/{place.parent.name}/{place.name}" for place in folders)
+            found += sorted(name for name in names if TEACHER_UNIT.match(name))
         return found
 
     def groups(self) -> list[Path]:
@@ -137,10 +144,19 @@ class Store:
         return [*tops, *folds]
 
     def unit(self, name: str, *, deep: bool = False) -> Unit:
-        """Open a unit strictly; see :func:`featstore.units.read_unit`."""
-        if name not in SHARED_UNITS and not _TEACHER_UNIT.match(name):
+        """Open a unit strictly; see :func:`featstore.units.read_unit`.
+
+        Raises:
+            Corrupt: also where its record is none that this program could have written.
+        """
+        if name not in SHARED_UNITS and not TEACHER_UNIT.match(name):
             raise Refused(f"{printable(name)!r} names no unit of a store", "restore its record")
-        return read_unit(self.path / name, name, deep=deep)
+        for above in Path(name).parents[:-1]:
+            if (self.path / above).is_symlink():
+                raise Refused(f"{self.path / above}: a link", NO_LINKS)
+        unit = read_unit(self.path / name, name, deep=deep)
+        check_record(name, unit.settings, unit.facts, f"{unit.path}/{RECORD}")
+        return unit
 
     def content_hash(self) -> str:
         """SHA-256 over every unit's file list: two stores are equal where this is equal."""
@@ -149,7 +165,7 @@ class Store:
     @cached_property
     def utterances(self) -> pd.DataFrame:
         """One row per utterance, in the order of every array's first dimension."""
-        return _read_table(self.unit("corpus"), "utterances.parquet")
+        return read_table(self.unit("corpus"), "utterances.parquet", UTTERANCES)
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -175,7 +191,7 @@ class Store:
     @cached_property
     def sources(self) -> pd.DataFrame:
         """SHA-256 of each utterance's audio file and its duration there: one row an utterance."""
-        return _read_table(self.unit("audio"), "sources.parquet")
+        return read_table(self.unit("audio"), "sources.parquet", SOURCES)
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
@@ -227,7 +243,7 @@ class Store:
                 f"fold {number}: no teacher in {self.path} yet",
                 f"run `featstore build --fold {number}` with the settings of this store",
             )
-        return {name: self._outputs(unit_name(number, name), deep) for name in names}
+        return {name: self.outputs(unit_name(number, name), deep=deep) for name in names}
 
     def fingerprint(self) -> str:
         """What a run's key is made from: the corpus, the audio and the splits."""
@@ -246,7 +262,18 @@ class Store:
                     "run the `featstore build` that made this store with --rebuild",
                 )
 
-    def _outputs(self, name: str, deep: bool) -> TeacherOutputs:
+    def outputs(self, name: str, *, deep: bool = False) -> TeacherOutputs:
+        """What one teacher says.
+
+        Args:
+            name: its unit, e.g. ``folds/01/linguistic``.
+            deep: compare every file's SHA-256.
+
+        Raises:
+            UserError: it is not there.
+            Corrupt: a file differs, or its arrays do not fit the corpus.
+            Refused: it was made from another corpus, splits or LLDs than the store has.
+        """
         unit = self.unit(name, deep=deep)
         self.check_parents(unit)
         logits = read_array(unit.path / "logits")
@@ -256,7 +283,7 @@ class Store:
             raise Corrupt(
                 f"{name}: logits {logits.shape} and embeddings {embeddings.shape} "
                 f"for {n} utterances and {c} classes",
-                "remove the unit and build it again",
+                REPAIR,
             )
         return TeacherOutputs(logits, embeddings, unit)
 
@@ -268,69 +295,6 @@ def unit_name(fold: int, teacher: str, top: str = "folds") -> str:
     'folds/03/linguistic'
     """
     return f"{top}/{fold:02d}/{teacher}"
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What reading every byte found.
-
-    Attributes:
-        sound: the units that are what was written.
-        faults: what is wrong with the others, one entry a unit.
-        content: the store's content hash, '' where a unit is damaged.
-    """
-
-    sound: tuple[Unit, ...]
-    faults: tuple[UserError, ...]
-    content: str
-
-    @property
-    def exit_code(self) -> int:
-        """0 where all is sound, else the gravest fault's."""
-        return max((fault.exit_code for fault in self.faults), default=0)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain data."""
-        return {
-            "sound": [unit.unit for unit in self.sound],
-            "bytes": sum(unit.n_bytes for unit in self.sound),
-            "faults": [{"message": f.message, "hint": f.hint} for f in self.faults],
-            "content": self.content,
-        }
-
-
-def verify(store: Store) -> Verification:
-    """Read every byte of every unit and compare it with its record and its parents."""
-    sound: list[Unit] = []
-    faults: list[UserError] = []
-    for folder in store.groups():
-        name = folder.relative_to(store.path)
-        if folder.is_symlink() or not is_group(folder):
-            again = "the same `featstore build` writes it again"
-            faults.append(Corrupt(f"{name}/zarr.json: not what was written", again))
-    if not store.units():
-        faults.append(TaskFailed(f"{store.path}: no unit is complete", "run `featstore build`"))
-    for unit_of in store.units():
-        try:
-            unit = store.unit(unit_of, deep=True)
-            store.check_parents(unit)
-            sound.append(unit)
-        except UserError as error:
-            faults.append(error)
-    return Verification(tuple(sound), tuple(faults), "" if faults else store.content_hash())
-
-
-def _read_table(unit: Unit, name: str) -> pd.DataFrame:
-    """A unit's Parquet file, compared with its SHA-256 first: Parquet checks nothing itself."""
-    import pandas as pd
-
-    path = unit.path / name
-    if name not in unit.files or sha256_of(path) != unit.files[name][1]:
-        raise Corrupt(
-            f"{unit.unit}/{name}: content differs",
-            f"remove {unit.path} and run the same `featstore build` again; other units are kept",
-        )
-    return pd.read_parquet(path)
 
 
 def _root() -> bytes:

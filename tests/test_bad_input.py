@@ -16,7 +16,8 @@ from featstore.config import BuildSettings, CorpusSettings
 from featstore.corpora.rows import choose_labels
 from featstore.schema import Corrupt, UserError
 from featstore.settings import load_toml, overrides, resolve
-from featstore.store import Store, verify
+from featstore.store import Store
+from featstore.verification import verify
 
 
 @pytest.fixture

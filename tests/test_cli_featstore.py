@@ -14,6 +14,7 @@ import pytest
 
 import cli
 from featstore import store as stores
+from featstore import verification
 from featstore.files import sha256_of
 from featstore.schema import UserError
 from featstore.settings import digest, to_toml
@@ -197,9 +198,9 @@ class TestBuild:
         """In this process, so that nothing need start; the pool itself is build's own affair."""
         from concurrent.futures import ThreadPoolExecutor
 
-        from featstore import build
+        from featstore import processes
 
-        monkeypatch.setattr(build, "ProcessPoolExecutor", lambda n, **_: ThreadPoolExecutor(1))
+        monkeypatch.setattr(processes, "ProcessPoolExecutor", lambda n, **_: ThreadPoolExecutor(1))
         (store_copy / "folds" / "02" / "linguistic").rename(store_copy / ".away")
         more = ("--rebuild", "--set", "teachers.linguistic.optim.lr=1e30", "--fold", "2")
         told = error(featstore(*call, "--store", store_copy, *more), 1)
@@ -301,7 +302,7 @@ class TestVerify:
         assert done.code == 3
         name = "folds/02/prosodic/embeddings/c/0/0: content differs (array embeddings)"
         assert name in done.out.replace("\n", " ")
-        assert "hint: remove" in done.out
+        assert "--repair" in done.out
         assert "7 unit(s) sound" in done.out
         done = featstore("verify", store_copy, "--json")
         assert done.code == 3
@@ -315,8 +316,8 @@ class TestVerify:
         whole = root.read_text()
         root.write_text(whole[:-5])
         assert "zarr.json: not valid JSON" in error(featstore("verify", store_copy), 3)
-        root.write_text(whole.replace('"schema": 1', '"schema": 2'))
-        assert "schema 2, this version reads 1" in error(featstore("verify", store_copy), 4)
+        root.write_text(whole.replace('"schema": 2', '"schema": 3'))
+        assert "schema 3, this version reads 2" in error(featstore("verify", store_copy), 4)
 
 
 class TestEnds:
@@ -334,15 +335,15 @@ class TestEnds:
         def full(*_: Any) -> Any:
             raise OSError(28, "No space left on device", "/somewhere")
 
-        monkeypatch.setattr(stores, "verify", full)
-        assert "No space left on device" in error(featstore("verify", small_store), 1)
+        monkeypatch.setattr(verification, "verify", full)
+        assert "no space left on device" in error(featstore("verify", small_store), 1)
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_interrupted(
         self, featstore: Command, small_store: Path, monkeypatch: pytest.MonkeyPatch,
         number: signal.Signals,
     ) -> None:  # fmt: skip
-        monkeypatch.setattr(stores, "verify", lambda store: os.kill(os.getpid(), number))
+        monkeypatch.setattr(verification, "verify", lambda store: os.kill(os.getpid(), number))
         done = featstore("verify", small_store)
         assert (done.code, done.out) == (130, "")
         assert "interrupted: what is done is kept" in done.err

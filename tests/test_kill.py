@@ -14,7 +14,7 @@ from fast import FAST
 from featstore.config import BuildSettings
 from featstore.settings import resolve, to_toml
 from featstore.store import Store
-from featstore.store import verify as verify_store
+from featstore.verification import verify as verify_store
 
 pytestmark = pytest.mark.slow
 

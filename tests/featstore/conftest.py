@@ -54,7 +54,7 @@ def build_here(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Any]:
             _LLDS[key] = extract(samples, feature_set)
         return _LLDS[key].copy()
 
-    monkeypatch.setattr("featstore.build.ProcessPoolExecutor", InlineExecutor)
+    monkeypatch.setattr("featstore.processes.ProcessPoolExecutor", InlineExecutor)
     monkeypatch.setattr(lld, "extract", remembered)
     return lambda request: build(replace(request, jobs=1))
 

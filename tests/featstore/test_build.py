@@ -15,7 +15,8 @@ from featstore.build import refuse_faults, result_dict
 from featstore.plan import make_plan, plan_dict
 from featstore.schema import Corrupt, Fault, TaskFailed, UserError
 from featstore.steps import source_sums
-from featstore.store import Store, verify
+from featstore.store import Store
+from featstore.verification import verify
 
 SHARED = ["audio", "corpus", "splits", "lld"]
 WORDS = ["folds/01/linguistic", "folds/02/linguistic"]
@@ -221,15 +222,41 @@ class TestBuild:
         assert verify(Store.open(store_copy)).exit_code == 0
         assert units(replace(request, rebuild=False), "done") == SHARED + TEACHERS
 
-    def test_damaged_unit_stops_it_and_rebuild_mends_it(
-        self, build_here: Build, changed: Change, store_copy: Path, content: str
+    @pytest.mark.parametrize("mend", ["rebuild", "repair"])
+    def test_damaged_unit_stops_it_until_it_is_mended(
+        self, mend: str, build_here: Build, changed: Change, store_copy: Path, content: str
     ) -> None:
         (store_copy / "lld" / "offsets" / "c" / "0").unlink()
         with pytest.raises(Corrupt, match="lld/offsets/c/0: missing") as caught:
             build_here(changed(store=store_copy))
-        assert "--rebuild" in caught.value.hint
-        assert build_here(changed(store=store_copy, rebuild=True)).built == ["lld"]
+        assert "--repair" in caught.value.hint
+        assert build_here(changed(store=store_copy, **{mend: True})).built == ["lld"]
         assert Store.open(store_copy).content_hash() == content
+
+    def test_repair_finds_what_sizes_do_not_tell_and_leaves_the_rest(
+        self, build_here: Build, changed: Change, store_copy: Path, content: str
+    ) -> None:
+        hurt = ["audio/values/c/0", "corpus/utterances.parquet", "folds/02/prosodic/logits/c/0/0"]
+        for name in hurt:
+            raw = bytearray((store_copy / name).read_bytes())
+            raw[len(raw) // 2] ^= 4
+            (store_copy / name).write_bytes(raw)
+        assert build_here(changed(store=store_copy)).built == []
+        untouched = (store_copy / "lld").stat().st_ino
+        mended = build_here(changed(store=store_copy, repair=True)).built
+        assert sorted(mended) == ["audio", "corpus", "folds/02/prosodic"]
+        assert Store.open(store_copy).content_hash() == content
+        assert (store_copy / "lld").stat().st_ino == untouched
+
+    def test_repair_tells_what_it_cannot_mend(
+        self, build_here: Build, changed: Change, store_copy: Path
+    ) -> None:
+        (store_copy / "notes.txt").write_text("to do")
+        (store_copy / "folds/02/prosodic/logits/c/0/0").write_bytes(b"")
+        with pytest.raises(Corrupt, match="2 fault") as caught:
+            build_here(changed(store=store_copy, folds="1", repair=True))
+        assert "notes.txt: not part of a store" in caught.value.message
+        assert "folds/02/prosodic/logits/c/0/0: 0 bytes" in caught.value.message
 
     def test_one_failing_teacher_does_not_stop_the_others(
         self, build_here: Build, changed: Change, store_copy: Path, content: str

@@ -23,7 +23,8 @@ from featstore.plan import make_plan
 from featstore.schema import UserError
 from featstore.settings import to_toml
 from featstore.steps import source_sums
-from featstore.store import Store, verify
+from featstore.store import Store
+from featstore.verification import verify
 
 SHARED = ["audio", "corpus", "splits", "lld"]
 TEACHERS = ["folds/01/linguistic", "folds/01/prosodic", "folds/02/linguistic", "folds/02/prosodic"]

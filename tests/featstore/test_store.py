@@ -17,8 +17,9 @@ from zarr.errors import ZarrUserWarning
 
 from featstore.schema import Corrupt, Refused, UserError
 from featstore.settings import digest
-from featstore.store import Store, unit_name, verify
+from featstore.store import Store, unit_name
 from featstore.units import RECORD, SCHEMA
+from featstore.verification import verify
 
 UNITS = ["corpus", "audio", "lld", "splits", "folds/01/linguistic", "folds/01/prosodic",
          "folds/02/linguistic", "folds/02/prosodic"]  # fmt: skip
@@ -121,7 +122,7 @@ class TestContents:
             warnings.simplefilter("ignore", ZarrUserWarning)  # of unit.json and the tables
             found = group.members(max_depth=None)
         arrays: dict[str, Any] = {p: node for p, node in found if isinstance(node, zarr.Array)}
-        assert len(arrays) == 3 + 2 + 2 + 1 + 4 * 2
+        assert len(arrays) == 3 + 2 + 3 + 1 + 4 * 2
         for path, array in arrays.items():
             assert all(array.metadata.dimension_names), path
         np.testing.assert_array_equal(arrays["corpus/label"][...], store.labels)

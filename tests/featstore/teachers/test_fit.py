@@ -17,10 +17,11 @@ from featstore.config import LinguisticSettings
 from featstore.plan import make_plan
 from featstore.schema import TaskFailed
 from featstore.steps import source_sums
-from featstore.store import Store, verify
+from featstore.store import Store
 from featstore.teachers.finetune import predict
 from featstore.teachers.fit import TeacherJob, _fold_data, fit
 from featstore.teachers.linguistic import tiny_encoder, train_tokenizer
+from featstore.verification import verify
 
 
 @pytest.fixture
@@ -132,7 +133,9 @@ def test_local_model_leaves_no_trace_of_its_place(
     tokenizer.save_pretrained(folder)
     tiny_encoder(tokenizer.vocab_size, settings).save_pretrained(folder)
     recorded, provenance = teachers.portable(settings)
-    identity = replace(job.identity, settings={"teacher": recorded.model_dump(mode="json")})
+    identity = replace(
+        job.identity, settings={"fold": 1, "teacher": recorded.model_dump(mode="json")}
+    )
     fit(replace(job, settings=settings, identity=identity, provenance=provenance, keep=True))
     unit = Store(job.store).unit(job.unit)
     assert unit.provenance["model_name"] == "our-bert"

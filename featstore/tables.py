@@ -1,0 +1,89 @@
+"""A unit's Parquet table, which checks nothing itself: sums, columns and sizes come first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from featstore.files import sha256_of
+from featstore.schema import COLUMNS, Corrupt, Refused
+from featstore.units import Unit
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MAX_ROWS = 2_000_000
+MAX_BYTES = 256 * 1024**2
+"""No corpus of speech has more; a table of a few kilobytes can claim to."""
+
+UTTERANCES = {name: COLUMNS[name] for name in COLUMNS if name != "duration_s"}
+"""``corpus/utterances.parquet``: the manifest but for durations, which the audio unit has."""
+SOURCES = {"utterance_id": "str", "sha256": "str", "duration_s": "float64"}
+"""``audio/sources.parquet``: one row an utterance."""
+
+_AGAIN = "`featstore build --repair` writes the unit anew"
+
+
+def read_table(unit: Unit, name: str, columns: Mapping[str, str]) -> pd.DataFrame:
+    """Read a table of a unit.
+
+    Args:
+        unit: whose.
+        name: the file's name.
+        columns: its columns and dtypes (``str`` or ``float64``), in order.
+
+    Raises:
+        Corrupt: the file is not the one that the record lists.
+        Refused: it is no such table, or would not fit into memory.
+    """
+    path = unit.path / name
+    if name not in unit.files or sha256_of(path) != unit.files[name][1]:
+        raise Corrupt(f"{unit.unit}/{name}: content differs", _AGAIN)
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        about = parquet.read_metadata(path)
+        found = {field.name: field.type for field in about.schema.to_arrow_schema()}
+        if about.num_rows > MAX_ROWS or not _fits(found, columns):
+            raise Refused(f"{unit.unit}/{name}: {about.num_rows} rows of {_told(found)}", _AGAIN)
+        texts = [key for key, kind in columns.items() if kind == "str"]
+        # As dictionaries a text that stands in every row takes its place once.
+        table = parquet.read_table(path, read_dictionary=texts, use_threads=False)
+        if sum(_decoded_bytes(table.column(text)) for text in texts) > MAX_BYTES:
+            raise Refused(f"{unit.unit}/{name}: over {MAX_BYTES} bytes of text", _AGAIN)
+        schema = pyarrow.schema(
+            [(key, pyarrow.string() if key in texts else pyarrow.float64()) for key in columns]
+        )
+        frame: pd.DataFrame = table.cast(schema).to_pandas()
+    except (pyarrow.ArrowException, ValueError) as error:
+        raise Corrupt(f"{unit.unit}/{name}: no Parquet table ({error})", _AGAIN) from error
+    if frame.isna().to_numpy().any():
+        raise Corrupt(f"{unit.unit}/{name}: has gaps", _AGAIN)
+    return frame
+
+
+def _fits(found: Mapping[str, Any], columns: Mapping[str, str]) -> bool:
+    """Whether the columns are those, in that order, of those kinds."""
+    import pyarrow
+
+    kinds = {"str": (pyarrow.string(), pyarrow.large_string()), "float64": (pyarrow.float64(),)}
+    return list(found) == list(columns) and all(
+        found[name] in kinds[kind] for name, kind in columns.items()
+    )
+
+
+def _told(found: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {kind}" for name, kind in list(found.items())[:12])
+
+
+def _decoded_bytes(column: Any) -> int:
+    """Bytes of a dictionary-encoded text column once every row has its own."""
+    from pyarrow import compute
+
+    total = 0
+    for chunk in column.chunks:
+        lengths = compute.binary_length(chunk.dictionary).to_numpy(zero_copy_only=False)
+        indices = chunk.indices.drop_null().to_numpy(zero_copy_only=False)
+        total += int(lengths[indices].sum()) if len(indices) else 0
+    return total
