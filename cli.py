@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
+from featstore import console
+from featstore.disk import io_failure
 from featstore.schema import TaskFailed, UserError, printable
 
 featstore = typer.Typer(
@@ -67,7 +69,7 @@ def _common(
         typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
-    _State.verbose = verbose
+    console.set_verbose(verbose)
 
 
 @featstore.command()
@@ -287,10 +289,6 @@ def predict(
     _print(table.to_dict("records"), as_json, render.predictions)
 
 
-class _State:
-    verbose = False
-
-
 def _build_settings(
     dataset: str, preset: str, config: Path | None, sets: list[str] | None, flags: Any = None
 ) -> Any:
@@ -325,7 +323,7 @@ def _print(value: Any, as_json: bool, render: Any) -> None:
 
 def _fail(error: UserError) -> int:
     """``error:`` and ``hint:`` lines on stderr."""
-    print("error: " + "\n".join(printable(s) for s in error.message.split("\n")), file=sys.stderr)
+    print(f"error: {console.printable_lines(error.message)}", file=sys.stderr)
     if error.hint:
         print(f"hint: {printable(error.hint)}", file=sys.stderr)
     return error.exit_code
@@ -352,18 +350,18 @@ def _main(app: typer.Typer) -> NoReturn:
     try:
         app()
     except UserError as error:
-        if _State.verbose:
-            raise
+        console.trace(error)
         sys.exit(_fail(error))
     except _InterruptedError:
         print("interrupted: what is done is kept; the same command resumes", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
-        if _State.verbose:
-            raise
-        from featstore.disk import io_failure
-
+        console.trace(error)
         sys.exit(_fail(io_failure(error, Path())))
+    except Exception as error:  # ours or a library's: nobody is helped by forty lines of frames
+        console.trace(error)
+        where = f"`{app.info.name} -v ...` tells where it happened"
+        sys.exit(_fail(TaskFailed(f"{type(error).__name__}: {error}", where)))
     sys.exit(0)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from distill.config import PRESETS, VARIANTS, RunSettings, default_preset
 from distill.runs import RunFolder
 from distill.trainer import Outcome, RunRequest, key_of, run_fold
-from featstore.console import Advance, progress, say
+from featstore.console import Advance, printable_lines, progress, say, trace
 from featstore.disk import io_failure
 from featstore.folds import parse_numbers
 from featstore.processes import default_jobs, each, worker_setup
@@ -240,6 +240,7 @@ def _collect(
         elif isinstance(result, OSError):
             _fail(done, fold, io_failure(result, request.runs))
         else:
+            trace(result)
             again = "what is done is kept: mend the cause and run the same command again"
             _fail(done, fold, TaskFailed(f"{type(result).__name__}: {result}", again))
         ticker.end(fold, result if isinstance(result, Outcome) else None)
@@ -251,7 +252,7 @@ def _fail(done: Done, fold: int, error: UserError) -> None:
     done.failed[fold] = error
     if heard:  # ten folds that miss the same file are one mistake
         return
-    message = "\n".join(printable(line) for line in error.message.split("\n"))
+    message = printable_lines(error.message)
     told = message if message.startswith(f"fold {fold}:") else f"fold {fold}: {message}"
     say(f"error: {told}")
     if error.hint:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -34,6 +35,26 @@ def progress(what: str, total: int, *, unit: str = "") -> Iterator[Advance]:
 def say(message: str) -> None:
     """A line for the person at the terminal; results go to stdout instead."""
     print(message, file=sys.stderr, flush=True)
+
+
+class _State:
+    verbose = False
+
+
+def set_verbose(verbose: bool) -> None:
+    """Whether :func:`trace` tells anything, as ``-v`` asks for."""
+    _State.verbose = verbose
+
+
+def trace(error: BaseException) -> None:
+    """The traceback of an error, a worker's included, where one is wanted."""
+    if _State.verbose:
+        say(printable_lines("".join(traceback.format_exception(error))))
+
+
+def printable_lines(text: str) -> str:
+    """Text of several lines made safe for a terminal."""
+    return "\n".join(printable(line) for line in text.split("\n"))
 
 
 def _bar(what: str, total: int) -> Iterator[Advance]:

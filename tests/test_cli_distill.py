@@ -80,12 +80,12 @@ def test_dry_run_says_what_there_is_to_do(ran, damaged_store):
     _, runs = ran
     args = ("run", "--store", damaged_store, "--runs", runs, "--fold", "1..3", *TINY, "--dry-run")
     code, out, err = distill(*args, "--json")
-    assert (code, err) == (0, "")
+    assert (code, err) == (3, "")
     plan = json.loads(out)
     assert [row["status"] for row in plan["runs"]] == ["damaged", "done", "missing"]
     assert plan["settings"]["optim"]["epochs"] == 2
     code, out, _ = distill(*args)
-    assert code == 0
+    assert code == 3  # as the run itself would
     assert "done" in out
     assert "damaged" in out
 

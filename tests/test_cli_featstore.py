@@ -13,10 +13,9 @@ import pandas as pd
 import pytest
 
 import cli
+from featstore import console, verification
 from featstore import store as stores
-from featstore import verification
 from featstore.files import sha256_of
-from featstore.schema import UserError
 from featstore.settings import digest, to_toml
 from featstore.units import RECORD
 
@@ -52,7 +51,7 @@ def featstore(
     yield run
     for number, handler in handlers:
         signal.signal(number, handler)
-    cli._State.verbose = False
+    console.set_verbose(False)
 
 
 def error(done: Done, code: int) -> str:
@@ -325,9 +324,18 @@ class TestEnds:
         self, featstore: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         error(featstore("inspect", tmp_path), 2)
-        monkeypatch.setattr(sys, "argv", ["featstore", "-v", "inspect", str(tmp_path)])
-        with pytest.raises(UserError, match="no store there"):
-            cli.featstore_main()
+        done = featstore("-v", "inspect", tmp_path)
+        assert done.code == 2
+        assert "Traceback" in done.err
+        assert "error: " in done.err
+
+    def test_error_of_our_own_is_no_wall_of_frames(
+        self, featstore: Command, small_store: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(verification, "verify", lambda store: 1 / 0)
+        told = error(featstore("verify", small_store), 1)
+        assert "ZeroDivisionError: division by zero" in told
+        assert "featstore -v" in told
 
     def test_disk_trouble_is_an_error_line(
         self, featstore: Command, small_store: Path, monkeypatch: pytest.MonkeyPatch
