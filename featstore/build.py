@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from featstore import steps, teachers
-from featstore.console import progress, say
+from featstore.console import progress, say, trace
 from featstore.corpora import CORPORA
 from featstore.disk import io_failure, require_space
 from featstore.lld_unit import write_lld
@@ -133,13 +133,14 @@ def _write_shared(store: Store, plan: Plan, request: Request, jobs: int, result:
     if corpus.status != "done":
         steps.write_corpus(
             store, corpus.identity, plan.table, request.manifest, settings.corpus,
-            corpus.status == "replace",
+            replace=corpus.status == "replace", n_bytes=corpus.n_bytes,
         )  # fmt: skip
         result.built.append("corpus")
     if splits.status != "done":
         steps.write_splits(
-            store, splits.identity, plan.table, plan.folds, plan.roles, splits.status == "replace"
-        )
+            store, splits.identity, plan.table, plan.folds, plan.roles,
+            replace=splits.status == "replace", n_bytes=splits.n_bytes,
+        )  # fmt: skip
         result.built.append("splits")
     if lld.status != "done":
         if settings.audio.embed_audio:
@@ -168,6 +169,7 @@ def _fit_teachers(plan: Plan, request: Request, jobs: int, result: Result) -> No
     ):
         for job, facts in fits:
             if isinstance(facts, Exception):  # whatever it is, it must not stop the others
+                trace(facts)
                 result.failed[job.unit] = _why(facts)
                 advance(note=f"{job.unit}: failed")
             else:

@@ -74,7 +74,7 @@ def read_small(path: Path) -> bytes:
         return path.read_bytes()
 
 
-def strict_json(content: bytes, name: str) -> dict[str, Any]:
+def strict_json(content: bytes, name: str, mend: str = "restore the file") -> dict[str, Any]:
     """A JSON object from somebody else: UTF-8, no duplicate key, no NaN.
 
     Raises:
@@ -94,7 +94,7 @@ def strict_json(content: bytes, name: str) -> dict[str, Any]:
         value = json.loads(content, object_pairs_hook=pairs, parse_constant=constant)
         canonical(value)  # refuses 1e999, which reads as infinity, and half a surrogate pair
     except (ValueError, RecursionError) as error:
-        raise Corrupt(f"{name}: not valid JSON ({error})", "restore the file or rebuild") from error
+        raise Corrupt(f"{name}: not valid JSON ({error})", mend) from error
     if not isinstance(value, dict):
-        raise Corrupt(f"{name}: not a JSON object", "restore the file or rebuild")
+        raise Corrupt(f"{name}: not a JSON object", mend)
     return value

@@ -115,7 +115,11 @@ def make_plan(request: Request, sums: dict[str, str]) -> Plan:
     splits = steps.splits_identity(fold_settings, corpus)
     lld = lld_identity(settings.lld, audio)
     shared = {i.unit: i for i in (audio, corpus, splits, lld)}
-    sizes = {"lld": round(float(table["duration_s"].sum()) * 10_000), "splits": role.size}
+    sizes = {
+        "corpus": int(table["text"].str.len().sum()) + 150 * len(table),
+        "lld": round(float(table["duration_s"].sum()) * 10_000),
+        "splits": role.size,
+    }
     plan = [audio_step] + [
         _step(store, identity, request, sizes.get(identity.unit, 0))
         for identity in (corpus, splits, lld)

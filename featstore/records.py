@@ -20,6 +20,7 @@ from featstore.config import (
 )
 from featstore.schema import UTTERANCE_ID, Corrupt, listed, printable
 from featstore.settings import Settings, canonical
+from featstore.units import REPAIR
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, strict=True)]
@@ -182,5 +183,5 @@ def check_record(unit: str, settings: Any, facts: Any, place: str) -> None:
     if faults:
         raise Corrupt(
             f"{place}: not the record of a {unit.partition('/')[0]} unit:\n{listed(faults, 5)}",
-            "`featstore build --repair` writes the unit anew",
+            REPAIR,
         )

@@ -21,8 +21,9 @@ from typing import Any
 from featstore.disk import io_failure
 from featstore.files import fsync_file, fsync_folder, sha256_of, write_file
 from featstore.locks import try_lock
+from featstore.schema import UserError
 from featstore.settings import digest
-from featstore.units import RECORD, SCHEMA, Identity, files_below
+from featstore.units import RECORD, SCHEMA, Identity, files_below, read_unit
 
 PREFIX = ".staging-"
 
@@ -41,6 +42,7 @@ def staged(
 
     Raises:
         TaskFailed: the disk is full, read-only or failing; nothing is left of the unit.
+        UserError: another writer has meanwhile put something else there.
     """
     try:
         with beside(place) as wrapper:
@@ -48,7 +50,8 @@ def staged(
             staging.folder.mkdir()
             yield staging
             _write_record(staging, identity)
-            _into_place(staging.folder, place, wrapper, replace)
+            if not _into_place(staging.folder, place, wrapper, replace):
+                _refuse_another(place, identity)
     except OSError as error:
         raise io_failure(error, place, n_bytes) from error
 
@@ -136,16 +139,33 @@ def _write_record(staging: Staging, identity: Identity) -> None:
         fsync_folder(Path(base))
 
 
-def _into_place(folder: Path, place: Path, wrapper: Path, replace: bool) -> None:
+def _into_place(folder: Path, place: Path, wrapper: Path, replace: bool) -> bool:
+    """Rename the unit into its place; False where something stands there and is to stay."""
     try:
         folder.rename(place)
     except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise
-        if replace and not _exchange(folder, place):
+        if not replace:
+            return False
+        if not _exchange(folder, place):
             place.rename(wrapper / "old")
             folder.rename(place)
     fsync_folder(place.parent)
+    return True
+
+
+def _refuse_another(place: Path, identity: Identity) -> None:
+    """Another writer was first: fine where it wrote the same, whose bytes are then the same.
+
+    Raises:
+        UserError: it wrote something else, or what stands there is no unit.
+    """
+    if read_unit(place, identity.unit).fingerprint != identity.fingerprint:
+        raise UserError(
+            f"{place}: another build has meanwhile put something else there",
+            "build with other settings into another --store",
+        )
 
 
 def _exchange(a: Path, b: Path) -> bool:

@@ -159,7 +159,9 @@ def write_corpus(
     table: pd.DataFrame,
     manifest: Manifest,
     settings: CorpusSettings,
-    replace: bool,
+    *,
+    replace: bool = False,
+    n_bytes: int | None = None,
 ) -> None:
     """Strings as Parquet, codes as Zarr; without transcripts where they are to be kept out."""
     stored = table[_STORED].copy()
@@ -172,7 +174,7 @@ def write_corpus(
         "speaker": [speakers.index(speaker) for speaker in table["speaker"]],
         "session": [sessions.index(session) for session in table["session"]],
     }
-    with staged(store.path / "corpus", identity, replace=replace) as staging:
+    with staged(store.path / "corpus", identity, replace=replace, n_bytes=n_bytes) as staging:
         write_group(staging.folder)
         for name, values in codes.items():
             write_array(staging.folder, name, np.array(values, dtype=np.int16), ("utterance",))
@@ -202,11 +204,13 @@ def write_splits(
     table: pd.DataFrame,
     folds: Iterable[Fold],
     roles: NDArray[np.int8],
-    replace: bool,
+    *,
+    replace: bool = False,
+    n_bytes: int | None = None,
 ) -> None:
     """The role of every utterance in every fold, and each fold's speakers and text overlap."""
     overlap = text_overlap(table, roles)
-    with staged(store.path / "splits", identity, replace=replace) as staging:
+    with staged(store.path / "splits", identity, replace=replace, n_bytes=n_bytes) as staging:
         write_group(staging.folder)
         write_array(staging.folder, "role", roles, ("fold", "utterance"))
         staging.facts.update(

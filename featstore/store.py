@@ -22,7 +22,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -175,18 +175,19 @@ class Store:
     @property
     def labels(self) -> npt.NDArray[np.int16]:
         """Class index of every utterance: ``[N]``."""
-        self.unit("corpus")
-        return read_array(self.path / "corpus" / "label")
+        return _array(self.unit("corpus"), "label")
 
     @cached_property
     def audio(self) -> Ragged:
         """The signals: int16 at 16 kHz."""
-        if not self.unit("audio").settings["audio"]["embed_audio"]:
+        unit = self.unit("audio")
+        if not unit.settings["audio"]["embed_audio"]:
             raise UserError(
                 f"{self.path}: built with --no-embed-audio, so it holds no signals",
                 "give --root, the corpus' folder",
             )
-        return Ragged(self.path / "audio")
+        unit.check("offsets")
+        return Ragged(unit.path)
 
     @cached_property
     def sources(self) -> pd.DataFrame:
@@ -196,20 +197,19 @@ class Store:
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
         """Samples of every utterance at 16 kHz: ``[N]``."""
-        self.unit("audio")
-        return np.diff(read_array(self.path / "audio" / "offsets"))
+        return np.diff(_array(self.unit("audio"), "offsets"))
 
     @cached_property
     def lld(self) -> Ragged:
         """The low-level descriptors: ``[frames, D]`` float32 an utterance."""
-        self.unit("lld")
-        return Ragged(self.path / "lld")
+        unit = self.unit("lld")
+        unit.check("offsets")
+        return Ragged(unit.path)
 
     @cached_property
     def roles(self) -> npt.NDArray[np.int8]:
         """What each utterance is in each fold: ``[fold, N]``, of OUT, TRAIN, VALIDATION, TEST."""
-        self.unit("splits")
-        return read_array(self.path / "splits" / "role")
+        return _array(self.unit("splits"), "role")
 
     @cached_property
     def folds(self) -> tuple[Fold, ...]:
@@ -276,8 +276,7 @@ class Store:
         """
         unit = self.unit(name, deep=deep)
         self.check_parents(unit)
-        logits = read_array(unit.path / "logits")
-        embeddings = read_array(unit.path / "embeddings")
+        logits, embeddings = _array(unit, "logits"), _array(unit, "embeddings")
         n, c = len(self.utterances), len(self.classes)
         if logits.shape != (n, c) or embeddings.ndim != 2 or len(embeddings) != n:
             raise Corrupt(
@@ -286,6 +285,12 @@ class Store:
                 REPAIR,
             )
         return TeacherOutputs(logits, embeddings, unit)
+
+
+def _array(unit: Unit, name: str) -> npt.NDArray[Any]:
+    """A small array of a unit, compared with the record first."""
+    unit.check(name)
+    return read_array(unit.path / name)
 
 
 def unit_name(fold: int, teacher: str, top: str = "folds") -> str:

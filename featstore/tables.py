@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from featstore.files import sha256_of
 from featstore.schema import COLUMNS, Corrupt, Refused
-from featstore.units import Unit
+from featstore.units import REPAIR, Unit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,8 +19,6 @@ UTTERANCES = {name: COLUMNS[name] for name in COLUMNS if name != "duration_s"}
 """``corpus/utterances.parquet``: the manifest but for durations, which the audio unit has."""
 SOURCES = {"utterance_id": "str", "sha256": "str", "duration_s": "float64"}
 """``audio/sources.parquet``: one row an utterance."""
-
-_AGAIN = "`featstore build --repair` writes the unit anew"
 
 
 def read_table(unit: Unit, name: str, columns: Mapping[str, str]) -> pd.DataFrame:
@@ -36,9 +33,8 @@ def read_table(unit: Unit, name: str, columns: Mapping[str, str]) -> pd.DataFram
         Corrupt: the file is not the one that the record lists.
         Refused: it is no such table, or would not fit into memory.
     """
+    unit.check(name)
     path = unit.path / name
-    if name not in unit.files or sha256_of(path) != unit.files[name][1]:
-        raise Corrupt(f"{unit.unit}/{name}: content differs", _AGAIN)
     import pyarrow
     from pyarrow import parquet
 
@@ -46,20 +42,20 @@ def read_table(unit: Unit, name: str, columns: Mapping[str, str]) -> pd.DataFram
         about = parquet.read_metadata(path)
         found = {field.name: field.type for field in about.schema.to_arrow_schema()}
         if about.num_rows > MAX_ROWS or not _fits(found, columns):
-            raise Refused(f"{unit.unit}/{name}: {about.num_rows} rows of {_told(found)}", _AGAIN)
+            raise Refused(f"{unit.unit}/{name}: {about.num_rows} rows of {_told(found)}", REPAIR)
         texts = [key for key, kind in columns.items() if kind == "str"]
         # As dictionaries a text that stands in every row takes its place once.
         table = parquet.read_table(path, read_dictionary=texts, use_threads=False)
         if sum(_decoded_bytes(table.column(text)) for text in texts) > MAX_BYTES:
-            raise Refused(f"{unit.unit}/{name}: over {MAX_BYTES} bytes of text", _AGAIN)
+            raise Refused(f"{unit.unit}/{name}: over {MAX_BYTES} bytes of text", REPAIR)
         schema = pyarrow.schema(
             [(key, pyarrow.string() if key in texts else pyarrow.float64()) for key in columns]
         )
         frame: pd.DataFrame = table.cast(schema).to_pandas()
     except (pyarrow.ArrowException, ValueError) as error:
-        raise Corrupt(f"{unit.unit}/{name}: no Parquet table ({error})", _AGAIN) from error
+        raise Corrupt(f"{unit.unit}/{name}: no Parquet table ({error})", REPAIR) from error
     if frame.isna().to_numpy().any():
-        raise Corrupt(f"{unit.unit}/{name}: has gaps", _AGAIN)
+        raise Corrupt(f"{unit.unit}/{name}: has gaps", REPAIR)
     return frame
 
 

@@ -131,7 +131,8 @@ def _check_fit(store: Store, unit: Unit) -> None:
         Corrupt: naming the array.
     """
     top = unit.unit.partition("/")[0]
-    if check := _FITS.get(top):
+    others = {"corpus"} | ({"splits"} if top == "folds" else set())
+    if (check := _FITS.get(top)) and others <= set(store.units()):  # else it is still being built
         faults = [fault for fault, holds in check(store, unit) if not holds]
         if faults:
             raise Corrupt(listed(f"{unit.unit}: {fault}" for fault in faults), REPAIR)

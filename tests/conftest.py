@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fast import FAST
+from inline import InlineExecutor
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+_LLDS: dict[tuple[str, bytes], Any] = {}
 STANDIN = Path(__file__).resolve().parents[2] / "shared" / "corpora"
 
 
@@ -69,6 +73,28 @@ def store_copy(small_store: Path, tmp_path: Path) -> Path:
 def corpus_copy(small_corpus: Path, tmp_path: Path) -> Path:
     """The small corpus, to damage."""
     return Path(shutil.copytree(small_corpus, tmp_path / "corpus"))
+
+
+@pytest.fixture
+def build_here(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Any]:
+    """:func:`featstore.build.build` in this process, each signal's LLDs extracted once a session.
+
+    That the same samples give the same LLDs, in other processes too, is for test_lld.py to show.
+    """
+    from featstore import lld
+    from featstore.build import build
+
+    extract = lld.extract
+
+    def remembered(samples: Any, feature_set: str = "eGeMAPSv02") -> Any:
+        key = (feature_set, np.asarray(samples).tobytes())
+        if key not in _LLDS:
+            _LLDS[key] = extract(samples, feature_set)
+        return _LLDS[key].copy()
+
+    monkeypatch.setattr("featstore.processes.ProcessPoolExecutor", InlineExecutor)
+    monkeypatch.setattr(lld, "extract", remembered)
+    return lambda request: build(replace(request, jobs=1))
 
 
 @pytest.fixture(autouse=True)

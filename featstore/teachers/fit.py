@@ -89,7 +89,8 @@ def fit(job: TeacherJob) -> dict[str, Any]:
     if job.keep:
         _keep(job, task.model, task.save)
     _write_groups_above(job.store, job.unit)
-    with staged(job.store / job.unit, job.identity, replace=job.replace) as staging:
+    place, n_bytes = job.store / job.unit, logits.nbytes + embeddings.nbytes
+    with staged(place, job.identity, replace=job.replace, n_bytes=n_bytes) as staging:
         write_group(staging.folder)
         write_array(staging.folder, "logits", logits, ("utterance", "class"))
         write_array(staging.folder, "embeddings", embeddings, ("utterance", "embedding"))
@@ -122,13 +123,11 @@ def _write_groups_above(store: Path, unit: str) -> None:
 
 def _keep(job: TeacherJob, model: Any, save: Any) -> None:
     """The fitted teacher as a unit of its own, so that keeping it changes no other unit."""
-    from safetensors.torch import save_file
+    from featstore.tensors import save_tensors
 
     _write_groups_above(job.store, job.weights.unit)
     # Weights that stand there are this teacher's, or those of one that is no more.
     with staged(job.store / job.weights.unit, job.weights, replace=True) as staging:
-        state = {key: value.detach().cpu().contiguous() for key, value in
-                 model.state_dict().items()}  # fmt: skip
-        save_file(state, staging.folder / "model.safetensors")
+        save_tensors(model.state_dict(), staging.folder / "model.safetensors")
         save(staging.folder)
         staging.provenance.update(versions())

@@ -1,62 +1,13 @@
-"""Fixtures of the store half: builds without processes, and a fold learnt in a moment."""
+"""Fixtures of the store half: changed builds, and a fold learnt in a moment."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-
-_LLDS: dict[tuple[str, bytes], Any] = {}
-
-
-class InlineExecutor:
-    """A process pool's face over plain calls: what a test patches is seen, and nothing starts."""
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        pass
-
-    def __enter__(self) -> InlineExecutor:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(function(*args))
-        except Exception as error:  # what a worker would send back
-            future.set_exception(error)
-        return future
-
-    def shutdown(self, **_: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def build_here(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Any]:
-    """:func:`featstore.build.build` in this process, each signal's LLDs extracted once a session.
-
-    That the same samples give the same LLDs, in other processes too, is for test_lld.py to show.
-    """
-    from featstore import lld
-    from featstore.build import build
-
-    extract = lld.extract
-
-    def remembered(samples: Any, feature_set: str = "eGeMAPSv02") -> Any:
-        key = (feature_set, np.asarray(samples).tobytes())
-        if key not in _LLDS:
-            _LLDS[key] = extract(samples, feature_set)
-        return _LLDS[key].copy()
-
-    monkeypatch.setattr("featstore.processes.ProcessPoolExecutor", InlineExecutor)
-    monkeypatch.setattr(lld, "extract", remembered)
-    return lambda request: build(replace(request, jobs=1))
 
 
 @pytest.fixture
