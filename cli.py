@@ -104,9 +104,10 @@ def check(
     from featstore import render
     from featstore.audit import audit
     from featstore.corpora import load
+    from featstore.hearing import heard
 
     settings = _build_settings(dataset, "paper", config, sets)
-    manifest = load(dataset, root, settings.corpus)
+    manifest = heard(load(dataset, root, settings.corpus), settings.audio)
     found = audit(manifest, settings.folds)
     _print(found.to_dict(), as_json, render.audit)
     raise typer.Exit(1 if found.stops or (strict and found.excluded) else 0)
@@ -143,6 +144,7 @@ def build(
     from featstore import plan as plans
     from featstore import render, steps
     from featstore.corpora import load
+    from featstore.hearing import heard
 
     flags: dict[str, Any] = {}
     if not embed_audio:
@@ -150,7 +152,7 @@ def build(
     if not embed_text:
         flags["corpus"] = {"embed_text": False}
     settings = _build_settings(dataset, preset, config, sets, flags)
-    manifest = load(dataset, root, settings.corpus)
+    manifest = heard(load(dataset, root, settings.corpus), settings.audio)
     builds.refuse_faults(manifest, strict=strict)
     request = plans.Request(
         manifest, settings, store or Path("stores") / dataset, fold, jobs, device, rebuild,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import stat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,9 @@ MAX_FILTER = 2**23
 """Taps that resampling may take: the two rates over their common divisor, multiplied. 12345 Hz
 needs 8 million; 47999 Hz would need 768 million, which is 13 GB and a minute a file."""
 FULL_SCALE = 32768.0
+MAX_PEAK = 64.0
+"""Floats may overshoot 1.0; a file that reaches this holds integers, and would be all clipped."""
+_BLOCK = 2**18
 
 
 class BadAudio(UserError):
@@ -58,19 +62,29 @@ def load_signal(
         ``[T]`` float32 at 16 kHz, in [-1, 32767/32768], every value a multiple of 1/32768.
 
     Raises:
-        BadAudio: missing, empty, truncated, not audio, absurd header, too short, too long,
-            NaN or Inf, or silent from end to end.
+        BadAudio: see :func:`read_mono`.
     """
     settings = settings or AudioSettings()
-    frames, rate = _read(path, start_s, duration_s, settings)
-    if not np.isfinite(frames).all():
-        raise BadAudio(
-            "non-finite", f"{path}: holds NaN or Inf samples", "export it again as 16-bit PCM"
-        )
-    mono = frames.mean(axis=1, dtype=np.float32) if frames.shape[1] > 1 else frames[:, 0]
+    mono, rate = read_mono(path, start_s, duration_s, settings)
+    return from_samples(to_samples(resample(mono, rate, settings.sampling_rate)))
+
+
+def read_mono(
+    path: Path, start_s: float, duration_s: float | None, settings: AudioSettings
+) -> tuple[Signal, int]:
+    """The same utterance at its file's own rate, with all that can be wrong with it found.
+
+    Returns:
+        ``[T]`` float32, not clipped, and the rate in Hz.
+
+    Raises:
+        BadAudio: missing, empty, truncated, not audio, absurd header, too short, too long, NaN or
+            Inf, integers where floats belong, or silent from end to end.
+    """
+    mono, rate = _read(path, start_s, duration_s, settings)
     if not mono.any():
         raise BadAudio("silent", f"{path}: every sample is zero", "replace or remove the file")
-    return from_samples(to_samples(resample(mono, rate, settings.sampling_rate)))
+    return mono, rate
 
 
 def resample(signal: Signal, rate_hz: int, target_hz: int) -> Signal:
@@ -147,8 +161,8 @@ def check_file(path: Path) -> None:
 
 def _read(
     path: Path, start_s: float, duration_s: float | None, settings: AudioSettings
-) -> tuple[npt.NDArray[np.float32], int]:
-    """The utterance's frames ``[T, channels]`` and their rate, after checking the header."""
+) -> tuple[Signal, int]:
+    """The utterance mixed down ``[T]`` and its rate, after checking the header."""
     import soundfile
 
     check_file(path)
@@ -166,18 +180,46 @@ def _read(
                 )
             _check_duration(path, count / rate, settings)
             file.seek(start)
-            frames = file.read(min(count, total - start), dtype="float32", always_2d=True)
+            mono = _mixed_down(path, file, min(count, total - start))
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a name in .raw
         raise BadAudio(
             "unreadable", f"{path}: not readable as audio ({error})", "export it again as WAV"
         ) from error
-    if len(frames) < min(count, total - start):
+    if len(mono) < min(count, total - start):
         raise BadAudio(
             "truncated",
-            f"{path}: truncated: {len(frames)} of {count} frames decode",
+            f"{path}: truncated: {len(mono)} of {count} frames decode",
             "copy the file again",
         )
-    return frames, rate
+    return mono, rate
+
+
+def _mixed_down(path: Path, file: Any, count: int) -> Signal:
+    """The next ``count`` frames, by blocks: many channels at a high rate need no more memory."""
+    mono = np.empty(count, dtype=np.float32)
+    done = 0
+    while done < count:
+        frames = file.read(min(_BLOCK, count - done), dtype="float32", always_2d=True)
+        if not len(frames):
+            break
+        _check_values(path, frames)
+        mono[done : done + len(frames)] = frames.mean(axis=1, dtype=np.float32)
+        done += len(frames)
+    return mono[:done]
+
+
+def _check_values(path: Path, frames: npt.NDArray[np.float32]) -> None:
+    peak = max(float(frames.max()), -float(frames.min()))  # NaN where any sample is NaN
+    if not math.isfinite(peak):
+        raise BadAudio(
+            "non-finite", f"{path}: holds NaN or Inf samples", "export it again as 16-bit PCM"
+        )
+    if peak >= MAX_PEAK:
+        raise BadAudio(
+            "out-of-range",
+            f"{path}: a peak of {peak:g} where samples lie within -1 and 1",
+            "export it again as 16-bit PCM; integers written as floats are to be divided by 32768",
+        )
 
 
 def _check_header(path: Path, rate: int, channels: int) -> None:

@@ -13,7 +13,6 @@ import numpy as np
 
 from featstore.config import FoldSettings
 from featstore.corpora.turns import UTTERANCE, prefix_speaker_of, speaker_of
-from featstore.duplicates import identical_audio
 from featstore.folds import (
     OUT,
     TEST,
@@ -49,7 +48,6 @@ class Audit:
         fold_settings: the settings with validation made explicit.
         text_overlap: test utterances with their exact words in training, summed over the folds.
         speaker_audit: see :func:`speaker_audit`; ``None`` beside IEMOCAP's layout.
-        identical_audio: pairs of utterances of two speakers with the same bytes.
         faults: the manifest's, then those found here.
         excluded: utterances excluded for a fault, by reason.
         other_labels: utterances of each label outside the classes.
@@ -65,7 +63,6 @@ class Audit:
     fold_settings: Mapping[str, Any]
     text_overlap: Mapping[str, Any]
     speaker_audit: Mapping[str, Any] | None
-    identical_audio: tuple[tuple[str, str], ...]
     faults: tuple[Fault, ...]
     excluded: Mapping[str, int]
     other_labels: Mapping[str, int]
@@ -91,11 +88,10 @@ def audit(manifest: Manifest, fold_settings: FoldSettings) -> Audit:
     Folds that cannot be made are a fault of severity ``stop`` among the others.
 
     Args:
-        manifest: a corpus as read.
+        manifest: a corpus as read, and heard (see :func:`featstore.hearing.heard`).
         fold_settings: how speakers are held out.
     """
     utterances = manifest.utterances
-    pairs, doubles = identical_audio(manifest)
     settings, folds, broken = _folds(utterances, fold_settings)
     return Audit(
         corpus=manifest.name,
@@ -108,8 +104,7 @@ def audit(manifest: Manifest, fold_settings: FoldSettings) -> Audit:
         fold_settings=settings.model_dump(mode="json"),
         text_overlap=_total([fold["text_overlap"] for fold in folds]),
         speaker_audit=speaker_audit(utterances),
-        identical_audio=pairs,
-        faults=(*manifest.faults, *doubles, *broken),
+        faults=(*manifest.faults, *broken),
         excluded=manifest.excluded,
         other_labels=dict(manifest.other_labels or {}),
     )

@@ -46,13 +46,13 @@ def build(request: Request) -> Result:
         Corrupt: a unit is damaged, and this is no repair; or a repair left some damage.
     """
     sums = steps.source_sums(request.manifest)
-    store = Store.create(request.store)
     jobs = request.jobs or default_jobs()
     plan = make_plan(request, sums)
     _refuse_conflicts(plan, request)
     for settings in {job.name: job.settings for job in plan.jobs}.values():
         teachers.check(settings)
     require_space(request.store, sum(s.n_bytes for s in plan.steps if s.status != "done"))
+    store = Store.create(request.store)
     result = Result(plan)
     if plan.step("audio").status != "done":
         _write_audio(store, plan.step("audio"), request, sums, jobs)
@@ -122,7 +122,7 @@ def _write_audio(
     )  # fmt: skip
     excluded = store.unit("audio").facts["excluded"]
     if excluded:
-        lines = [f"{item['file']}: {item['reason']}" for item in excluded]
+        lines = [printable(f"{item['file']}: {item['reason']}") for item in excluded]
         say(f"{len(lines)} utterance(s) excluded for their audio:\n{listed(lines)}")
 
 

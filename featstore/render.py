@@ -65,9 +65,6 @@ def audit(facts: Mapping[str, Any]) -> Iterator[Any]:
             f"speaker audit: in {leak['n_differ']} of {leak['n']} turns ({percent(leak['share'])}"
             " %) the dialogue's name has the other speaker's letter; the turn's own letter is used"
         )
-    if pairs := facts["identical_audio"]:
-        lines = [f"{clean(a)} = {clean(b)}" for a, b in pairs]
-        yield f"identical audio under two speakers:\n{listed(lines)}"
     for title, counts in (("excluded", facts["excluded"]), ("other labels", facts["other_labels"])):
         if counts:
             yield f"{title}: " + ", ".join(f"{clean(k)} {n}" for k, n in sorted(counts.items()))

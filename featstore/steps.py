@@ -127,12 +127,24 @@ def write_audio(
             raise UserError(
                 f"{manifest.root}: not one usable utterance", "run `featstore check` for the faults"
             )
+        _refuse_silence(manifest, {name for name, _, _ in kept})
         n_samples = writer.close()
         pd.DataFrame(kept, columns=["utterance_id", "sha256", "duration_s"]).to_parquet(
             staging.folder / "sources.parquet", index=False
         )
         staging.facts.update(n_samples=n_samples, n_utterances=len(kept), excluded=excluded)
         staging.provenance.update(versions())
+
+
+def _refuse_silence(manifest: Manifest, kept: set[str]) -> None:
+    """No speaker is lost with their last audio: the folds would silently be fewer."""
+    table = manifest.utterances
+    heard = set(table["speaker"][table["utterance_id"].isin(kept)])
+    if lost := sorted(set(table["speaker"]) - heard):
+        raise UserError(
+            f"{manifest.root}: no usable audio of speaker(s) {', '.join(lost)}",
+            "`featstore check` names each file and its remedy",
+        )
 
 
 def without_excluded(manifest: Manifest, store: Store) -> pd.DataFrame:

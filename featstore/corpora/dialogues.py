@@ -7,6 +7,7 @@ from pathlib import Path
 
 from featstore.corpora.files import BadFile, FileKind, fault, read_header, read_text, require, scan
 from featstore.corpora.rows import Row
+from featstore.corpora.text import judged
 from featstore.corpora.turns import Turn, parse_transcript, strip_tags
 from featstore.schema import Fault
 
@@ -74,7 +75,13 @@ def _words(
     turn: Turn, spoken: Spoken | BadFile, transcript: str
 ) -> tuple[str | None, Fault | None]:
     if isinstance(spoken, BadFile):
-        return None, spoken.fault("transcript", transcript, turn.utterance_id)
+        return None, fault(
+            f"{spoken.reason}-transcript",
+            transcript,
+            f"{turn.utterance_id} has no words: {spoken.message}",
+            spoken.remedy,
+            utterance_id=turn.utterance_id,
+        )
     if turn.utterance_id not in spoken:
         return None, fault(
             "missing-transcript",
@@ -84,17 +91,17 @@ def _words(
             utterance_id=turn.utterance_id,
         )
     written, line = spoken[turn.utterance_id]
-    text = strip_tags(written)
-    if text:
+    text, wrong = judged(written, strip_tags)
+    if wrong is None:
         return text, None
-    return text, fault(
-        "empty-text",
+    return None if wrong.severity == "exclude" else text, fault(
+        wrong.reason,
         transcript,
-        f"{turn.utterance_id} has no words beside tags; it is kept, with empty text",
-        "nothing to do where the release has it so",
+        f"{turn.utterance_id}: {wrong.message}",
+        wrong.remedy,
         line=line,
         utterance_id=turn.utterance_id,
-        severity="warn",
+        severity=wrong.severity,
     )
 
 

@@ -7,8 +7,10 @@ pointer is a fault with a remedy and not something that is opened.
 from __future__ import annotations
 
 import codecs
+import errno
 import os
 import stat
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -20,6 +22,8 @@ FileKind = Literal["file", "folder", "special", "dangling", "outside", "missing"
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff"})
 MAX_TEXT_BYTES = 64 * 1024**2
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_WAV_HEADER = struct.Struct("<4s4x8s8xI20x")
+"""RIFF, WAVE and fmt, and the rate; 48 bytes, as many as the pointer's beginning needs."""
 
 _KINDS: dict[FileKind, tuple[str, str, str]] = {
     "missing": ("missing", "no such file", "copy it again from the corpus' distribution"),
@@ -31,7 +35,7 @@ _KINDS: dict[FileKind, tuple[str, str, str]] = {
     ),
     "dangling": (
         "irregular",
-        "a link to nothing",
+        "a link to nothing, or to itself",
         "copy the file that it should lead to (cp -L, or git annex get)",
     ),
     "outside": (
@@ -109,8 +113,8 @@ def kind_of(path: Path, root: Path) -> FileKind:
         real, base = os.path.realpath(path), os.path.realpath(root)
     except (FileNotFoundError, NotADirectoryError):
         return "dangling" if path.is_symlink() else "missing"
-    except (OSError, ValueError):
-        return "unreadable"
+    except (OSError, ValueError) as error:
+        return "dangling" if getattr(error, "errno", None) == errno.ELOOP else "unreadable"
     if real != base and not real.startswith(base.rstrip(os.sep) + os.sep):
         return "outside"
     return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "special"
@@ -243,7 +247,7 @@ def read_header(path: Path) -> Header:
 def _why_no_audio(path: Path) -> BadFile:
     try:
         with path.open("rb") as file:
-            head = file.read(len(_LFS_POINTER))
+            head = file.read(_WAV_HEADER.size)
         _refuse_pointer(head)
     except OSError as error:
         return BadFile("unreadable", f"{error.strerror}", "check its permissions")
@@ -251,6 +255,11 @@ def _why_no_audio(path: Path) -> BadFile:
         return bad
     if not head:
         return BadFile("empty", "zero bytes", "copy it again from the corpus' distribution")
+    if len(head) == _WAV_HEADER.size:
+        riff, wave, rate_hz = _WAV_HEADER.unpack(head)
+        if (riff, wave) == (b"RIFF", b"WAVEfmt ") and not 0 < rate_hz < 2**31:
+            message = f"its header gives a sampling rate of {rate_hz} Hz"
+            return BadFile("unreadable", message, "copy it again, or mend its header")
     return BadFile(
         "unreadable",
         "not audio that libsndfile reads",

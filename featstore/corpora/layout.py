@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from featstore.config import CorpusSettings
 from featstore.corpora.dialogues import read_dialogue
 from featstore.corpora.files import BadFile, fault, kind_of, read_text, require, scan
-from featstore.corpora.rows import Row, choose_labels, to_manifest
-from featstore.corpora.turns import CODES, DIALOGUE, Turn, parse_turns
+from featstore.corpora.rows import Row, choose_labels, silent_speakers, to_manifest
+from featstore.corpora.turns import CODES, DIALOGUE, UTTERANCE, Turn, parse_turns
 from featstore.schema import FOUR_CLASSES, Fault, Manifest, UserError, printable
 
 LABEL_MAP: Mapping[str, str] = {
@@ -61,7 +62,9 @@ def read_layout(root: Path, settings: CorpusSettings, name: str = "iemocap") -> 
         wanted = [turn for turn in turns if settings.kind in ("all", turn.kind)]
         used, others, unknown = select(wanted, labels.to_class)
         spoken, broken = _read_dialogues(folder, used, labels.to_class, base)
-        faults += [*found, *unknown, *broken, *silent_speakers(spoken, number)]
+        both = {f"Ses0{number}{letter}": (folder.name, None) for letter in "FM"}
+        silent = silent_speakers(both, {row.speaker for row in spoken})
+        faults += [*found, *unknown, *broken, *silent]
         rows += spoken
         other += others
         n_dialogues += len({turn.dialogue for turn in turns})
@@ -120,7 +123,9 @@ def read_session(folder: Path, session: str, base: Path) -> tuple[list[Turn], li
         faults += wrong or ([] if its_turns else [_no_turns(file)])
     firsts, doubles = first_of_each(turns)
     faults += doubles
-    faults += _unlabelled(folder, {turn.dialogue for turn in firsts}, base)
+    ids = [*(turn.utterance_id for turn in turns), *(one.utterance_id for one in faults)]
+    named = {name for name in ids if UTTERANCE.match(name)}
+    faults += _unlabelled(folder, named, base)
     return firsts, faults
 
 
@@ -205,40 +210,52 @@ def _read_dialogues(
     return rows, faults
 
 
-def silent_speakers(rows: Iterable[Row], number: int) -> list[Fault]:
-    """A fault for each of a session's two speakers without a usable turn: no fold without them."""
-    heard = {row.speaker for row in rows}
-    return [
-        fault(
-            "silent-speaker",
-            f"Session{number}",
-            f"speaker {speaker} has no usable turn",
-            "complete the session from the release, or widen corpus.kind",
-            severity="stop",
-        )
-        for speaker in (f"Ses0{number}F", f"Ses0{number}M")
-        if speaker not in heard
-    ]
+def _unlabelled(folder: Path, named: set[str], base: Path) -> list[Fault]:
+    """Turns that were cut and dialogues that were transcribed, but no label file names.
 
-
-def _unlabelled(folder: Path, labelled: set[str], base: Path) -> list[Fault]:
-    """Dialogues that were transcribed or cut but have no labelled turn: a copy went wrong."""
-    seen: set[str] = set()
+    Args:
+        folder: the session's folder.
+        named: the ids in its label files, those with a fault among them.
+        base: the corpus root.
+    """
+    wavs = folder / "sentences" / "wav"
+    turns: dict[str, list[str]] = {}
     faults: list[Fault] = []
-    for part in (folder / "dialog" / "transcriptions", folder / "sentences" / "wav"):
+    for part in (folder / "dialog" / "transcriptions", wavs):
         try:
-            seen |= {name.removesuffix(".txt") for name in scan(part, base)}
+            names = [name.removesuffix(".txt") for name in scan(part, base)]
         except BadFile as bad:
             faults.append(bad.fault("folder", part.relative_to(base).as_posix(), severity="warn"))
-    evaluations = (folder / "dialog" / "EmoEvaluation").relative_to(base).as_posix()
-    return faults + [
-        fault(
-            "unlabelled-dialogue",
-            f"{evaluations}/{dialogue}.txt",
-            f"{dialogue} is in the corpus but none of its turns has a label",
-            "copy its label file again from the release",
-            severity="warn",
-        )
-        for dialogue in sorted(seen - labelled)
-        if DIALOGUE.match(dialogue)
-    ]
+            continue
+        turns |= {name: [] for name in names if DIALOGUE.match(name)}
+    labelled = {name.rpartition("_")[0] for name in named}
+    for dialogue in sorted(turns):
+        with suppress(BadFile):  # read_dialogue reports a folder that is none
+            found = (name.removesuffix(".wav") for name in scan(wavs / dialogue, base))
+            turns[dialogue] = [name for name in found if UTTERANCE.match(name)]
+        file = (folder / "dialog" / "EmoEvaluation" / f"{dialogue}.txt").relative_to(base)
+        if dialogue in labelled:
+            lost = [name for name in turns[dialogue] if name not in named]
+            faults += [_unlabelled_turn(name, file.as_posix()) for name in lost]
+        else:
+            faults.append(_unlabelled_dialogue(dialogue, len(turns[dialogue]), file.as_posix()))
+    return faults
+
+
+def _unlabelled_turn(name: str, file: str) -> Fault:
+    return fault(
+        "unlabelled-turn",
+        file,
+        f"{name} has audio but no summary line here",
+        "copy the file again from the release",
+        utterance_id=name,
+    )
+
+
+def _unlabelled_dialogue(dialogue: str, n_turns: int, file: str) -> Fault:
+    return fault(
+        "unlabelled-dialogue",
+        file,
+        f"{dialogue} is in the corpus ({n_turns} turns) but none of its turns has a label",
+        "copy its label file again from the release",
+    )

@@ -18,7 +18,7 @@ from featstore.corpora.files import (
     scan,
     walk,
 )
-from featstore.corpora.rows import Labels, Row, require_any, to_manifest
+from featstore.corpora.rows import Labels, Row, require_any, silent_speakers, to_manifest
 from featstore.schema import Fault, Manifest, UserError
 
 DEPTH = 2
@@ -75,6 +75,7 @@ def read_named(
     skipped: Counter[str] = Counter()
     other: Counter[str] = Counter()
     seen: dict[str, str] = {}
+    speakers: dict[str, tuple[str, int | None]] = {}
     for path, kind in walk(root, DEPTH):
         file = path.relative_to(root).as_posix()
         said = parse(path.name)
@@ -89,11 +90,13 @@ def read_named(
             if said.label_raw not in labels.to_class:
                 other[said.label_raw] += 1
             elif settings.kind in ("all", "scripted"):
+                speakers.setdefault(said.speaker, (file, None))
                 try:
                     rows.append(_row(said, path, kind, file, labels))
                 except BadFile as bad:
                     faults.append(bad.fault("audio", file, said.utterance_id))
     faults += [_skip(why, n) for why, n in sorted(skipped.items())]
+    faults += silent_speakers(speakers, {row.speaker for row in rows})
     require_any(name, rows, faults, root)
     return to_manifest(name, root, rows, labels.classes, faults, other)
 

@@ -130,9 +130,15 @@ def to_manifest(
 
     ordered = sorted(rows, key=lambda row: row.utterance_id)
     table = pd.DataFrame(ordered, columns=list(COLUMNS)).astype(dict(COLUMNS))
-    present = {row.label for row in ordered}
-    missing = [one for one in classes if one not in present] if ordered else []
-    stops = [
+    stops = empty_classes(classes, {row.label for row in ordered}) if ordered else []
+    return Manifest(
+        name, root, table, classes, (*faults, *stops), dict(sorted(other_labels.items()))
+    )
+
+
+def empty_classes(classes: Iterable[str], present: Collection[str]) -> list[Fault]:
+    """A fault for each class of which nothing is usable."""
+    return [
         fault(
             "empty-class",
             ".",
@@ -140,11 +146,33 @@ def to_manifest(
             "leave it out of corpus.classes, or mend the faults above",
             severity="stop",
         )
-        for one in missing
+        for one in classes
+        if one not in present
     ]
-    return Manifest(
-        name, root, table, classes, (*faults, *stops), dict(sorted(other_labels.items()))
-    )
+
+
+def silent_speakers(
+    expected: Mapping[str, tuple[str, int | None]], heard: Collection[str]
+) -> list[Fault]:
+    """A fault for each speaker without a usable turn: the folds would silently be fewer.
+
+    Args:
+        expected: speaker -> the file and line that name them, or all that is known of the place.
+        heard: who has a usable turn.
+    """
+    return [
+        fault(
+            "silent-speaker",
+            place,
+            f"speaker {speaker} has no usable turn",
+            "mend the faults above or complete the corpus; else widen corpus.kind, or take the "
+            "speaker out of it",
+            line=line,
+            severity="stop",
+        )
+        for speaker, (place, line) in expected.items()
+        if speaker not in heard
+    ]
 
 
 def require_any(name: str, found: Sequence[object], faults: Sequence[Fault], where: Path) -> None:

@@ -11,10 +11,13 @@ from typing import NamedTuple
 
 from featstore.corpora.files import BadFile, fault, kind_of, read_header, require
 from featstore.corpora.tabular import Record, seconds_of
+from featstore.corpora.text import has_controls, judged
 from featstore.schema import UTTERANCE_ID, Fault
 
 END_TOLERANCE_S = 0.05
 """An end this little after the file's is rounding, and is cut; a later one is a fault."""
+
+MAX_LABEL_CHARACTERS = 64
 
 _FOREIGN = re.compile(r"[^A-Za-z0-9_.-]+")
 
@@ -96,9 +99,8 @@ def check(record: Record, sounds: Mapping[str, Sound | BadFile], table: str) -> 
             return _bad(
                 record, table, f"bad-{column}", text, "use A-Z a-z 0-9 _ . - only, up to 128"
             )
-    if not record.text("label"):
-        text = f"row {record.number} has no label"
-        return _bad(record, table, "missing-label", text, "fill in the column label")
+    if (wrong := _wrong_words(record, table)) is not None:
+        return wrong
     try:
         start_s, end_s = _times(record, sound.length_s)
     except ValueError as error:
@@ -107,6 +109,27 @@ def check(record: Record, sounds: Mapping[str, Sound | BadFile], table: str) -> 
             record, table, "bad-times", text, "give start and end in seconds within the file"
         )
     return Segment(record, sound.file, start_s, end_s - start_s, speaker, session)
+
+
+def _wrong_words(record: Record, table: str) -> Fault | None:
+    """What bars a row for its label or its transcript."""
+    label = record.text("label")
+    if not label:
+        text = f"row {record.number} has no label"
+        return _bad(record, table, "missing-label", text, "fill in the column label")
+    if not is_label(label):
+        text = f"row {record.number}: the label {label[:40]!r} is none"
+        remedy = f"use readable characters only, up to {MAX_LABEL_CHARACTERS}"
+        return _bad(record, table, "bad-label", text, remedy)
+    _, wrong = judged(record.text("text"))
+    if wrong is None or wrong.severity != "exclude":
+        return None
+    return _bad(record, table, wrong.reason, f"row {record.number}: {wrong.message}", wrong.remedy)
+
+
+def is_label(text: str) -> bool:
+    """Whether a field may name a class."""
+    return 0 < len(text) <= MAX_LABEL_CHARACTERS and not has_controls(text)
 
 
 def _times(record: Record, length_s: float) -> tuple[float, float]:

@@ -11,15 +11,23 @@ are, classes in alphabetical order, unless ``corpus.label_map`` or ``corpus.clas
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from featstore.config import CorpusSettings
 from featstore.corpora.files import fault
-from featstore.corpora.rows import Labels, Row, choose_labels, require_any, to_manifest
-from featstore.corpora.segments import Segment, check, names_of, read_sounds
+from featstore.corpora.rows import (
+    Labels,
+    Row,
+    choose_labels,
+    require_any,
+    silent_speakers,
+    to_manifest,
+)
+from featstore.corpora.segments import Segment, check, is_label, names_of, read_sounds
 from featstore.corpora.tabular import Record, Table, read_table
-from featstore.schema import Fault, Manifest, UserError
+from featstore.corpora.text import judged
+from featstore.schema import UTTERANCE_ID, Fault, Manifest, UserError
 
 ABOUT = "your own corpus: table.csv or table.parquet with the columns file, speaker, label, text"
 
@@ -43,20 +51,25 @@ def read(root: Path, settings: CorpusSettings) -> Manifest:
     """
     table = read_table(root)
     wanted = [one for one in table.records if settings.kind in ("all", _kind(one))]
-    labelled = [label for one in wanted if (label := one.text("label"))]
+    labelled = [label for one in wanted if is_label(label := one.text("label"))]
     where = table.folder / table.file
     require_any("table", labelled, table.faults, where)
     labels = _labels(where, labelled, settings)
-    known = [one for one in wanted if one.text("label") in ("", *labels.to_class)]
+    known = [one for one in wanted if not is_label(label := one.text("label"))
+             or label in labels.to_class]  # fmt: skip
     sounds = read_sounds(table.folder, (one.text("file") for one in known))
     checked = [check(one, sounds, table.file) for one in known]
     segments = [one for one in checked if isinstance(one, Segment)]
-    rows, doubles = _rows(segments, labels, table.file)
+    conflicts = _conflicts(wanted, table.file)
+    rows, doubles = _rows(segments, labels, table.file, {one.utterance_id for one in conflicts})
     faults = [
         *table.faults,
+        *_text_faults(table, known),
         *_column_faults(table, wanted, settings),
         *(one for one in checked if isinstance(one, Fault)),
+        *conflicts,
         *doubles,
+        *silent_speakers(_speakers(known, table.file), {row.speaker for row in rows}),
     ]
     other = Counter(label for label in labelled if label not in labels.to_class)
     require_any("table", rows, faults, where)
@@ -78,14 +91,50 @@ def _kind(record: Record) -> str:
     return kind if kind in KINDS else "unknown"
 
 
-def _rows(segments: Sequence[Segment], labels: Labels, table: str) -> tuple[list[Row], list[Fault]]:
+def _speakers(records: Sequence[Record], table: str) -> dict[str, tuple[str, int | None]]:
+    """Each speaker that the table names, and where it does so first."""
+    speakers: dict[str, tuple[str, int | None]] = {}
+    for one in records:
+        if UTTERANCE_ID.match(name := one.text("speaker")):
+            speakers.setdefault(name, (table, one.line))
+    return speakers
+
+
+def _conflicts(records: Sequence[Record], table: str) -> list[Fault]:
+    """Rows of one id that disagree on who speaks or with which label, usable or not."""
+    firsts: dict[str, Record] = {}
+    faults: list[Fault] = []
+    for record in records:
+        name = record.text("utterance_id")
+        first = firsts.setdefault(name, record)
+        told = [(one.text("label"), one.text("speaker")) for one in (first, record)]
+        if not UTTERANCE_ID.match(name) or told[0] == told[1] or not all(map(all, told)):
+            continue
+        faults.append(
+            fault(
+                "conflicting-label",
+                table,
+                f"row {record.number}: {name} is {told[1][0][:40]} by {told[1][1][:40]} here, and "
+                f"{told[0][0][:40]} by {told[0][1][:40]} in row {first.number}",
+                "find out which is right and remove the other row",
+                line=record.line,
+                utterance_id=name,
+                severity="stop",
+            )
+        )
+    return faults
+
+
+def _rows(
+    segments: Sequence[Segment], labels: Labels, table: str, told: Collection[str]
+) -> tuple[list[Row], list[Fault]]:
     """A row for each segment; a second row of one id is told, and stops where the two disagree."""
     firsts: dict[str, tuple[Row, Record]] = {}
     faults: list[Fault] = []
     for segment, name in zip(segments, names_of(segments), strict=True):
         row = _row(segment, name, labels)
         first, record = firsts.setdefault(name, (row, segment.record))
-        if record is segment.record:
+        if record is segment.record or name in told:
             continue
         same = first == row
         faults.append(
@@ -114,11 +163,39 @@ def _row(segment: Segment, name: str, labels: Labels) -> Row:
         speaker=segment.speaker,
         session=segment.session,
         gender=GENDERS.get(record.text("gender").lower(), ""),
-        text=" ".join(record.text("text").split()),
+        text=judged(record.text("text"))[0],
         kind=_kind(record),
         label=labels.to_class[raw],
         label_raw=raw,
     )
+
+
+def _text_faults(table: Table, records: Sequence[Record]) -> list[Fault]:
+    """A warning for each odd text that is used nevertheless; one for a table without any."""
+    if not any(one.text("text") for one in records):
+        return [
+            fault(
+                "no-text",
+                table.file,
+                "no column text, or nothing in it: every text is empty",
+                "a linguistic teacher needs it",
+                severity="warn",
+            )
+        ]
+    judgements = ((one, judged(one.text("text"))[1]) for one in records)
+    return [
+        fault(
+            wrong.reason,
+            table.file,
+            f"row {one.number}: {wrong.message}",
+            wrong.remedy,
+            line=one.line,
+            utterance_id=one.text("utterance_id")[:80],
+            severity="warn",
+        )
+        for one, wrong in judgements
+        if wrong is not None and wrong.severity == "warn"
+    ]
 
 
 def _column_faults(
@@ -126,18 +203,10 @@ def _column_faults(
 ) -> list[Fault]:
     """Warnings about whole columns: each once, with how many rows it concerns."""
 
-    def tell(reason: str, message: str, remedy: str) -> Fault:
-        return fault(reason, table.file, message, remedy, severity="warn")
+    def tell(reason: str, message: str, remedy: str, line: int | None = None) -> Fault:
+        return fault(reason, table.file, message, remedy, line=line, severity="warn")
 
     faults: list[Fault] = []
-    wordless = [one.number for one in records if not one.text("text")]
-    if "text" not in table.columns:
-        faults.append(
-            tell("no-text", "no column text: every text is empty", "a linguistic teacher needs it")
-        )
-    elif wordless:
-        message = f"{len(wordless)} rows without text, the first is row {wordless[0]}"
-        faults.append(tell("empty-text", message, "fill in the column text"))
     for column, allowed in (("gender", tuple(GENDERS)), ("kind", KINDS)):
         odd = [one for one in records if one.text(column).lower() not in ("", *allowed)]
         if odd:
@@ -145,7 +214,7 @@ def _column_faults(
                 f"{len(odd)} rows with another {column} than {', '.join(allowed)}; the first is "
                 f"row {odd[0].number}: {odd[0].text(column)[:20]!r}"
             )
-            faults.append(tell(f"odd-{column}", message, "it is kept as unknown"))
+            faults.append(tell(f"odd-{column}", message, "it is kept as unknown", odd[0].line))
     unused = sorted(set(settings.label_map or ()) - {one.text("label") for one in records})
     if unused:
         message = f"corpus.label_map names labels that do not occur: {', '.join(unused)}"

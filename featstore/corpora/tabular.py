@@ -127,6 +127,15 @@ def canonical_columns(path: Path, names: Sequence[str]) -> dict[str, str]:
 
 
 def _read_csv(path: Path, text: str) -> tuple[list[str], list[Record], list[Fault]]:
+    """The rows of a CSV file; one endless field is that row's fault and not the table's."""
+    before = csv.field_size_limit(MAX_TABLE_BYTES)
+    try:
+        return _parse_csv(path, text)
+    finally:
+        csv.field_size_limit(before)
+
+
+def _parse_csv(path: Path, text: str) -> tuple[list[str], list[Record], list[Fault]]:
     header = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=header.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)

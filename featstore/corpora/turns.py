@@ -19,8 +19,11 @@ _NO_UTTERANCE = re.compile(rf"{_DIALOGUE}_[FM]XX\d\Z", re.ASCII)
 
 _NUMBER = r"\s*(-?\d+(?:\.\d*)?)\s*"
 _SUMMARY = re.compile(rf"\[{_NUMBER}-{_NUMBER}\]\s+(\S+)\s+(\S+)(?:\s+\[.*)?\s*\Z", re.ASCII)
+_MAX_SUMMARY = 1_000
 _SPOKEN = re.compile(rf"(\S+)\s*\[{_NUMBER}-{_NUMBER}\]\s*:?(.*)\Z", re.ASCII)
-_TAG = re.compile(r"\[[^\]]*\]")
+_TAG = re.compile(r"\[[^\[\]]*\]")
+"""No bracket within brackets: else a line of opening ones would take quadratic time."""
+_UTTERANCE_WITHIN = re.compile(rf"{_DIALOGUE}_[FM]\d{{3}}(?!\d)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -107,17 +110,9 @@ def parse_turns(text: str, file: str, session: str) -> tuple[list[Turn], list[Fa
         line = raw.strip()
         if not line.startswith("["):
             continue
-        match = _SUMMARY.match(line)
+        match = _SUMMARY.match(line) if len(line) <= _MAX_SUMMARY else None
         if match is None:
-            faults.append(
-                fault(
-                    "malformed-line",
-                    file,
-                    f"not a summary line: {line[:60]!r}",
-                    "expected [start - end]<tab>utterance<tab>label<tab>[v, a, d]",
-                    line=number,
-                )
-            )
+            faults.append(_malformed(line, file, number))
             continue
         start, end, name, code = match.groups()
         if _NO_UTTERANCE.match(name):
@@ -129,6 +124,18 @@ def parse_turns(text: str, file: str, session: str) -> tuple[list[Turn], list[Fa
         else:
             faults.append(wrong)
     return turns, faults
+
+
+def _malformed(line: str, file: str, number: int) -> Fault:
+    name = _UTTERANCE_WITHIN.search(line, 0, _MAX_SUMMARY)
+    return fault(
+        "malformed-line",
+        file,
+        f"not a summary line: {line[:60]!r}",
+        "expected [start - end]<tab>utterance<tab>label<tab>[v, a, d]",
+        line=number,
+        utterance_id=name.group() if name else "",
+    )
 
 
 def _wrong(turn: Turn, session: str) -> Fault | None:

@@ -117,6 +117,16 @@ class TestReading:
         two, one = (load_signal(tmp_path / f"{name}.wav") for name in ("two", "one"))
         np.testing.assert_allclose(two, one, atol=2 / 32768)
 
+    def test_blocks_do_not_show(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        rng = np.random.default_rng(0)
+        noise = rng.integers(-9_000, 9_000, (50_000, 3)).astype(np.int16)
+        for name in ("a.wav", "a.flac"):
+            soundfile.write(tmp_path / name, noise, 44_100)
+            whole = load_signal(tmp_path / name, 0.1)
+            monkeypatch.setattr("featstore.audio._BLOCK", 777)
+            np.testing.assert_array_equal(load_signal(tmp_path / name, 0.1), whole)
+            monkeypatch.undo()
+
     def test_segment_is_cut_by_seconds(self, tmp_path: Path) -> None:
         samples = np.arange(16_000, dtype=np.int16)
         soundfile.write(tmp_path / "a.wav", samples, 16_000)
@@ -207,6 +217,7 @@ BAD: dict[str, tuple[str, Callable[[Path], Path]]] = {
         "non-finite",
         lambda p: wav(p, sine() * np.float64(1e300), subtype="DOUBLE"),
     ),
+    "integers as floats": ("out-of-range", lambda p: wav(p, sine() * 9_000.0, subtype="FLOAT")),
     "silent": ("silent", lambda p: wav(p, np.zeros(8_000, dtype=np.int16))),
     "empty": ("empty-audio", lambda p: raw(p, b"")),
     "header only": ("outside-file", lambda p: wav(p, np.zeros(0, dtype=np.int16))),

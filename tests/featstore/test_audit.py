@@ -1,18 +1,14 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
-import soundfile
 
 from featstore.audit import audit, durations, speaker_audit
 from featstore.config import CorpusSettings, FoldSettings
 from featstore.corpora import iemocap
-from featstore.duplicates import identical_audio
 from featstore.schema import COLUMNS, FOUR_CLASSES, Fault, Manifest
 
 STANDIN = Path(__file__).resolve().parents[3] / "shared" / "corpora" / "iemocap_standin"
@@ -48,11 +44,6 @@ def four_speakers() -> list[dict[str, object]]:
         for letter in "FM"
         for at, label in enumerate(FOUR_CLASSES)
     ]
-
-
-def write_noise(path: Path, seed: int, n_frames: int = 800) -> None:
-    noise = np.random.default_rng(seed).integers(-1000, 1000, n_frames)
-    soundfile.write(path, noise.astype(np.int16), 16000)
 
 
 class TestAudit:
@@ -192,71 +183,4 @@ class TestSpeakerAudit:
         names = iemocap.read(STANDIN, CorpusSettings()).utterances["utterance_id"]
         assert seen.speaker_audit["n_differ"] == sum(name[5] != name[-4] for name in names)
         assert [fold["n_train"] for fold in seen.folds] == [224] * 10
-        assert seen.identical_audio == ()
         assert seen.stops == ()
-
-
-class TestIdenticalAudio:
-    def read(self, root: Path, names: list[str], **fields: object) -> Manifest:
-        return manifest([row(name, **fields) for name in names], root)
-
-    def test_copies_across_speakers_only(self, tmp_path: Path) -> None:
-        names = [f"Ses01F_impro01_{turn}" for turn in ("F000", "F001", "F002", "M000", "M001")]
-        seeds = {"F000": 1, "F001": 1, "F002": 2, "M000": 1, "M001": 3}
-        for name in names:
-            write_noise(tmp_path / f"{name}.wav", seeds[name[-4:]])
-        pairs, faults = identical_audio(self.read(tmp_path, names))
-        assert pairs == (
-            ("Ses01F_impro01_F000", "Ses01F_impro01_M000"),
-            ("Ses01F_impro01_F001", "Ses01F_impro01_M000"),
-        )
-        assert [(one.reason, one.severity) for one in faults] == [("identical-audio", "warn")] * 2
-        assert "Ses01M" in faults[0].message
-        assert "Ses01F" in faults[0].message
-
-    def test_audit_reports_them(self, tmp_path: Path) -> None:
-        names = ["Ses01F_impro01_F000", "Ses02F_impro01_F000"]
-        for name in names:
-            write_noise(tmp_path / f"{name}.wav", seed=0)
-        seen = audit(self.read(tmp_path, names), FoldSettings())
-        assert seen.identical_audio == (tuple(names),)
-        assert seen.faults[0].reason == "identical-audio"
-
-    def test_one_byte_apart_is_not_identical(self, tmp_path: Path) -> None:
-        names = ["Ses01F_impro01_F000", "Ses01F_impro01_M000"]
-        for name in names:
-            write_noise(tmp_path / f"{name}.wav", seed=0)
-        path = tmp_path / f"{names[1]}.wav"
-        data = bytearray(path.read_bytes())
-        data[-1] ^= 1
-        path.write_bytes(bytes(data))
-        assert identical_audio(self.read(tmp_path, names)) == ((), ())
-
-    def test_segments(self, tmp_path: Path) -> None:
-        """The same stretch of one file under two speakers; other stretches are nobody's copies."""
-        write_noise(tmp_path / "talk.wav", seed=0)
-        rows = [
-            row("Ses01F_impro01_F000", file="talk.wav", start_s=0.01, duration_s=0.01),
-            row("Ses01F_impro01_M000", file="talk.wav", start_s=0.01, duration_s=0.01),
-            row("Ses01F_impro01_M001", file="talk.wav", start_s=0.02, duration_s=0.01),
-        ]
-        pairs, _ = identical_audio(manifest(rows, tmp_path))
-        assert pairs == (("Ses01F_impro01_F000", "Ses01F_impro01_M000"),)
-
-    def test_only_files_of_one_size_are_read(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        read: list[str] = []
-        names = [f"Ses01F_impro01_{turn}" for turn in ("F000", "F001", "M000", "M001")]
-        for name, n_frames in zip(names, (100, 100, 200, 300), strict=True):
-            write_noise(tmp_path / f"{name}.wav", 0, n_frames)
-        monkeypatch.setattr(
-            "featstore.duplicates._sha256", lambda path: read.append(path.name) or "same"
-        )
-        assert identical_audio(self.read(tmp_path, names)) == ((), ())
-        assert read == []
-
-    def test_a_pipe_or_a_missing_file_is_passed_over(self, tmp_path: Path) -> None:
-        names = ["Ses01F_impro01_F000", "Ses01F_impro01_M000"]
-        os.mkfifo(tmp_path / f"{names[0]}.wav")
-        assert identical_audio(self.read(tmp_path, names)) == ((), ())

@@ -117,9 +117,18 @@ class TestRavdess:
         (corpus / "Actor_03").symlink_to("/")
         manifest = ravdess.read(corpus, DEFAULT)
         assert manifest.excluded == {"empty-audio": 1, "irregular-audio": 1}
+        assert "silent-speaker" not in reasons(manifest)
         assert [fault.file for fault in manifest.faults if fault.reason == "irregular-entry"] == [
             "Actor_03"
         ]
+
+    def test_an_actor_of_whom_no_file_can_be_used_stops(self, corpus: Path) -> None:
+        for path in (corpus / "Actor_01").iterdir():
+            path.write_bytes(b"")
+        stops = [
+            fault for fault in ravdess.read(corpus, DEFAULT).faults if fault.severity == "stop"
+        ]
+        assert [fault.reason for fault in stops] == ["silent-speaker"]
 
     def test_label_map_by_name(self, corpus: Path) -> None:
         four = {"angry": "ang", "happy": "hap", "neutral": "neu", "calm": "neu", "sad": "sad"}

@@ -47,6 +47,10 @@ def append(path: Path, line: str) -> None:
     path.write_text(path.read_text(encoding="utf-8") + "\n" + line + "\n", encoding="utf-8")
 
 
+def with_rate(data: bytes, hz: int) -> bytes:
+    return data[:24] + hz.to_bytes(4, "little") + data[28:]
+
+
 def drop_line(path: Path, name: str) -> None:
     lines = path.read_text(encoding="utf-8").split("\n")
     path.write_text("\n".join(line for line in lines if name not in line), encoding="utf-8")
@@ -155,6 +159,8 @@ class TestAudioFaults:
             ("folder", "irregular-audio", "a folder"),
             ("fifo", "irregular-audio", "a pipe"),
             ("dangling", "irregular-audio", "a link to nothing"),
+            ("loop", "irregular-audio", "or to itself"),
+            ("rate", "unreadable-audio", "a sampling rate of 2147483648 Hz"),
             ("outside", "irregular-audio", "leads out"),
         ],
     )
@@ -174,6 +180,8 @@ class TestAudioFaults:
             "folder": wav.mkdir,
             "fifo": lambda: os.mkfifo(wav),
             "dangling": lambda: wav.symlink_to("nothing.wav"),
+            "loop": lambda: wav.symlink_to(wav.name),
+            "rate": lambda: wav.write_bytes(with_rate(elsewhere.read_bytes(), 2**31)),
             "outside": lambda: wav.symlink_to(elsewhere),
         }
         make[damage]()
@@ -239,6 +247,26 @@ class TestTextFaults:
         assert (fault.reason, fault.severity, fault.line) == ("empty-text", "warn", 8)
         assert manifest.utterances.set_index("utterance_id").loc[NAME, "text"] == ""
 
+    @pytest.mark.parametrize(
+        ("words", "reason", "kept"),
+        [
+            ("a\0b\x1b[2J\u202ec", "control-characters", "ab[2Jc"),
+            ("word " * 20_001, "oversized-text", None),
+            ("[" * 100_001, "oversized-text", None),
+        ],
+    )
+    def test_text_that_is_none(
+        self, corpus: Path, words: str, reason: str, kept: str | None
+    ) -> None:
+        path = transcript_file(corpus)
+        path.write_text(path.read_text().replace("Number 3, M!", words))
+        manifest = read(corpus)
+        fault = only(manifest)
+        assert (fault.reason, fault.line) == (reason, 8)
+        assert fault.severity == ("warn" if kept else "exclude")
+        texts = manifest.utterances.set_index("utterance_id")["text"]
+        assert texts.get(NAME) == kept
+
     def test_second_other_line_is_told_and_the_first_used(self, corpus: Path) -> None:
         append(transcript_file(corpus), f"{NAME} [000.0-001.0]: Something else.")
         manifest = read(corpus)
@@ -289,12 +317,31 @@ class TestLabelFaults:
         assert "\x1b" not in fault.message + fault.utterance_id
         assert "\\x1b" in fault.message
 
-    def test_missing_label_file_is_a_warning(self, corpus: Path) -> None:
+    def test_missing_label_file_excludes_its_dialogue(self, corpus: Path) -> None:
         write_dialogue(corpus, "Ses01M_impro02", [Said("Ses01M_impro02_F000", "neu")])
         (label_file(corpus).parent / "Ses01M_impro02.txt").unlink()
         fault = only(read(corpus))
-        assert (fault.reason, fault.severity) == ("unlabelled-dialogue", "warn")
+        assert (fault.reason, fault.severity) == ("unlabelled-dialogue", "exclude")
+        assert "(1 turns)" in fault.message
         assert fault.file == "Session1/dialog/EmoEvaluation/Ses01M_impro02.txt"
+
+    @pytest.mark.parametrize("damage", ["missing", "nul", "cut"])
+    def test_a_turn_without_its_summary_line_is_not_lost_unseen(
+        self, corpus: Path, damage: str
+    ) -> None:
+        path = label_file(corpus)
+        if damage == "missing":
+            drop_line(path, NAME)
+        else:
+            cut = NAME if damage == "cut" else "\0["
+            text = path.read_text()
+            at = (
+                text.index(f"{NAME}\t") if damage == "cut" else text[: text.index(NAME)].rindex("[")
+            )
+            path.write_text(text[:at] + cut + text[text.index("\n", at) :])
+        fault = only(read(corpus))
+        assert fault.reason == ("malformed-line" if damage == "cut" else "unlabelled-turn")
+        assert (fault.severity, fault.utterance_id) == ("exclude", NAME)
 
     def test_label_file_that_is_a_pipe_is_not_opened(self, corpus: Path) -> None:
         os.mkfifo(label_file(corpus).with_name("Ses01M_impro02.txt"))

@@ -180,6 +180,9 @@ class TestRowFaults:
             ("a.wav,,joy,x,,,", "missing-speaker", "no speaker"),
             ("a.wav,A/B,joy,x,,,", "bad-speaker", "A/B"),
             ("a.wav,Ann,,x,,,", "missing-label", "no label"),
+            ("a.wav,Ann,j\x1b[31moy,x,,,", "bad-label", "j\\x1b[31moy"),
+            (f"a.wav,Ann,{'joy' * 22},x,,,", "bad-label", "joyjoy"),
+            (f"a.wav,Ann,joy,{'x' * 200_000},,,", "oversized-text", "200000 characters"),
             ("a.wav,Ann,joy,x,../up,,", "bad-utterance_id", "../up"),
             ("a.wav,Ann,joy,x,,1.5,", "bad-times", "not after start"),
             ("a.wav,Ann,joy,x,,0.5,0.5", "bad-times", "not after start"),
@@ -228,12 +231,32 @@ class TestRowFaults:
         )
         manifest = read(folder)
         assert [(fault.reason, fault.severity) for fault in manifest.faults] == [
-            ("empty-text", "warn"),
+            ("no-text", "warn"),
             ("odd-gender", "warn"),
             ("odd-kind", "warn"),
         ]
-        assert "2 rows" in manifest.faults[0].message
+        assert [fault.line for fault in manifest.faults] == [None, 2, 2]
         assert list(manifest.utterances["kind"]) == ["unknown", "scripted"]
+
+    def test_texts_are_told_by_row(self, folder: Path) -> None:
+        rows = (ROWS[0], "b.wav,Bob,anger,", ROWS[2].rpartition(",")[0] + ",a\x1b[2Jb")
+        write(folder, HEADER, *rows)
+        manifest = read(folder)
+        assert [(fault.reason, fault.severity, fault.place) for fault in manifest.faults] == [
+            ("empty-text", "warn", "table.csv:3"),
+            ("control-characters", "warn", "table.csv:4"),
+        ]
+        assert list(manifest.utterances["text"])[1:] == ["", "a[2Jb"]
+
+    def test_a_speaker_of_whom_nothing_is_usable_stops(self, folder: Path) -> None:
+        write(folder, HEADER, *ROWS, "no.wav,Cy,joy,x", "none.wav,Cy,joy,x")
+        manifest = read(folder)
+        stops = [fault for fault in manifest.faults if fault.severity == "stop"]
+        assert [(fault.reason, fault.place) for fault in stops] == [
+            ("silent-speaker", "table.csv:5")
+        ]
+        assert "Cy" in stops[0].message
+        assert manifest.excluded == {"missing-audio": 2}
 
 
 class TestIds:
@@ -260,6 +283,15 @@ class TestIds:
         write(folder, HEADER, *ROWS, ROWS[0].replace("joy", "anger"))
         fault = only(read(folder))
         assert (fault.reason, fault.severity, fault.line) == ("conflicting-id", "stop", 5)
+
+    @pytest.mark.parametrize("second", ["none.wav,Ann,anger,x,u", "c.wav,Bob,joy,x,u"])
+    def test_one_id_with_two_labels_or_speakers_stops_usable_or_not(
+        self, folder: Path, second: str
+    ) -> None:
+        write(folder, f"{HEADER},utterance_id", *(f"{line}," for line in ROWS),
+              "a.wav,Ann,joy,x,u", second)  # fmt: skip
+        stops = [fault for fault in read(folder).faults if fault.severity == "stop"]
+        assert [(one.reason, one.line) for one in stops] == [("conflicting-label", 6)]
 
 
 class TestUnreadable:

@@ -74,6 +74,7 @@ def test_no_ids(name: str) -> None:
         ("Oh [BREATHING] no.", "Oh no."),
         ("[A][B] a  b\t[C]", "a b"),
         ("half [open", "half [open"),
+        ("[LAUGHTER [more", "[LAUGHTER [more"),
         ("plain", "plain"),
     ],
 )
@@ -92,3 +93,14 @@ def test_untimed_lines_and_other_ids_are_no_utterances() -> None:
         {"Ses01F_impro01_F001": ("Well: yes [LAUGHTER] [no].", 4)},
         [],
     )
+
+
+@pytest.mark.timeout(20)
+def test_no_line_takes_more_than_linear_time() -> None:
+    """A hundred thousand times as much would take hours if each character meant another pass."""
+    n = 2_000_000
+    for text in ("[" * n, "[1" * n, "1" * n, "[" + "1" * n, "[ " * n, "[]" * n, " " * n + "x"):
+        strip_tags(text)
+        parse_turns(f"[{text}", "a.txt", "Ses01")
+        parse_transcript(f"Ses01F_impro01_F000 {text}", "a.txt")
+        parse_transcript(text, "a.txt")

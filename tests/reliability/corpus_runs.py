@@ -1,0 +1,70 @@
+"""A corpus read, checked and built as the commands do it, and what a store then holds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from reliability.corpus_layouts import Layout
+
+import cli
+from featstore import render
+from featstore.audit import audit
+from featstore.build import build, refuse_faults
+from featstore.config import BuildSettings
+from featstore.corpora import load
+from featstore.hearing import heard
+from featstore.plan import Request
+from featstore.schema import Fault, Manifest
+from featstore.store import Store
+
+STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""What must not reach a terminal from a corpus."""
+
+
+class Kept(NamedTuple):
+    """What a store holds of one utterance."""
+
+    samples: bytes
+    lld: bytes
+    text: str
+    label: str
+
+    @property
+    def signal(self) -> Any:
+        return np.frombuffer(self.samples, dtype=np.int16).astype(np.float64)
+
+
+def settings_of(dataset: str) -> BuildSettings:
+    return BuildSettings.model_validate({"corpus": {"name": dataset}, "teachers": {}})
+
+
+def read(layout: Layout) -> Manifest:
+    settings = settings_of(layout.dataset)
+    return heard(load(layout.dataset, layout.root, settings.corpus), settings.audio)
+
+
+def checked(manifest: Manifest) -> list[Fault]:
+    """What ``featstore check`` finds; printed as it prints it."""
+    found = audit(manifest, settings_of(manifest.name).folds)
+    cli._print(found.to_dict(), False, render.audit)
+    return list(found.faults)
+
+
+def built(manifest: Manifest, store: Path) -> Store:
+    """What ``featstore build`` does, without teachers."""
+    refuse_faults(manifest, strict=False)
+    build(Request(manifest, settings_of(manifest.name), store, jobs=1, device="cpu"))
+    return Store.open(store)
+
+
+def contents(store: Store) -> Mapping[str, Kept]:
+    table = store.utterances
+    columns = (table[name] for name in ("utterance_id", "text", "label"))
+    return {
+        name: Kept(store.audio.read(row).tobytes(), store.lld.read(row).tobytes(), text, label)
+        for row, (name, text, label) in enumerate(zip(*columns, strict=True))
+    }
