@@ -144,7 +144,6 @@ def build(
     from featstore import plan as plans
     from featstore import render, steps
     from featstore.corpora import load
-    from featstore.hearing import heard
 
     flags: dict[str, Any] = {}
     if not embed_audio:
@@ -152,17 +151,19 @@ def build(
     if not embed_text:
         flags["corpus"] = {"embed_text": False}
     settings = _build_settings(dataset, preset, config, sets, flags)
-    manifest = heard(load(dataset, root, settings.corpus), settings.audio)
-    builds.refuse_faults(manifest, strict=strict)
+    manifest = load(dataset, root, settings.corpus)
     request = plans.Request(
         manifest, settings, store or Path("stores") / dataset, fold, jobs, device, rebuild,
         keep_teachers, repair,
     )  # fmt: skip
+    sums = steps.source_sums(manifest)
+    request = builds.heard_first(request, sums)
+    builds.refuse_faults(request.manifest, strict=strict)
     if dry_run:
-        plan = plans.make_plan(request, steps.source_sums(manifest))
+        plan = plans.make_plan(request, sums)
         _print(plans.plan_dict(plan, settings), as_json, render.plan)
         return
-    result = builds.build(request)
+    result = builds.build(request, sums)
     _print(builds.result_dict(result, request), as_json, render.built)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from featstore import steps, teachers
 from featstore.console import progress, say, trace
 from featstore.corpora import CORPORA
 from featstore.disk import io_failure, require_space
+from featstore.hearing import heard
 from featstore.lld_unit import write_lld
 from featstore.plan import Plan, Request, Step, make_plan
 from featstore.processes import default_jobs, each
@@ -37,15 +38,37 @@ class Result:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def build(request: Request) -> Result:
+def heard_first(request: Request, sums: dict[str, str]) -> Request:
+    """The request for those utterances whose audio can be used, with the faults of the others.
+
+    A store that holds the very same corpus has heard it before.
+
+    Args:
+        request: the build.
+        sums: SHA-256 of the corpus' audio files, see :func:`featstore.steps.source_sums`.
+    """
+    manifest, settings = request.manifest, request.settings
+    store = Store(request.store)
+    audio = steps.audio_identity(manifest, settings.audio, sums)
+    corpus = steps.corpus_identity(manifest.utterances, manifest, settings.corpus)
+    if steps.stands(store, audio) and steps.stands(store, corpus):
+        return request
+    return replace(request, manifest=heard(manifest, settings.audio))
+
+
+def build(request: Request, sums: dict[str, str] | None = None) -> Result:
     """Do what :func:`make_plan` says, and say what was done.
+
+    Args:
+        request: the build.
+        sums: SHA-256 of the corpus' audio files, where they are known already.
 
     Raises:
         UserError: units in the way were made from something else (listed with the difference).
         TaskFailed: some teachers failed; the others were committed. Or the disk is full.
         Corrupt: a unit is damaged, and this is no repair; or a repair left some damage.
     """
-    sums = steps.source_sums(request.manifest)
+    sums = steps.source_sums(request.manifest) if sums is None else sums
     jobs = request.jobs or default_jobs()
     plan = make_plan(request, sums)
     _refuse_conflicts(plan, request)

@@ -83,6 +83,14 @@ def audio_identity(manifest: Manifest, settings: AudioSettings, sums: dict[str, 
     return Identity("audio", record, {})
 
 
+def stands(store: Store, identity: Identity) -> bool:
+    """Whether the store holds this very unit."""
+    try:
+        return store.unit(identity.unit).fingerprint == identity.fingerprint
+    except UserError:
+        return False
+
+
 def write_audio(
     store: Store,
     identity: Identity,

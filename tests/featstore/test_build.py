@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from featstore import build as module
-from featstore.build import refuse_faults, result_dict
+from featstore.build import heard_first, refuse_faults, result_dict
 from featstore.plan import make_plan, plan_dict
 from featstore.schema import Corrupt, Fault, TaskFailed, UserError
 from featstore.steps import source_sums
@@ -247,6 +247,26 @@ class TestBuild:
         assert sorted(mended) == ["audio", "corpus", "folds/02/prosodic"]
         assert Store.open(store_copy).content_hash() == content
         assert (store_copy / "lld").stat().st_ino == untouched
+
+    def test_a_corpus_that_the_store_holds_is_not_heard_again(
+        self, changed: Change, store_copy: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        heard: list[str] = []
+
+        def hear(manifest: Any, settings: Any) -> Any:
+            heard.append(manifest.name)
+            return manifest
+
+        monkeypatch.setattr("featstore.build.heard", hear)
+        request = changed(store=store_copy)
+        sums = source_sums(request.manifest)
+        assert heard_first(request, sums) == request
+        assert heard == []
+        edited = dict.fromkeys(sums, "0" * 64)
+        heard_first(request, edited)
+        heard_first(changed("corpus.kind=improvised", store=store_copy), sums)
+        heard_first(changed(store=store_copy / "elsewhere"), sums)
+        assert len(heard) == 3
 
     def test_repair_tells_what_it_cannot_mend(
         self, build_here: Build, changed: Change, store_copy: Path
