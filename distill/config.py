@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from distill.augment import AugmentSettings
 from distill.backbones import HUGGING_FACE, RANDOM
 from distill.losses import LossSettings
 from distill.student import StudentSettings
@@ -30,6 +31,8 @@ class StreamSettings(Settings):
     """Seconds of audio in a micro-batch, padding included; gradients accumulate over the rest."""
     pool: int = Field(1, ge=1)
     """Batches that are sorted by length together: 1 is a plain shuffle, more means less padding."""
+    augment: AugmentSettings | None = None
+    """What is done to the audio of training utterances; nothing where not given."""
 
 
 class RunSettings(Settings):

@@ -1,9 +1,15 @@
-"""Many folds of one student: settings from flags, folds over processes, one failure stops none."""
+"""Many folds of one student: settings from flags, folds over processes, one failure stops none.
+
+Alone, ``distill run`` starts a process a fold. Where a launcher has started several processes of
+it, they train each fold together, one fold after another (see :mod:`distill.parallel`).
+"""
 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterable, Mapping, Sequence
+import queue
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from multiprocessing.queues import Queue
@@ -11,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from distill.config import PRESETS, VARIANTS, RunSettings, default_preset
+from distill.parallel import Team, TeamLost, join, launched
 from distill.runs import RunFolder
-from distill.trainer import Outcome, RunRequest, key_of, run_fold
+from distill.trainer import OnEpoch, Outcome, RunRequest, key_of, run_fold
 from featstore.console import Advance, printable_lines, progress, say, trace
 from featstore.disk import io_failure
 from featstore.folds import parse_numbers
@@ -160,11 +167,15 @@ def launch(order: Order) -> Done:
     """Train the folds, several at once where there is no GPU.
 
     A process trains with ``threads`` CPU threads; by default the CPUs are shared out over the
-    folds asked for, so that the same command computes the same bytes.
+    folds asked for, so that the same command computes the same bytes. Processes that a launcher
+    has started share them, too; all but the first end here, silently: what came of the folds is
+    for one to tell.
 
     Raises:
         UserError: the store or the folds are not there.
     """
+    if launched() > 1:
+        return _launch_together(order)
     refuse_order(order)
     store = Store.open(order.store)
     folds = parse_numbers(order.folds, len(store.folds))
@@ -182,6 +193,60 @@ def launch(order: Order) -> Done:
         with closing(runs):
             _collect(runs, ticker, done)
     return done
+
+
+def _launch_together(order: Order) -> Done:
+    """The folds one after another, each by all the processes that a launcher has started."""
+    team = join(order.device)
+    try:
+        with team.hushed():
+            done = _one_after_another(order, team)
+        team.leave()
+    except TeamLost:
+        raise
+    except UserError as error:
+        if team.leads:
+            raise
+        sys.exit(error.exit_code)
+    if not team.leads:
+        sys.exit(done.exit_code)
+    return done
+
+
+def _one_after_another(order: Order, team: Team) -> Done:
+    with team.together():
+        refuse_order(order)
+        store = Store.open(order.store)
+        folds = parse_numbers(order.folds, len(store.folds))
+    threads = order.threads or max(1, default_jobs() // team.local_size)
+    epochs = order.settings.optim.epochs
+    news: queue.Queue[Any] = queue.Queue()
+    done = Done()
+    with progress(order.experiment, len(folds) * epochs, unit="epochs") as advance:
+        ticker = _Ticker(news, advance, epochs)
+
+        def tell(fold: int, n_epochs: int, entry: dict[str, Any]) -> None:
+            news.put((fold, n_epochs, entry))
+            ticker.hear()
+
+        requests = [order.request(fold, threads) for fold in folds]
+        _collect(_outcomes(requests, tell, team), ticker, done)
+    return done
+
+
+def _outcomes(
+    requests: Iterable[RunRequest], tell: OnEpoch, team: Team
+) -> Iterator[tuple[RunRequest, Outcome | Exception]]:
+    """Each run with what became of it; a lost team cannot go on to the next."""
+    for request in requests:
+        result: Outcome | Exception
+        try:
+            result = run_fold(request, tell, team)
+        except TeamLost:
+            raise
+        except Exception as error:  # the other folds may do
+            result = error
+        yield request, result
 
 
 _NEWS: Any = None
@@ -205,7 +270,9 @@ def _run(request: RunRequest) -> Outcome:
 class _Ticker:
     """The progress line: epochs as the folds tell of them, and their last words."""
 
-    def __init__(self, news: Queue[Any], advance: Advance, n_epochs: int) -> None:
+    def __init__(
+        self, news: Queue[Any] | queue.Queue[Any], advance: Advance, n_epochs: int
+    ) -> None:
         self._news, self._advance, self._n_epochs = news, advance, n_epochs
         self._told: dict[int, int] = {}
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,11 @@ from torch.amp.grad_scaler import GradScaler
 
 from distill.config import RunSettings
 from distill.losses import LossParts, total_loss
+from distill.parallel import ALONE, Team
 from distill.stream import MicroBatch, MicroBatchPlan, Signals, stream
 from distill.student import Student
 from distill.targets import FoldTargets
-from featstore.schema import TaskFailed, UserError
+from featstore.schema import TaskFailed, UserError, listed, printable
 from featstore.training import make_schedule, parameter_groups
 
 GRADIENTS_EVERY = 10
@@ -65,6 +66,21 @@ class StepReport:
             {name: value / g for name, value in self.gradients.items()},
         )
 
+    @staticmethod
+    def of(parts: Iterable[StepReport]) -> StepReport:
+        """One report of what several processes have each a part of.
+
+        >>> StepReport.of([StepReport(1, {"ce": 0.5}), StepReport(2, {"ce": 1.0}), StepReport()])
+        StepReport(n=3, terms={'ce': 1.5}, gradients={}, n_gradients=0)
+        """
+        whole = StepReport()
+        for part in parts:
+            whole.n += part.n
+            whole.n_gradients += part.n_gradients
+            for mine, its in ((whole.terms, part.terms), (whole.gradients, part.gradients)):
+                mine.update({name: mine.get(name, 0.0) + value for name, value in its.items()})
+        return whole
+
 
 class Stepper:
     """The student with its optimiser: everything that changes while it learns."""
@@ -77,6 +93,9 @@ class Stepper:
         n_steps: int,
         device: torch.device,
         weights: torch.Tensor | None = None,
+        *,
+        utterance_ids: Sequence[str] = (),
+        team: Team = ALONE,
     ) -> None:
         """Set up AdamW, the schedule and autocast.
 
@@ -87,7 +106,10 @@ class Stepper:
             n_steps: optimiser steps of the whole run, which the schedule spans.
             device: where to compute.
             weights: class weights of the cross entropy, ``[C]``.
+            utterance_ids: of the store's rows, for messages; without them rows are numbered.
+            team: the processes that train this student together.
         """
+        self.utterance_ids, self.team = utterance_ids, team
         self.student, self.settings, self.targets = student, settings, targets
         self.device, self.weights = device, weights
         optim = settings.optim
@@ -108,6 +130,12 @@ class Stepper:
         Raises:
             TaskFailed: the loss is not finite; names the utterances.
         """
+        if len(batch.rows):
+            self._accumulate(batch)
+        if batch.ends_step:
+            self._step()
+
+    def _accumulate(self, batch: MicroBatch) -> None:
         batch = batch.to(self.device)
         labels, teachers = self.targets.batch(batch.rows)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
@@ -117,11 +145,7 @@ class Stepper:
             output, teachers, labels, settings.losses, self.weights, settings.optim.label_smoothing
         )
         if not torch.isfinite(parts.total):
-            bad = batch.rows[~torch.isfinite(parts.rows)].tolist()
-            raise TaskFailed(
-                f"loss not finite on row(s) {', '.join(map(str, bad))} of the store",
-                "lower optim.lr, or use precision = fp32",
-            )
+            raise self._not_finite(batch.rows, parts)
         if batch.ends_step and output.pooled.requires_grad and self._measures():
             self._measure_gradients(parts, output.pooled)
         n = len(batch.rows)
@@ -131,8 +155,19 @@ class Stepper:
         values = {**parts.terms, "total": parts.total}
         for name, value in zip(values, torch.stack(list(values.values())).tolist(), strict=True):
             self.report.terms[name] = self.report.terms.get(name, 0.0) + value * n
-        if batch.ends_step:
-            self._step()
+
+    def _not_finite(self, rows: torch.Tensor, parts: LossParts) -> TaskFailed:
+        """Which utterances of a micro-batch have no finite loss, and which terms are to blame."""
+        bad = rows[~torch.isfinite(parts.rows)].tolist() or rows.tolist()
+        terms = [name for name, value in parts.terms.items() if not torch.isfinite(value)]
+        ids = self.utterance_ids
+        names = [printable(ids[row]) if ids else f"row {row} of the store" for row in bad]
+        return TaskFailed(
+            f"loss not finite ({', '.join(terms) or 'total'}) for {len(bad)} of the "
+            f"{len(rows)} utterance(s) of a micro-batch, at step {self.schedule.last_epoch + 1}:\n"
+            + listed(names),
+            "lower optim.lr, or use precision = fp32",
+        )
 
     def evaluate(
         self, signals: Signals, plans: list[MicroBatchPlan], lengths: npt.NDArray[np.int64]
@@ -152,13 +187,16 @@ class Stepper:
         return np.stack([found[row] for row in sorted(found)])
 
     def _step(self) -> None:
-        self.scaler.unscale_(self.optimiser)
         trainable = [p for group in self.optimiser.param_groups for p in group["params"]]
+        self.team.add_up(trainable)
+        self.scaler.unscale_(self.optimiser)
         nn.utils.clip_grad_norm_(trainable, self.settings.optim.clip_norm)
+        scale = self.scaler.get_scale()
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
-        self.schedule.step()
+        if self.scaler.get_scale() >= scale:  # else fp16 overflowed and no step was taken
+            self.schedule.step()
 
     def _measures(self) -> bool:
         """Whether this step's gradients are due, by what a checkpoint brings back."""
@@ -179,11 +217,8 @@ class Stepper:
         return {
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "report": {
-                "n": self.report.n, "terms": self.report.terms,
-                "gradients": self.report.gradients, "n_gradients": self.report.n_gradients,
-            },
-        }  # fmt: skip
+            "report": asdict(self.report),
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Put back what :meth:`state` told; the optimiser's learning rates follow."""

@@ -18,7 +18,9 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from featstore.audio import FULL_SCALE, load_signal
+from distill.augment import Augment
+from distill.parallel import ALONE, Team
+from featstore.audio import FULL_SCALE, Signal, load_signal
 from featstore.config import AudioSettings
 from featstore.files import sha256_of
 from featstore.reader import Ragged
@@ -189,11 +191,18 @@ class MicroBatchPlan:
     ends_step: bool
 
 
-def plan_steps(steps: Sequence[Indices], lengths: Indices, budget: int) -> list[MicroBatchPlan]:
-    """The micro-batches of some optimiser steps, in order."""
+def plan_steps(
+    steps: Sequence[Indices], lengths: Indices, budget: int, team: Team = ALONE
+) -> list[MicroBatchPlan]:
+    """The micro-batches of some optimiser steps, in order.
+
+    In a team, of this process' share of them; where that is nothing, the step is one micro-batch
+    without rows, because the process has a part in its end all the same.
+    """
     plans = []
     for step in steps:
-        parts = micro_batches(step, lengths, budget)
+        share = team.share(step, lengths)
+        parts = micro_batches(share, lengths, budget) or [share]
         plans += [
             MicroBatchPlan(part, len(step), index == len(parts) - 1)
             for index, part in enumerate(parts)
@@ -202,18 +211,43 @@ def plan_steps(steps: Sequence[Indices], lengths: Indices, budget: int) -> list[
 
 
 def read_batch(
-    signals: Signals, plan: MicroBatchPlan, lengths: Indices, *, pin: bool = False
+    signals: Signals,
+    plan: MicroBatchPlan,
+    lengths: Indices,
+    *,
+    pin: bool = False,
+    augment: Augment | None = None,
 ) -> MicroBatch:
-    """Read and pad one micro-batch."""
+    """Read and pad one micro-batch, altered by ``augment`` where there is one."""
     sizes = lengths[plan.rows]
-    batch = torch.zeros(len(sizes), int(sizes.max()), pin_memory=pin)
+    if augment is not None:
+        altered = _read_altered(signals, plan.rows, sizes, augment)
+        sizes = np.array([len(signal) for signal in altered], dtype=np.int64)
+    batch = torch.zeros(len(sizes), int(sizes.max(initial=0)), pin_memory=pin)
     view = batch.numpy()
-    for target, row, size in zip(view, plan.rows.tolist(), sizes.tolist(), strict=True):
-        signals.read_into(row, target[:size])
-    view *= np.float32(1 / FULL_SCALE)
+    if augment is not None:
+        for target, signal in zip(view, altered, strict=True):
+            target[: len(signal)] = signal
+    else:
+        for target, row, size in zip(view, plan.rows.tolist(), sizes.tolist(), strict=True):
+            signals.read_into(row, target[:size])
+        view *= np.float32(1 / FULL_SCALE)
     return MicroBatch(
         torch.from_numpy(plan.rows), batch, torch.from_numpy(sizes), plan.step_rows, plan.ends_step
     )
+
+
+def _read_altered(
+    signals: Signals, rows: Indices, sizes: Indices, augment: Augment
+) -> list[Signal]:
+    """Signals in -1..1, each of the length that augmentation leaves it."""
+    altered = []
+    for row, size in zip(rows.tolist(), sizes.tolist(), strict=True):
+        signal = np.zeros(size, dtype=np.float32)
+        signals.read_into(row, signal)
+        signal *= np.float32(1 / FULL_SCALE)
+        altered.append(augment(row, signal))
+    return altered
 
 
 def stream(
@@ -223,9 +257,11 @@ def stream(
     *,
     pin: bool = False,
     ahead: int = 3,
+    augment: Augment | None = None,
 ) -> Iterator[MicroBatch]:
     """Read the planned micro-batches in order, by one thread that stays ``ahead`` of the caller.
 
+    Augmentation is done in that thread, too.
     An error in the thread is raised here; leaving the loop early ends the thread.
     """
     ready: queue.Queue[MicroBatch | BaseException | None] = queue.Queue(ahead)
@@ -244,7 +280,7 @@ def stream(
             for plan in plans:
                 if stop.is_set():
                     return
-                put(read_batch(signals, plan, lengths, pin=pin))
+                put(read_batch(signals, plan, lengths, pin=pin, augment=augment))
             put(None)
         except BaseException as error:
             put(error)

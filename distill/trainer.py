@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,12 +14,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from distill.checkpoint import load_newest, optimiser_tensors, restore_optimiser, save_checkpoint
+from distill.augment import augmentation
 from distill.config import RunSettings, portable, run_key
 from distill.describe import run_facts
 from distill.losses import LossSettings
 from distill.metrics import from_predictions
+from distill.parallel import ALONE, Team
 from distill.runs import RunFolder, predictions_table
+from distill.standing import Position, load_standing, save_standing
 from distill.step import Stepper, StepReport, steps_an_epoch
 from distill.stream import Signals, evaluation_batches, open_signals, plan_steps, stream
 from distill.stream import training_steps as steps_of_epoch
@@ -31,7 +34,7 @@ from featstore.schema import SAMPLING_RATE, TaskFailed, UserError
 from featstore.scores import ua, wa
 from featstore.settings import to_toml
 from featstore.store import Store
-from featstore.training import class_weights, pick_device, seed_all
+from featstore.training import class_weights, generator, pick_device, seed_all
 
 CHECKPOINT_EVERY_S = 600.0
 """A long epoch is checkpointed in between; when, changes no byte of the result."""
@@ -73,19 +76,6 @@ class Outcome:
     seconds: float = 0.0
 
 
-@dataclass
-class Position:
-    """Where a run stands, as its checkpoints tell."""
-
-    epoch: int = 1
-    step: int = 0  # optimiser steps done in this epoch
-    total: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best_epoch: int = 0
-    best_score: tuple[float, float] = (-1.0, 0.0)
-    seconds: float = 0.0
-
-
 def key_of(store: Store, fold: int, settings: RunSettings, weights: Path | None = None) -> str:
     """The key of a run; the same for every fold of a store.
 
@@ -107,15 +97,26 @@ def key_of(store: Store, fold: int, settings: RunSettings, weights: Path | None 
     return run_key(settings, store.fingerprint(), made_from, given)
 
 
-def run_fold(request: RunRequest, on_epoch: OnEpoch | None = None) -> Outcome:
+def run_fold(request: RunRequest, on_epoch: OnEpoch | None = None, team: Team = ALONE) -> Outcome:
     """Train, evaluate and write one run; resume it where it was interrupted.
+
+    Args:
+        request: what to train, and where.
+        on_epoch: called after each epoch.
+        team: the processes that train it together, each of which calls this. The store and
+            ``runs`` must be on a file system that all of them see.
 
     Raises:
         UserError: the store lacks the fold, or another process is at this run.
         Corrupt: the store, or a finished run, is damaged.
         Refused: a teacher saw the fold's test speaker.
-        TaskFailed: the loss is not finite.
+        TaskFailed: the loss is not finite, or another process of the team has ended.
     """
+    with team.together():
+        return _run_fold(request, on_epoch, team)
+
+
+def _run_fold(request: RunRequest, on_epoch: OnEpoch | None, team: Team) -> Outcome:
     if request.threads:
         torch.set_num_threads(request.threads)
     if request.tensorboard:
@@ -126,17 +127,17 @@ def run_fold(request: RunRequest, on_epoch: OnEpoch | None = None) -> Outcome:
     terms = losses.for_teachers(store.teacher_names(request.fold))
     require_teachers(store, request.fold, losses)
     run = RunFolder.of(request.runs, request.experiment, key, request.fold, request.settings.seed)
-    if run.done:
+    if team.any(team.leads and run.done):
         return _skipped(request.fold, run, store.classes, "finished before")
-    with run.held():
-        if run.done:
+    with run.held() if team.leads else nullcontext():
+        if team.any(team.leads and run.done):
             return _skipped(request.fold, run, store.classes, "finished meanwhile")
-        device = pick_device(request.device)
+        device = team.device or pick_device(request.device)
         matched = [name for name, term in terms.items() if losses.beta * term.weight > 0]
         targets = load_targets(store, request.fold, device, matched=matched)
         for unit in ("audio", "lld"):
             store.check_parents(store.unit(unit, deep=True))
-        trainer = _Trainer(request, store, targets, run, key, device)
+        trainer = _Trainer(request, store, targets, run, key, device, team)
         return trainer.run(on_epoch)
 
 
@@ -178,8 +179,10 @@ class _Trainer:
         run: RunFolder,
         key: str,
         device: torch.device,
+        team: Team,
     ) -> None:
         self.request, self.store, self.targets, self.run_folder = request, store, targets, run
+        self.team = team
         self.settings, self.key, self.device = request.settings, key, device
         self.signals: Signals = open_signals(store, request.root, check=False)
         self.lengths = store.lengths
@@ -190,7 +193,8 @@ class _Trainer:
             self.settings.student, targets.classes, targets.widths, request.weights,
             self.settings.seed,
         ).to(device)  # fmt: skip
-        seed_all(self.settings.seed)
+        team.align(self.student)
+        seed_all(_seed(self.settings.seed, team.rank))
         optim = self.settings.optim
         train = self.rows["train"]
         weights = (
@@ -200,15 +204,17 @@ class _Trainer:
         )
         self.n_steps = steps_an_epoch(len(train), optim.batch_size)
         self.stepper = Stepper(
-            self.student, self.settings, targets, self.n_steps * optim.epochs, device, weights
-        )
+            self.student, self.settings, targets, self.n_steps * optim.epochs, device, weights,
+            utterance_ids=store.utterances["utterance_id"].tolist(), team=team,
+        )  # fmt: skip
         self.position = Position()
         self.best: dict[str, torch.Tensor] = {}
 
     def run(self, on_epoch: OnEpoch | None) -> Outcome:
         """From wherever the run stands to its end."""
         self._resume()
-        self._describe()
+        if self.team.leads:
+            self._describe()
         began = time.monotonic() - self.position.seconds
         while self.position.epoch <= self.settings.optim.epochs:
             if not self._epoch(began):
@@ -233,10 +239,13 @@ class _Trainer:
             self.rows["train"], self.lengths, optim.batch_size, self.settings.stream.pool,
             self.settings.seed, position.epoch,
         )  # fmt: skip
-        plans = plan_steps(steps[position.step :], self.lengths, self.budget)
+        plans = plan_steps(steps[position.step :], self.lengths, self.budget, self.team)
+        augment = augmentation(self.settings.stream.augment, self.settings.seed, position.epoch)
         self.student.train()
         saved = time.monotonic()
-        for batch in stream(self.signals, plans, self.lengths, pin=self.device.type == "cuda"):
+        for batch in stream(
+            self.signals, plans, self.lengths, pin=self.device.type == "cuda", augment=augment
+        ):
             self.stepper.micro(batch)
             if not batch.ends_step:
                 continue
@@ -244,7 +253,8 @@ class _Trainer:
             position.total += 1
             if self._stops():
                 return False
-            if time.monotonic() - saved > CHECKPOINT_EVERY_S and position.step < self.n_steps:
+            due = self.team.leads and time.monotonic() - saved > CHECKPOINT_EVERY_S
+            if self.team.any(due) and position.step < self.n_steps:
                 position.seconds = time.monotonic() - began
                 self._checkpoint()
                 saved = time.monotonic()
@@ -257,7 +267,7 @@ class _Trainer:
     def _close_epoch(self, began: float) -> dict[str, Any]:
         """Score the validation speaker, keep the best weights, and log the epoch."""
         position = self.position
-        terms, gradients = self.stepper.report.means()
+        terms, gradients = StepReport.of(self.team.gather(self.stepper.report)).means()
         self.stepper.report = StepReport()
         entry: dict[str, Any] = {
             "epoch": position.epoch,
@@ -276,8 +286,9 @@ class _Trainer:
         entry["seconds"] = round(position.seconds, 3)
         position.history.append(entry)
         position.epoch, position.step = position.epoch + 1, 0
-        self.run_folder.write_metrics(position.history)
-        if self.request.tensorboard:
+        if self.team.leads:
+            self.run_folder.write_metrics(position.history)
+        if self.team.leads and self.request.tensorboard:
             log_epoch(self.run_folder.path, entry)
         return entry
 
@@ -293,8 +304,15 @@ class _Trainer:
         }
 
     def _evaluate(self, role: str) -> Floats:
-        plans = list(evaluation_batches(self.rows[role], self.lengths, self.budget))
-        logits = self.stepper.evaluate(self.signals, plans, self.lengths)
+        """Logits of a role's rows, in order: ``[rows, C]``; each process computes its share."""
+        rows = self.team.share(self.rows[role], self.lengths)
+        plans = list(evaluation_batches(rows, self.lengths, self.budget))
+        own = np.zeros((0, len(self.targets.classes)), dtype=np.float32)
+        if plans:
+            own = self.stepper.evaluate(self.signals, plans, self.lengths)
+        shares = self.team.gather((np.sort(rows), own))
+        order = np.argsort(np.concatenate([share for share, _ in shares]))
+        logits: Floats = np.concatenate([part for _, part in shares])[order]
         if not np.isfinite(logits).all():
             raise TaskFailed(
                 f"the student's {role} logits are not finite in epoch {self.position.epoch}",
@@ -303,32 +321,13 @@ class _Trainer:
         return logits
 
     def _checkpoint(self) -> None:
-        tensors = {f"student.{k}": v for k, v in self.student.state_dict().items()}
-        tensors |= optimiser_tensors(self.stepper.optimiser)
-        at_best = self.position.best_epoch == self.position.epoch - 1 and not self.position.step
-        if self.best and not at_best:  # where the student is at its best, once is enough
-            tensors |= {f"best.{name}": value for name, value in self.best.items()}
-        tensors["rng.cpu"] = torch.get_rng_state()
-        if self.device.type == "cuda":
-            tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
-        state = {"position": asdict(self.position), "stepper": self.stepper.state()}
-        save_checkpoint(self.run_folder.path / "checkpoint", self.position.total, tensors, state)
+        save_standing(self.run_folder.path / "checkpoint", self.position, self.stepper, self.best)
 
     def _resume(self) -> None:
-        found = load_newest(self.run_folder.path / "checkpoint")
+        found = load_standing(self.run_folder.path / "checkpoint", self.stepper)
         if found is None:
             return
-        tensors, state = found
-        self.student.load_state_dict(_part(tensors, "student."))
-        restore_optimiser(self.stepper.optimiser, tensors)
-        self.stepper.restore(state["stepper"])
-        self.position = Position(**state["position"])
-        self.position.best_score = tuple(state["position"]["best_score"])
-        if self.position.best_epoch:
-            self.best = _part(tensors, "best.") or _part(tensors, "student.")
-        torch.set_rng_state(tensors["rng.cpu"])
-        if "rng.cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
+        self.position, self.best = found
         say(
             f"fold {self.request.fold}: resumed at epoch {self.position.epoch}, "
             f"step {self.position.step}"
@@ -342,6 +341,16 @@ class _Trainer:
             self.position.best_epoch = self.settings.optim.epochs
         roles = {role: self.rows[role] for role in ("test", "validation") if len(self.rows[role])}
         logits = {role: self._evaluate(role) for role in roles}
+        if self.team.leads:
+            self._write(roles, logits, seconds)
+        truth, prediction = self.labels[roles["test"]], logits["test"].argmax(1)
+        return Outcome(
+            self.request.fold, "done", self.run_folder.path, "",
+            wa(truth, prediction), ua(truth, prediction, len(self.targets.classes)), seconds,
+        )  # fmt: skip
+
+    def _write(self, roles: Rows, logits: dict[str, Floats], seconds: float) -> None:
+        """All that a finished run leaves, its mark last."""
         table = predictions_table(
             self.store.utterances, roles, logits, self.labels, self.targets.classes,
             self.request.fold,
@@ -351,11 +360,6 @@ class _Trainer:
         self._describe(best_epoch=self.position.best_epoch, seconds=round(seconds, 1))
         self.run_folder.finish()
         shutil.rmtree(self.run_folder.path / "checkpoint", ignore_errors=True)
-        truth, prediction = self.labels[roles["test"]], logits["test"].argmax(1)
-        return Outcome(
-            self.request.fold, "done", self.run_folder.path, "",
-            wa(truth, prediction), ua(truth, prediction, len(self.targets.classes)), seconds,
-        )  # fmt: skip
 
     def _describe(self, **outcome: Any) -> None:
         """``config.toml`` and ``run.json``: what this run is, and later how it ended."""
@@ -368,5 +372,6 @@ class _Trainer:
         self.run_folder.write_json("run.json", facts.model_dump(mode="json", by_alias=True))
 
 
-def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+def _seed(seed: int, rank: int) -> int:
+    """Of a process' dropout: the run's own seed alone, else masks that no other process draws."""
+    return int(generator(seed, rank).integers(2**63)) if rank else seed

@@ -14,6 +14,7 @@ from transformers import HubertConfig
 from distill import step
 from distill.config import VARIANTS
 from distill.losses import total_loss
+from distill.parallel import Team
 from distill.step import Stepper, StepReport, pick_precision
 from distill.stream import evaluation_batches, open_signals, plan_steps, read_batch, training_steps
 from distill.student import build_student
@@ -247,7 +248,7 @@ def test_one_learning_rate_unless_told(targets):
 
 
 @pytest.mark.parametrize("array", [0, 1], ids=["logits", "embeddings"])
-def test_a_loss_that_is_no_number_names_its_rows(store, targets, array):
+def test_a_loss_that_is_no_number_names_its_utterances(store, targets, array):
     (batch,) = batches(store, targets)
     bad = sorted(batch.rows[[2, 5]].tolist())
     poisoned = targets.teachers["prosodic"][array].clone()
@@ -255,14 +256,28 @@ def test_a_loss_that_is_no_number_names_its_rows(store, targets, array):
     pair = list(targets.teachers["prosodic"])
     pair[array] = poisoned
     teachers = {**targets.teachers, "prosodic": tuple(pair)}
-    ours = stepper(dataclasses.replace(targets, teachers=teachers))
+    names = store.utterances["utterance_id"].tolist()
+    ours = stepper(dataclasses.replace(targets, teachers=teachers), utterance_ids=names)
     before = weights(ours.student)
     with pytest.raises(TaskFailed, match="loss not finite") as caught:
         ours.micro(batch)
-    named = caught.value.message.split("row(s) ")[1].split(" of")[0].split(", ")
-    assert sorted(map(int, named)) == bad
+    first, *named = caught.value.message.splitlines()
+    assert sorted(named) == sorted(names[row] for row in bad)
+    term = ("kl_prosodic", "cos_prosodic")[array]
+    assert f"({term}) for 2 of the 16 utterance(s) of a micro-batch, at step 1:" in first
     assert caught.value.exit_code == 1
     assert not moved(before, weights(ours.student))
+
+
+def test_weights_that_are_no_numbers_spoil_the_whole_micro_batch(store, targets):
+    ours = stepper(targets)
+    with torch.no_grad():
+        ours.student.head[1].bias.fill_(torch.nan)
+    (batch,) = batches(store, targets)
+    with pytest.raises(TaskFailed, match="for 16 of the 16 utterance") as caught:
+        ours.micro(batch)
+    named = caught.value.message.splitlines()[1:]
+    assert sorted(named) == sorted(f"row {row} of the store" for row in batch.rows.tolist())
 
 
 @pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])
@@ -320,6 +335,76 @@ def test_precision_is_what_the_device_can_do(store, targets):
     assert pick_precision("fp16", torch.device("cuda")) is torch.float16
     with pytest.raises(UserError, match="fp16 needs a GPU"):
         pick_precision("fp16", CPU)
+
+
+@pytest.fixture
+def half_on_cpu(monkeypatch):
+    """float16 with its scaler, which a CPU can do although it is not offered."""
+    monkeypatch.setattr(step, "pick_precision", lambda name, device: torch.float16)
+
+
+@pytest.mark.usefixtures("half_on_cpu")
+def test_a_scaled_gradient_is_scaled_back(store, targets):
+    ours = stepper(targets)
+    ours.scaler.load_state_dict({**ours.scaler.state_dict(), "scale": 1024.0})
+    (batch,) = batches(store, targets)
+    taken = {}
+
+    def spy(optimiser, *_):
+        named = ours.student.named_parameters()
+        taken.update({name: p.grad.norm().item() for name, p in named if p.grad is not None})
+
+    ours.optimiser.register_step_pre_hook(spy)
+    ours.micro(batch)
+    total = math.sqrt(sum(norm**2 for norm in taken.values()))
+    assert total == pytest.approx(1, rel=1e-3)  # clipped to 1, not to 1/1024
+    assert ours.schedule.last_epoch == 1
+    assert ours.report.means()[0]["total"] > 0
+
+
+@pytest.mark.usefixtures("half_on_cpu")
+def test_a_step_that_overflows_is_not_taken_and_the_scale_falls(store, targets):
+    ours = stepper(targets)
+    state = {**ours.scaler.state_dict(), "scale": 2.0**60}  # the gradient becomes infinite
+    ours.scaler.load_state_dict(state)
+    before, lrs = weights(ours.student), ours.schedule.get_last_lr()
+    ours.micro(batches(store, targets)[0])
+    assert not moved(before, weights(ours.student))
+    assert ours.scaler.get_scale() == 2.0**59
+    assert ours.schedule.get_last_lr() == lrs
+    told = json.loads(json.dumps(ours.state()))
+    resumed = stepper(targets)
+    resumed.restore(told)
+    assert resumed.scaler.get_scale() == 2.0**59
+
+
+class Unsent(Team):
+    """One of several processes whose gradients are not added up, to see its part of them."""
+
+    def add_up(self, parameters):
+        pass
+
+
+@pytest.mark.parametrize("n_rows", [16, 3, 1])
+def test_what_processes_add_up_is_one_step(store, targets, n_rows):
+    rows, lengths = np.flatnonzero(targets.roles == 1)[:n_rows], store.lengths
+    signals, budget = open_signals(store, None), 6 * 16_000
+
+    def taken(team):
+        plans = plan_steps([rows], lengths, budget, team)
+        ours = stepper(targets, team=team)
+        found = gradients(ours, [read_batch(signals, plan, lengths) for plan in plans])
+        return found, ours.report
+
+    (expected, whole), *parts = (taken(team) for team in (Team(), Unsent(0, 2), Unsent(1, 2)))
+    assert [report.n for _, report in parts] == [n_rows - n_rows // 2, n_rows // 2]
+    scale = max(float(value.abs().max()) for value in expected.values())
+    for name, value in expected.items():
+        got = sum(part[name] for part, _ in parts if name in part)
+        torch.testing.assert_close(got, value, rtol=1e-3, atol=1e-6 * scale, msg=name)
+    merged = StepReport.of(report for _, report in parts)
+    assert merged.n == n_rows
+    assert merged.means()[0] == pytest.approx(whole.means()[0], rel=1e-5)
 
 
 def test_half_precision_trains_nearly_alike(store, targets):

@@ -181,6 +181,69 @@ def test_it_reads_ahead_but_not_far():
     batches.close()
 
 
+@pytest.mark.parametrize("ahead", [1, 3, 20])
+def test_read_ahead_or_when_asked_for_the_batches_are_the_same(small_store, ahead):
+    store = Store.open(small_store)
+    signals, lengths = open_signals(store, None), store.lengths
+    steps = training_steps(np.arange(len(lengths)), lengths, 16, 8, 42, 1)
+    plans = plan_steps(steps, lengths, budget=6 * 16_000)
+    assert len(plans) > 20
+    for plan, batch in zip(plans, stream(signals, plans, lengths, ahead=ahead), strict=True):
+        expected = read_batch(signals, plan, lengths)
+        assert batch.rows.tolist() == expected.rows.tolist() == plan.rows.tolist()
+        assert batch.lengths.tolist() == expected.lengths.tolist()
+        assert torch.equal(batch.signals, expected.signals)
+        assert (batch.step_rows, batch.ends_step) == (expected.step_rows, expected.ends_step)
+    assert not streaming()
+
+
+def test_an_error_of_the_caller_ends_the_thread():
+    plans, lengths = one_by_one(500)
+    signals = Counting()
+
+    def fail():
+        for batch in stream(signals, plans, lengths):
+            raise ValueError(f"the caller's own, at {batch.rows.tolist()}")
+
+    with pytest.raises(ValueError, match="the caller's own"):
+        fail()
+    assert not streaming()
+    assert len(signals.read) < 500
+
+
+def test_the_caller_never_waits_for_what_could_have_been_read():
+    """Once the thread has had the time, a batch is handed over without a read in between."""
+    plans, lengths = one_by_one(40)
+    signals = Counting()
+    batches = stream(signals, plans, lengths, ahead=3)
+    for number in range(30):
+        next(batches)
+        wanted, deadline = min(number + 5, 40), time.monotonic() + 10
+        while len(signals.read) < wanted and time.monotonic() < deadline:
+            time.sleep(0.001)  # the student at work
+        assert len(signals.read) == wanted
+    batches.close()
+
+
+def test_one_thread_reads_faster_than_a_student_hears(small_store):
+    """4,000 s of audio a second is a student ten times as fast as HuBERT-base on a large GPU."""
+    store = Store.open(small_store)
+    signals, lengths = open_signals(store, None, check=False), store.lengths
+    plans = list(evaluation_batches(np.arange(len(lengths)), lengths, 160 * 16_000)) * 5
+    read_batch(signals, plans[0], lengths)
+    began = time.thread_time()  # a busy machine makes others wait, not this clock
+    for plan in plans:
+        read_batch(signals, plan, lengths)
+    heard_s = 5 * lengths.sum() / 16_000
+    assert heard_s / (time.thread_time() - began) > 4_000
+
+
+def test_a_step_without_rows_is_an_empty_batch():
+    empty = MicroBatchPlan(np.array([], dtype=np.int64), 3, True)
+    batch = read_batch(Counting(), empty, np.array([4]))
+    assert (len(batch.rows), batch.signals.shape, batch.ends_step) == (0, (0, 0), True)
+
+
 def test_nothing_planned_is_nothing_read():
     assert list(stream(Counting(), [], np.array([1]))) == []
     assert not streaming()
@@ -194,10 +257,10 @@ def bare_store(small_request, tmp_path_factory):
     settings = AudioSettings(embed_audio=False)
     sums = builds.source_sums(manifest)
     audio = builds.audio_identity(manifest, settings, sums)
-    builds.write_audio(store, audio, manifest, settings, sums, 1, False)
+    builds.write_audio(store, audio, manifest, settings, sums, 1)
     table = builds.without_excluded(manifest, store)
     corpus = builds.corpus_identity(table, manifest, small_request.settings.corpus)
-    builds.write_corpus(store, corpus, table, manifest, small_request.settings.corpus, False)
+    builds.write_corpus(store, corpus, table, manifest, small_request.settings.corpus)
     return store
 
 
