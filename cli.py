@@ -292,6 +292,20 @@ def predict(
     _print(table.to_dict("records"), as_json, render.predictions)
 
 
+@distill.command()
+def backbones(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="As --student takes them; without any, all that this machine knows."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What a student can be built on, and whether its weights are on this machine."""
+    from distill import catalogue
+
+    _print(catalogue.facts(names or []), as_json, catalogue.render)
+
+
 def _build_settings(
     dataset: str, preset: str, config: Path | None, sets: list[str] | None, flags: Any = None
 ) -> Any:

@@ -37,11 +37,7 @@ def load_backbone(name: str, weights: Path | None = None, seed: int = 42) -> Bac
         Refused: for pickled weights.
     """
     random, kind = name.startswith(RANDOM), name.removeprefix(RANDOM)
-    if weights is not None and (random or kind not in bundles.BUNDLES):
-        raise UserError(
-            f"--weights {weights}: {name} takes no file of weights",
-            f"give it with {', '.join(bundles.BUNDLES)}, or name a folder as hf:FOLDER",
-        )
+    _refuse_weights_for(name, weights)
     if kind == "tiny" or random:
         with seeded(seed):
             return build_backbone(architecture(kind))
@@ -49,7 +45,29 @@ def load_backbone(name: str, weights: Path | None = None, seed: int = 42) -> Bac
         return bundles.load(kind, weights)
     from distill import huggingface
 
-    return huggingface.load(_source(kind))
+    return huggingface.load(source_of(kind))
+
+
+def check_weights(name: str, weights: Path | None = None) -> str:
+    """Whether :func:`load_backbone` would find its weights; cheap, and nothing is downloaded.
+
+    Returns:
+        What a run would download first; empty where all is on this machine.
+
+    Raises:
+        UserError: for an unknown name, or weights that are missing and may not be downloaded.
+        Corrupt: for a damaged file.
+        Refused: for pickled weights.
+    """
+    random, kind = name.startswith(RANDOM), name.removeprefix(RANDOM)
+    _refuse_weights_for(name, weights)
+    if kind == "tiny" or (random and kind in bundles.BUNDLES):
+        return ""
+    if kind in bundles.BUNDLES:
+        return bundles.check(kind, weights)
+    from distill import huggingface
+
+    return huggingface.check(source_of(kind), random)
 
 
 def architecture(name: str) -> Architecture:
@@ -66,7 +84,7 @@ def architecture(name: str) -> Architecture:
         return bundles.architecture(kind)
     from distill import huggingface
 
-    return huggingface.architecture(_source(kind))
+    return huggingface.architecture(source_of(kind))
 
 
 def build_backbone(shape: Architecture, empty: bool = False) -> Backbone:
@@ -101,9 +119,9 @@ def _tiny(shape: Architecture) -> Backbone:
 
 
 def _transformers(shape: Architecture) -> Backbone:
-    from distill import huggingface
+    from distill import hf_models
 
-    return huggingface.build(shape)
+    return hf_models.build(shape)
 
 
 _BUILDERS: Mapping[str, Callable[[Architecture], Backbone]] = {
@@ -113,8 +131,20 @@ _BUILDERS: Mapping[str, Callable[[Architecture], Backbone]] = {
 }
 
 
-def _source(kind: str) -> str:
-    """The id or folder of ``hf:...``."""
+def _refuse_weights_for(name: str, weights: Path | None) -> None:
+    if weights is not None and name not in bundles.BUNDLES:
+        raise UserError(
+            f"--weights {weights}: {name} takes no file of weights",
+            f"give it with {', '.join(bundles.BUNDLES)}, or name a folder as hf:FOLDER",
+        )
+
+
+def source_of(kind: str) -> str:
+    """The id or folder of ``hf:...``.
+
+    Raises:
+        UserError: where it is no such name, nor any other that is known.
+    """
     source = kind.removeprefix(HUGGING_FACE)
     if source and source != kind:
         return source

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
-import pickle
 import sys
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import torchaudio
 
 from distill.encoder import Architecture
 from distill.wav2vec2 import TorchaudioEncoder
+from featstore.models import MAX_BYTES
 from featstore.schema import Refused, UserError, listed
+from featstore.tensors import read_header, read_tensors
 
 BUNDLES: Mapping[str, str] = {
     "hubert-base": "HUBERT_BASE",
@@ -29,6 +32,9 @@ BUNDLES: Mapping[str, str] = {
     "wavlm-large": "WAVLM_LARGE",
 }
 """Backbone name -> attribute of ``torchaudio.pipelines``."""
+
+MAX_SIP = 4 * 1024**2
+"""Of an archive's directory: some 80,000 names, where torch writes one for each tensor."""
 
 _FACTORIES: Mapping[str, Any] = {
     "Wav2Vec2": torchaudio.models.wav2vec2_model,
@@ -78,27 +84,54 @@ def load(name: str, weights: Path | None = None) -> TorchaudioEncoder:
     """
     if weights is not None:
         return _from_file(name, weights)
-    bundle = _bundle(name)
     cached = cache_file(name)
-    if offline() and not cached.is_file():
-        raise _missing(name, "HF_HUB_OFFLINE is set")
-    options = {"weights_only": True, "map_location": "cpu", "progress": sys.stderr.isatty()}
+    if not cached.exists():
+        _download(name)
     try:
-        # torch.hub announces a download on stdout, where only results belong.
-        with contextlib.redirect_stdout(sys.stderr):
-            model = bundle.get_model(dl_kwargs=options)
-    except pickle.UnpicklingError as error:
-        raise _unsafe(cached) from error
-    except (OSError, RuntimeError, EOFError) as error:
-        if not cached.is_file():
-            raise _missing(name, str(error)) from error
+        return _from_file(name, cached)
+    except Refused:
+        raise
+    except UserError as error:
         raise UserError(
-            f"{cached}: not the weights of {name} ({_first_line(error)})",
+            f"{cached}: not the weights of {name} ({error.message})",
             "delete the file so that it is downloaded anew, or give --weights another",
         ) from error
-    # The wrapper of normalising bundles takes one mean over the whole padded batch.
-    inner = model.model if bundle._normalize_waveform else model
-    return TorchaudioEncoder(inner, architecture(name))
+
+
+def check(name: str, weights: Path | None = None) -> str:
+    """Look for what :func:`load` would read, as far as that takes no time; nothing is downloaded.
+
+    Returns:
+        What would be downloaded; empty where the weights are on this machine.
+
+    Raises:
+        UserError: where weights are missing and may not be downloaded, or are of no kind read here.
+        Corrupt: where a file is no safetensors file although it says so.
+        Refused: where a file is a pickle, or would not fit into memory.
+    """
+    path = weights or cache_file(name)
+    if weights is not None or path.exists():
+        refuse_unusable(path)
+        return ""
+    if offline():
+        raise _missing(name, "HF_HUB_OFFLINE is set")
+    return f"{name}: its weights are not on this machine and would be downloaded to {path}"
+
+
+def _download(name: str) -> None:
+    """Fill torch hub's cache. What lies there already never goes through torch hub's own loader,
+    which would unpack an archive, however large, into the cache.
+    """
+    if offline():
+        raise _missing(name, "HF_HUB_OFFLINE is set")
+    options = {"weights_only": True, "map_location": "cpu", "progress": sys.stderr.isatty()}
+    # torch.hub announces a download on stdout, where only results belong.
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            _bundle(name)._get_state_dict(options)
+        except Exception as error:  # whatever it is; what was fetched is read, and judged, by us
+            if not cache_file(name).is_file():
+                raise _missing(name, str(error)) from error
 
 
 def cache_file(name: str) -> Path:
@@ -132,25 +165,36 @@ def _from_file(name: str, path: Path) -> TorchaudioEncoder:
     return encoder
 
 
-def _read(path: Path) -> dict[str, torch.Tensor]:
-    """A flat state dict; nothing but tensors is ever unpickled."""
+def refuse_unusable(path: Path) -> None:
+    """Look at a file of weights as far as that takes no time, however large it claims to be.
+
+    Raises:
+        UserError: it is not there, or of no kind that is read here.
+        Corrupt: it is no safetensors file although it says so.
+        Refused: it is a pickle in disguise, or would not fit into memory.
+    """
     if not path.is_file():
         raise UserError(f"{path}: no such file of weights", "give --weights an existing file")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+    if path.suffix == ".safetensors":
+        read_header(path, max_bytes=MAX_BYTES)
+    elif path.suffix in {".pt", ".pth"}:
+        _refuse_bomb(path)
+    else:
+        kinds = ".safetensors, .pt or .pth"
+        raise UserError(f"{path}: expected {kinds}, got {path.suffix!r}", "convert it")
 
-            return load_file(path)
-        if path.suffix in {".pt", ".pth"}:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        else:
-            kinds = ".safetensors, .pt or .pth"
-            raise UserError(f"{path}: expected {kinds}, got {path.suffix!r}", "convert it")
-    except pickle.UnpicklingError as error:
-        raise _unsafe(path) from error
-    except UserError:
-        raise
-    except Exception as error:  # torch.load and safetensors promise none in particular
+
+def _read(path: Path) -> Mapping[str, torch.Tensor]:
+    """A flat state dict; nothing but tensors is ever unpickled."""
+    refuse_unusable(path)
+    if path.suffix == ".safetensors":
+        return read_tensors(path, max_bytes=MAX_BYTES)
+    try:
+        # Mapped, its tensors are stretches of the file, and none can be larger than it is.
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch.load promises none in particular
+        if type(error).__name__ == "UnpicklingError":
+            raise _unsafe(path) from error
         raise UserError(
             f"{path}: not a readable file of weights ({_first_line(error)})", "copy it anew"
         ) from error
@@ -164,10 +208,42 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def _safetensors_error() -> type[Exception]:
-    from safetensors import SafetensorError
+class _InSips(io.FileIO):
+    """A file of which no more than :data:`MAX_SIP` bytes are read at once."""
 
-    return SafetensorError
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As ``FileIO.read``; a directory of a million entries is no archive of weights."""
+        rest = size is None or size < 0
+        content = super().read(MAX_SIP + 1 if rest else min(size or 0, MAX_SIP + 1)) or b""
+        if len(content) > MAX_SIP:
+            raise zipfile.BadZipFile(f"a directory of more than {MAX_SIP:,} bytes")
+        return content
+
+
+def _refuse_bomb(path: Path) -> None:
+    """Refuse an archive that is larger inside than outside; torch compresses none.
+
+    Raises:
+        Refused: it does not begin as torch's archives do, or some of it is compressed.
+    """
+    again = "save its state dict as .safetensors where you trust the file"
+    n_bytes = path.stat().st_size
+    if n_bytes > MAX_BYTES:
+        raise Refused(f"{path}: more than {MAX_BYTES:,} bytes", again)
+    with _InSips(path) as file:
+        start = file.read(4)
+        if start[:1] == b"\x80":
+            raise Refused(f"{path}: a bare pickle, as torch wrote before 1.6, may run code", again)
+        if start != b"PK\x03\x04":
+            raise UserError(f"{path}: not a readable file of weights", again)
+        try:
+            with zipfile.ZipFile(file) as archive:
+                members = archive.infolist()
+        except (zipfile.BadZipFile, OSError, ValueError) as error:
+            raise UserError(f"{path}: not a readable file of weights ({error})", again) from error
+    inside = sum(member.file_size for member in members)
+    if any(member.compress_type for member in members) or inside > n_bytes:
+        raise Refused(f"{path}: a compressed archive of {inside:,} bytes, not torch's", again)
 
 
 def _missing(name: str, why: str) -> UserError:

@@ -113,8 +113,10 @@ def run_key(
         teachers: what each teacher was made from.
         weights: SHA-256 of the file of weights that the backbone was given, if it was.
     """
+    told = portable(settings).model_dump(mode="json", exclude={"seed"})
+    del told["student"]["gradient_checkpointing"]  # the same numbers from less memory
     made_from: dict[str, Any] = {
-        "settings": portable(settings).model_dump(mode="json", exclude={"seed"}),
+        "settings": told,
         "store": store,
         "teachers": list(teachers),
     }

@@ -10,11 +10,17 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from distill.layerdrop import passed_by
 from distill.masking import valid_mask
+from distill.spec_augment import SpecAugmentSettings, spec_augment
+from featstore.schema import UserError
 from featstore.settings import Settings
 
 Trainable = Literal["transformer", "all", "none"]
 """What the optimiser may change (PAPER.md row 11): the default keeps the CNN as pretrained."""
+
+Context = Literal["utterance", "window"]
+"""What a frame may attend to; see :class:`distill.whisper.Whisper`, the one that offers both."""
 
 
 class Architecture(Settings):
@@ -69,6 +75,8 @@ class Backbone(nn.Module):
         architecture: what this module was built from.
         checkpointing: recompute layers in the backward pass instead of keeping their activations:
             the same numbers from less memory and about a third more time.
+        layerdrop: probability of passing a layer by in a training step.
+        spec_augment: what is hidden from the transformer in a training step.
     """
 
     hidden_size: int
@@ -76,6 +84,8 @@ class Backbone(nn.Module):
     min_samples: int
     architecture: Architecture
     checkpointing: bool = False
+    layerdrop: float = 0.0
+    spec_augment: SpecAugmentSettings = SpecAugmentSettings()
     trainable: Trainable = "all"
 
     def front(self, signals: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,6 +106,22 @@ class Backbone(nn.Module):
     def set_dropout(self, settings: DropoutSettings) -> None:
         """Replace the architecture's dropout rates by those that are given."""
         raise NotImplementedError
+
+    def layers(self) -> list[Any]:
+        """The transformer's layers, from the input upwards."""
+        raise NotImplementedError
+
+    def set_context(self, context: Context) -> None:
+        """Say what a frame may attend to.
+
+        Raises:
+            UserError: for anything but ``utterance``, which all encoders but Whisper are made for.
+        """
+        if context != "utterance":
+            raise UserError(
+                f"student.context = {context}: {self.architecture.type} has no window of its own",
+                "leave it at utterance; only Whisper was trained on padded windows",
+            )
 
     def forward(self, signals: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The last hidden layer.
@@ -139,18 +165,50 @@ class Backbone(nn.Module):
             features, n_frames = self.front(signals, lengths)
         # Known on the CPU, a batch without padding takes the attention kernels that need no mask.
         full = n_frames.device.type == "cpu" and bool((n_frames == features.shape[1]).all())
+        if self.training and self.spec_augment.active:
+            features = spec_augment(features, n_frames, self.spec_augment)
         n_frames = n_frames.to(signals.device, non_blocking=True)
         mask = None if full else valid_mask(n_frames, features.shape[1])
         with torch.set_grad_enabled(graph and self.trainable != "none"):
             return self.encode(features, mask, keep), n_frames
 
+    def climb(
+        self,
+        hidden: Tensor,
+        step: Callable[[Any, Tensor, Tensor | None], tuple[Tensor, Tensor | None]],
+        keep: bool,
+    ) -> list[Tensor]:
+        """Hidden frames [B, T', D] through all layers: the last state, or all from the input on.
+
+        Args:
+            hidden: the transformer's input.
+            step: ``(layer, hidden, bias)`` to the layer's output and what it hands on.
+            keep: whether to keep all states.
+        """
+        states: list[Tensor] = [hidden]
+        bias: Tensor | None = None
+        for index, layer in enumerate(self.layers()):
+            # WavLM's first layer makes the position bias of all others, so the first one stays.
+            if index and self.training and self.layerdrop and torch.rand(()) < self.layerdrop:
+                hidden = passed_by(layer, hidden)
+            else:
+                hidden, bias = step(layer, hidden, bias)
+            states = [*states, hidden] if keep else [hidden]
+        return states
+
+    def call(self, layer: Callable[..., Any], *args: Any) -> Any:
+        """A layer's output, its activations recomputed later where that was asked for."""
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(layer, *args, use_reentrant=False)
+        return layer(*args)
+
 
 class TransformerBackbone(Backbone):
     """The transformer that wav2vec 2.0, HuBERT, WavLM and data2vec share, driven layer by layer.
 
-    Driven here, not through its owner's ``forward``: layer drop and SpecAugment, which draw from
-    generators that are not ours, are then absent, and the mask reaches layers that its owner does
-    not pass it to (torchaudio's WavLM; data2vec's stack of positional convolutions).
+    Driven here, not through its owner's ``forward``: layer drop and SpecAugment are then ours, with
+    our keys and our seed, and the mask reaches layers that its owner does not pass it to
+    (torchaudio's WavLM; data2vec's stack of positional convolutions).
     """
 
     pre_norm: bool
@@ -188,23 +246,14 @@ class TransformerBackbone(Backbone):
         if not self.pre_norm:
             hidden = stack.layer_norm(hidden)
         hidden = stack.dropout(hidden)
-        states, bias = [hidden], None
-        for layer in self.layers():
-            hidden, bias = self.step(layer, hidden, mask, bias)
-            states = [*states, hidden] if keep else [hidden]
+        states = self.climb(hidden, lambda layer, h, bias: self.step(layer, h, mask, bias), keep)
         if self.pre_norm:
-            states[-1] = stack.layer_norm(hidden)
+            states[-1] = stack.layer_norm(states[-1])
         return states
 
     def layers(self) -> list[Any]:
-        """The transformer's layers, from the input upwards."""
+        """See :meth:`Backbone.layers`."""
         return list(self.stack().layers)
-
-    def call(self, layer: Callable[..., Any], *args: Any) -> Any:
-        """A layer's output, its activations recomputed later where that was asked for."""
-        if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(layer, *args, use_reentrant=False)
-        return layer(*args)
 
     def set_dropout(self, settings: DropoutSettings) -> None:
         """See :meth:`Backbone.set_dropout`; torchaudio and Hugging Face use the same names."""

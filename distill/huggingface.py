@@ -3,78 +3,80 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from pydantic import ValidationError
 
+from distill import hf_models, whisper
 from distill.bundles import offline
-from distill.encoder import Architecture
-from distill.wav2vec2 import TransformersEncoder
+from distill.encoder import Architecture, Backbone
 from featstore.hub import quiet
-from featstore.schema import SAMPLING_RATE, Refused, UserError, printable
-
-KINDS = ("hubert", "wav2vec2", "wavlm", "data2vec-audio")
-"""Model types that a student can be built on."""
-
-PARAMS = (
-    *("conv_dim", "conv_stride", "conv_kernel", "conv_bias", "conv_pos_kernel_size"),
-    *("feat_extract_norm", "feat_extract_activation", "feat_proj_layer_norm", "feat_proj_dropout"),
-    *("num_conv_pos_embeddings", "num_conv_pos_embedding_groups", "hidden_size", "hidden_act"),
-    *("num_hidden_layers", "num_attention_heads", "intermediate_size", "layer_norm_eps"),
-    *("hidden_dropout", "attention_dropout", "activation_dropout", "do_stable_layer_norm"),
-    *("num_buckets", "max_bucket_distance", "adapter_attn_dim"),
+from featstore.models import (
+    MAX_BYTES,
+    WEIGHTS,
+    check_weights,
+    model_file,
+    read_json,
+    weight_files,
 )
-"""Configuration keys that decide the encoder. All others (remote code, kernels to fetch, heads,
-SpecAugment, layer drop, adapters after the encoder) never reach a student."""
+from featstore.schema import SAMPLING_RATE, Refused, UserError, printable
+from featstore.tensors import read_tensors
+
+_CONVOLUTIONS = ("conv_dim", "conv_kernel", "conv_stride")
 
 T = TypeVar("T")
 
 
-def architecture(source: str) -> Architecture:
+class NotHere(UserError):
+    """Something is not on this machine, and was not fetched."""
+
+
+def architecture(source: str, fetch: bool = True) -> Architecture:
     """The encoder that a model's configuration files describe.
 
     Args:
         source: a hub id, or a folder with ``config.json`` and, where the model came with one,
             ``preprocessor_config.json``.
+        fetch: whether files that are not on this machine may be fetched.
 
     Raises:
         UserError: where the configuration is not to be had, or is of another kind of model.
+        Corrupt: where it is no JSON.
+        Refused: where it needs code of its own.
     """
-    config = _fetch(source, lambda local: _config(source, local))
-    kind = str(config.get("model_type"))
-    if kind not in KINDS:
-        raise UserError(
-            f"hf:{source}: a {printable(kind)} model is no speech encoder known here",
-            f"use one of the types {', '.join(KINDS)}",
-        )
+    if Path(source).is_file():
+        raise UserError(f"hf:{source}: a file", "give the folder that holds config.json")
+    config = _fetch(source, lambda local: _config(source, local), fetch)
+    kind = config["model_type"]
     if config.get("conv_pos_batch_norm"):
         raise UserError(
             f"hf:{source}: its positional convolution has batch norm, under which an utterance's "
             "output would depend on its batch",
             "use a model with weight norm there, as HuBERT and wav2vec 2.0 were published",
         )
-    params = {key: value for key, value in config.items() if key in PARAMS}
-    normalise = _normalises(source, layer_norm=config.get("feat_extract_norm", "layer") == "layer")
+    params = {key: value for key, value in config.items() if key in hf_models.PARAMS[kind]}
+    front = _front(source, fetch)
+    if kind == "whisper":
+        normalise = False
+        if others := whisper.other_front(front or {}, params):
+            raise UserError(f"hf:{source}: {'; '.join(others)}", "choose a model as published")
+    elif front is None:  # what such models need
+        normalise = config.get("feat_extract_norm", "layer") == "layer"
+    else:
+        normalise = bool(front.get("do_normalize", True))
     plain = json.loads(json.dumps(params))
-    return Architecture(family="transformers", type=kind, params=plain, normalise=normalise)
+    if 0 in [size for key in _CONVOLUTIONS for size in _flat(plain.get(key))]:
+        raise hf_models.not_the_sizes(kind, ValueError("a convolution of size 0"))
+    try:
+        return Architecture(family="transformers", type=kind, params=plain, normalise=normalise)
+    except ValidationError as error:
+        raise hf_models.not_the_sizes(kind, error) from error
 
 
-def build(shape: Architecture) -> TransformersEncoder:
-    """An untrained Hugging Face encoder.
-
-    Raises:
-        UserError: where the architecture names another kind of model or unknown keys.
-    """
-    from transformers import AutoModel
-
-    with quiet():
-        model = AutoModel.from_config(_clean(shape), **_attention(shape))
-    return TransformersEncoder(model.float(), shape)
-
-
-def load(source: str) -> TransformersEncoder:
+def load(source: str) -> Backbone:
     """A pretrained encoder; safetensors only, and no code from the hub.
 
     Raises:
@@ -82,12 +84,10 @@ def load(source: str) -> TransformersEncoder:
         Refused: where there are only pickled weights.
     """
     shape = architecture(source)
-    if _only_pickled(source):
-        raise Refused(
-            f"hf:{source}: holds pickled weights only, which can run foreign code",
-            "load it where you trust it, save_pretrained() it, and give hf:<that folder>",
-        )
-    model, info = _fetch(source, lambda local: _pretrained(source, shape, local))
+    _refuse_pickled(source)
+    hf_models.refuse_impossible(shape)
+    read = _whisper if shape.type == "whisper" else _pretrained
+    model, info = _fetch(source, lambda local: read(source, shape, local))
     absent = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
     if absent:
         raise UserError(
@@ -95,95 +95,122 @@ def load(source: str) -> TransformersEncoder:
             f"e.g. {printable(absent[0])}",
             "give a folder or id whose config.json belongs to its model.safetensors",
         )
-    return TransformersEncoder(model, shape)
+    return hf_models.wrap(model, shape)
+
+
+def check(source: str, random: bool = False) -> str:
+    """Look at what :func:`load` would read as far as that takes no time; nothing is fetched.
+
+    Args:
+        source: a hub id or a folder.
+        random: whether the configuration is enough, as for untrained weights.
+
+    Returns:
+        What would be fetched; empty where all is on this machine.
+
+    Raises:
+        UserError: where a file is missing and may not, or cannot, be fetched.
+        Corrupt: where a file is damaged.
+        Refused: where one could run foreign code.
+    """
+    if not random:
+        _refuse_pickled(source)
+    try:
+        hf_models.refuse_impossible(architecture(source, fetch=False))
+        if random or check_weights(source, local=True):
+            return ""
+        raise _missing(source, OSError(f"no {WEIGHTS}"))
+    except NotHere:
+        if _local(source) or offline():
+            raise
+    return f"hf:{source}: not on this machine; it would be fetched from the hub"
+
+
+def _whisper(source: str, shape: Architecture, local: bool) -> Any:
+    """The encoder alone: transformers would build the decoder, the larger half, with it."""
+    state: dict[str, torch.Tensor] = {}
+    for path in weight_files(source, local):
+        state |= whisper.encoder_weights(read_tensors(path, max_bytes=MAX_BYTES))
+    if not state:
+        raise OSError(f"no {WEIGHTS}")
+    model = hf_models.empty(shape)
+    own = model.state_dict()
+    fits = {k: v.float() for k, v in state.items() if k in own and v.shape == own[k].shape}
+    model.load_state_dict(fits, strict=False, assign=True)
+    return model, {"missing_keys": sorted(set(own) - set(fits)), "mismatched_keys": []}
 
 
 def _pretrained(source: str, shape: Architecture, local: bool) -> Any:
     from transformers import AutoModel
 
+    check_weights(source, local)
     with quiet():
         return AutoModel.from_pretrained(
             source,
-            config=_clean(shape),
+            config=hf_models.clean_config(shape),
             dtype=torch.float32,
             trust_remote_code=False,
             use_safetensors=True,
             local_files_only=local,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported by load(), with the missing ones
-            **_attention(shape),
+            **hf_models.attention(shape),
         )
-
-
-def _clean(shape: Architecture) -> Any:
-    """A configuration of the encoder alone, with SpecAugment, layer drop and adapters off."""
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig
-
-    unknown = sorted(set(shape.params) - {*PARAMS})
-    if shape.type not in KINDS or unknown:
-        what = f"keys {unknown}" if unknown else f"type {shape.type!r}"
-        raise UserError(f"a backbone of unknown {printable(what)}", "update emodistill")
-    off = {"mask_time_prob": 0.0, "mask_feature_prob": 0.0, "layerdrop": 0.0}
-    try:
-        return AutoConfig.for_model(shape.type, **shape.params, **off)
-    except (StrictDataclassError, TypeError, ValueError) as error:
-        why = printable(" ".join(str(error).split()))[:200]
-        raise UserError(
-            f"not the sizes of a {shape.type} model ({why})", "see its config"
-        ) from error
-
-
-def _attention(shape: Architecture) -> dict[str, str]:
-    """WavLM's gated position bias has one implementation; never one fetched from the hub."""
-    return {"attn_implementation": "eager" if shape.type == "wavlm" else "sdpa"}
 
 
 def _config(source: str, local: bool) -> dict[str, Any]:
     """The whole configuration, defaults filled in; no code of the repository is run."""
     from transformers import AutoConfig
 
+    if (path := model_file(source, "config.json", local)) is not None:
+        _refuse_other_kinds(source, read_json(path))
     config = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=local)
     values: dict[str, Any] = config.to_dict()
+    _refuse_other_kinds(source, values)
     return values
 
 
-def _normalises(source: str, layer_norm: bool) -> bool:
-    """What the model's feature extractor does; where it has none, what such models need."""
-    from transformers.utils import cached_file
+def _refuse_other_kinds(source: str, config: Mapping[str, Any]) -> None:
+    kind = config.get("model_type")
+    if kind in hf_models.KINDS:
+        return
+    known = f"use one of the types {', '.join(hf_models.KINDS)}"
+    if config.get("auto_map"):
+        raise Refused(f"hf:{source}: needs code of its own, which is never run", known)
+    if not kind:
+        raise UserError(f"hf:{source}: its config.json names no model_type", known)
+    raise UserError(
+        f"hf:{source}: a {printable(str(kind))[:80]} model is no speech encoder known here", known
+    )
 
-    def path(local: bool) -> Any:
-        return cached_file(
-            source,
-            "preprocessor_config.json",
-            local_files_only=local,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
 
-    found = path(True) or (None if _local(source) or offline() else path(False))
+def _front(source: str, fetch: bool) -> dict[str, Any] | None:
+    """The settings of the model's feature extractor; None where it came without."""
+    name = "preprocessor_config.json"
+    found = model_file(source, name, True)
+    if found is None and fetch and not (_local(source) or offline()):
+        found = model_file(source, name, False)
     if found is None:
-        return layer_norm
-    settings = json.loads(Path(found).read_text(encoding="utf-8"))
+        return None
+    settings = read_json(found)
     rate = settings.get("sampling_rate", SAMPLING_RATE)
     if rate != SAMPLING_RATE:
         raise UserError(
             f"hf:{source}: expects {rate} Hz, not {SAMPLING_RATE} Hz", "choose a 16 kHz model"
         )
-    return bool(settings.get("do_normalize", True))
+    return settings
 
 
-def _fetch(source: str, load: Callable[[bool], T]) -> T:
+def _fetch(source: str, load: Callable[[bool], T], fetch: bool = True) -> T:
     """What is on this machine first; the hub only where something is missing and is allowed."""
-    if _looks_like_path(source) and not _local(source):
-        raise UserError(f"hf:{source}: no such folder", "give a folder with config.json")
+    _refuse_no_folder(source)
     from huggingface_hub.errors import StrictDataclassError
 
     failures = (OSError, ValueError, TypeError, StrictDataclassError)
     try:
         return load(True)
     except failures as error:
-        if _local(source) or offline():
+        if not fetch or _local(source) or offline():
             raise _missing(source, error) from error
     try:
         return load(False)
@@ -191,18 +218,22 @@ def _fetch(source: str, load: Callable[[bool], T]) -> T:
         raise _missing(source, error) from error
 
 
-def _missing(source: str, error: Exception) -> UserError:
+def _missing(source: str, error: Exception) -> NotHere:
     why = printable(next(iter(str(error).splitlines()), type(error).__name__))[:200]
     if _local(source):
-        return UserError(
+        return NotHere(
             f"hf:{source}: not a model folder ({why})",
             "it needs config.json and model.safetensors, as save_pretrained() writes them",
         )
-    return UserError(
+    return NotHere(
         f"hf:{source}: not on this machine and not fetched ({why})",
         f"where there is a network, run hf download {source} --local-dir FOLDER, copy the folder "
         f"here and give hf:FOLDER; random:hf:FOLDER needs only its config.json and is untrained",
     )
+
+
+def _flat(sizes: Any) -> list[Any]:
+    return [*sizes] if isinstance(sizes, list | tuple) else [sizes]
 
 
 def _local(source: str) -> bool:
@@ -213,10 +244,19 @@ def _looks_like_path(source: str) -> bool:
     return source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source
 
 
-def _only_pickled(source: str) -> bool:
+def _refuse_no_folder(source: str) -> None:
+    if _looks_like_path(source) and not _local(source):
+        raise UserError(f"hf:{source}: no such folder", "give a folder with config.json")
+
+
+def _refuse_pickled(source: str) -> None:
     folder = Path(source)
-    return (
+    if (
         folder.is_dir()
         and not any(folder.glob("*.safetensors"))
         and any([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")])
-    )
+    ):
+        raise Refused(
+            f"hf:{source}: holds pickled weights only, which can run foreign code",
+            "load it where you trust it, save_pretrained() it, and give hf:<that folder>",
+        )

@@ -16,6 +16,7 @@ from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
 
+from distill.backbones import check_weights
 from distill.config import PRESETS, VARIANTS, RunSettings, default_preset
 from distill.parallel import Team, TeamLost, join, launched
 from distill.runs import RunFolder
@@ -124,7 +125,11 @@ def experiment_name(student: str, variant: str) -> str:
 
 
 def plan(order: Order) -> dict[str, Any]:
-    """Which runs there would be, and which are finished."""
+    """Which runs there would be, which are finished, and what would be downloaded for them.
+
+    Raises:
+        UserError: also where weights are missing that a run would need.
+    """
     refuse_order(order)
     store = Store.open(order.store)
     rows = []
@@ -139,7 +144,9 @@ def plan(order: Order) -> dict[str, Any]:
             named = {UserError.exit_code: "missing", Refused.exit_code: "refused"}
             status = named.get(error.exit_code, "damaged")
             rows.append({"fold": fold, "status": status, "why": error.message, "folder": ""})
-    return {"runs": rows, "settings": order.settings.model_dump(mode="json")}
+    begins = any(row["status"] in ("run", "resume") for row in rows)
+    weights = check_weights(order.settings.student.backbone, order.weights) if begins else ""
+    return {"runs": rows, "weights": weights, "settings": order.settings.model_dump(mode="json")}
 
 
 def plan_exit_code(rows: Iterable[Mapping[str, Any]]) -> int:

@@ -15,6 +15,8 @@ def plan(facts: Mapping[str, Any]) -> Iterator[Any]:
     for run in facts["runs"]:
         rows.add_row(str(run["fold"]), run["status"], clean(run["folder"] or run["why"]))
     yield rows
+    if facts["weights"]:
+        yield clean(facts["weights"])
 
 
 def outcomes(facts: Mapping[str, Any]) -> Iterator[Any]:

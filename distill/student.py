@@ -11,8 +11,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from distill.backbones import load_backbone, seeded
-from distill.encoder import Backbone, DropoutSettings, Trainable
+from distill.encoder import Backbone, Context, DropoutSettings, Trainable
 from distill.masking import masked_mean, valid_mask, wide
+from distill.spec_augment import SpecAugmentSettings
 from featstore.settings import Settings
 
 Pooling = Literal["mean", "weighted", "attention"]
@@ -25,6 +26,9 @@ class StudentSettings(Settings):
     """A name that :func:`distill.backbones.load_backbone` knows."""
     trainable: Trainable = "transformer"
     """What of the backbone trains (PAPER.md row 11)."""
+    context: Context = "utterance"
+    """Whisper only: whether frames attend to their own utterance, or also to the silence that fills
+    it up to the model's window of 30 s, as in pretraining."""
     pooling: Pooling = "mean"
     """Frames to one vector (PAPER.md row 10): mean of the last layer, mean of a learned weighted
     sum of all layers, or attention over the last layer's frames."""
@@ -39,6 +43,14 @@ class StudentSettings(Settings):
     """Before each linear layer of the classifier."""
     dropout: DropoutSettings = DropoutSettings()
     """Inside the backbone."""
+    layerdrop: float = Field(default=0.0, ge=0, lt=1)
+    """Probability of passing by each of the transformer's layers but the first in a training step;
+    off, since the paper does not speak of it."""
+    spec_augment: SpecAugmentSettings = SpecAugmentSettings()
+    """Time and feature masks on the transformer's input in a training step; off likewise."""
+    gradient_checkpointing: bool = False
+    """Recompute the transformer's activations instead of keeping them: the same gradients from less
+    memory, for about a third more time."""
 
 
 class StudentOutput(NamedTuple):
@@ -78,6 +90,9 @@ class Student(nn.Module):
         self.teachers = dict(sorted(teachers.items()))
         self.backbone = backbone
         backbone.set_dropout(settings.dropout)
+        backbone.set_context(settings.context)
+        backbone.layerdrop, backbone.spec_augment = settings.layerdrop, settings.spec_augment
+        backbone.checkpointing = settings.gradient_checkpointing
         backbone.freeze(settings.trainable)
         width = backbone.hidden_size
         self.pooling = _POOLINGS[settings.pooling](backbone)

@@ -15,16 +15,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featstore.files import read_small, strict_json, write_file
+from featstore.files import read_small, write_file
+from featstore.metadata import DTYPES, REBUILD, read_metadata
 from featstore.schema import Corrupt, Refused
 
-DTYPES: Mapping[str, np.dtype[Any]] = {
-    name: np.dtype(name).newbyteorder("<") for name in ("int8", "int16", "int64", "float32")
-}
-MAX_ELEMENTS = 2**40
-_CODECS = {"bytes", "crc32c", "sharding_indexed"}
-_CRC = {"name": "crc32c"}
-_INDEX_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}, _CRC]
+MAX_UNASKED_BYTES = 256 * 1024**2
+"""Of an array that is one chunk, where the reader does not know its shape beforehand."""
+
+MAX_WEIGHTS_BYTES = 16 * 1024**3
+"""Of a kept teacher."""
+MAX_OTHER_BYTES = 128 * 1024**2
+"""Of a table or a tokenizer."""
+
+_PIECE = 1024**2
 
 
 def group_json(attributes: Mapping[str, Any] | None = None) -> bytes:
@@ -54,7 +57,7 @@ def write_array(folder: Path, name: str, values: npt.NDArray[Any], dims: tuple[s
     Args:
         folder: the group that it becomes part of.
         name: the array's name.
-        values: of a dtype in :data:`DTYPES`, with at least one element.
+        values: of a dtype in :data:`featstore.metadata.DTYPES`, with at least one element.
         dims: a name for each dimension; xarray reads them.
     """
     array = _create(folder, name, values.shape, values.dtype, values.shape, None, dims)
@@ -133,96 +136,84 @@ class RaggedWriter:
         self._written, self._filled = end, 0
 
 
-def read_array(folder: Path) -> npt.NDArray[Any]:
+def read_array(folder: Path, shape: tuple[int | None, ...] | None = None) -> npt.NDArray[Any]:
     """Read an array that is one chunk, checking its metadata and crc32c.
+
+    Args:
+        folder: the array's.
+        shape: what it must have, None where any size will do. Without it, nothing larger than
+            :data:`MAX_UNASKED_BYTES` is read.
 
     Raises:
         Corrupt: the chunk is missing, of another size, or its checksum fails.
         Refused: the metadata asks for what a store never holds.
     """
     meta = read_metadata(folder)
-    shape, dtype = meta.shape, meta.dtype
-    if meta.shard_rows is not None or meta.chunk_shape != shape:
-        raise Refused(f"{folder}: not one chunk", "this is no array of a store; rebuild it")
-    path = folder.joinpath("c", *["0"] * len(shape))
-    size = math.prod(shape) * dtype.itemsize
+    if meta.shard_rows is not None:
+        raise Refused(f"{folder}: not one chunk", REBUILD)
+    if shape is not None and not _fits(meta.shape, shape):
+        raise Corrupt(f"{folder}: {meta.shape} instead of {shape}", REBUILD)
+    [(name, size)] = meta.files()
+    if shape is None and size > MAX_UNASKED_BYTES:
+        raise Refused(f"{folder}: {size:,} bytes, more than {MAX_UNASKED_BYTES:,}", REBUILD)
+    path = folder / name
     try:
-        if path.stat().st_size != size + 4:
-            raise Corrupt(f"{path}: {path.stat().st_size} bytes instead of {size + 4}", _REBUILD)
+        if path.stat().st_size != size:
+            raise Corrupt(f"{path}: {path.stat().st_size} bytes instead of {size}", REBUILD)
         content = path.read_bytes()
     except FileNotFoundError:
-        raise Corrupt(f"{path}: missing", _REBUILD) from None
+        raise Corrupt(f"{path}: missing", REBUILD) from None
     check_crc(content, str(path))
-    return np.frombuffer(content, dtype=dtype, count=math.prod(shape)).reshape(shape)
+    count = math.prod(meta.shape)
+    return np.frombuffer(content, dtype=meta.dtype, count=count).reshape(meta.shape)
+
+
+def misfits(unit: Path, sizes: Mapping[str, int]) -> list[str]:
+    """Files of a unit whose size cannot be right: found before a terabyte of nothing is read.
+
+    Args:
+        unit: the unit's folder.
+        sizes: bytes of its files, or of one array's, by name with forward slashes.
+
+    Returns:
+        One line a file.
+
+    Raises:
+        Corrupt, Refused: metadata that no array of a store has.
+    """
+    faults: list[str] = []
+    of_arrays: set[str] = set()
+    for array in [name.removesuffix("/zarr.json") for name in sizes if "/zarr.json" in name]:
+        wanted = {f"{array}/{file}": size for file, size in read_metadata(unit / array).files()}
+        found = {file: size for file, size in sizes.items() if file.startswith(f"{array}/c/")}
+        of_arrays |= found.keys()
+        for file in sorted(wanted.keys() | found.keys()):
+            here, there = found.get(file, 0), wanted.get(file, 0)
+            if here != there:
+                faults.append(f"{file}: {here} bytes where {there} belong")
+    for file in sorted(set(sizes) - of_arrays):
+        most = MAX_WEIGHTS_BYTES if file.endswith(".safetensors") else MAX_OTHER_BYTES
+        if sizes[file] > most:
+            faults.append(f"{file}: {sizes[file]} bytes, more than {most}")
+    return faults
 
 
 def check_crc(chunk: bytes | memoryview, name: str) -> None:
     """Compare a chunk's last four bytes with the crc32c of the rest."""
     import google_crc32c
 
-    body, stored = chunk[:-4], int.from_bytes(chunk[-4:], "little")
-    if google_crc32c.value(bytes(body)) != stored:
-        raise Corrupt(f"{name}: checksum differs", _REBUILD)
+    body, stored = memoryview(chunk)[:-4], int.from_bytes(chunk[-4:], "little")
+    crc = 0
+    for start in range(0, len(body), _PIECE):  # it takes bytes alone, so each piece is a copy
+        crc = google_crc32c.extend(crc, bytes(body[start : start + _PIECE]))
+    if crc != stored:
+        raise Corrupt(f"{name}: checksum differs", REBUILD)
 
 
-class Metadata:
-    """An array's ``zarr.json``, checked against what a store may hold."""
-
-    def __init__(self, raw: Mapping[str, Any], name: str) -> None:
-        try:
-            self._read(raw)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise Refused(
-                f"{name}: not the metadata of a store's array ({error})", "rebuild this unit"
-            ) from error
-
-    def _read(self, raw: Mapping[str, Any]) -> None:
-        if raw["zarr_format"] != 3 or raw["node_type"] != "array" or raw["storage_transformers"]:
-            raise ValueError("not a plain Zarr v3 array")
-        self.dtype = DTYPES[raw["data_type"]]
-        self.shape = _sizes(raw["shape"])
-        outer = _sizes(raw["chunk_grid"]["configuration"]["chunk_shape"])
-        little = {"endian": "little"} if self.dtype.itemsize > 1 else None
-        checked = [{"name": "bytes"} | ({"configuration": little} if little else {}), _CRC]
-        codecs = raw["codecs"]
-        names = [codec["name"] for codec in codecs]
-        if not set(names) <= _CODECS:
-            raise ValueError(f"codecs {names}")
-        self.chunk_shape, self.shard_rows = outer, None
-        if names == ["sharding_indexed"]:
-            inner = codecs[0]["configuration"]
-            if inner["codecs"] != checked or inner["index_codecs"] != _INDEX_CODECS:
-                raise ValueError("codecs inside the shard")
-            if inner["index_location"] != "end":
-                raise ValueError("index not at the end")
-            self.chunk_shape, self.shard_rows = _sizes(inner["chunk_shape"]), outer[0]
-        elif codecs != checked:
-            raise ValueError(f"codecs {names}")
-        rows = {sizes[1:] for sizes in (self.shape, self.chunk_shape, outer)}
-        if self.shard_rows is not None and (len(rows) > 1 or not math.prod(self.chunk_shape)):
-            raise ValueError(f"shards of {outer} in chunks of {self.chunk_shape}")
-        if math.prod(self.shape) > MAX_ELEMENTS or math.prod(outer) > 2**31:
-            raise ValueError(f"shape {self.shape} in chunks of {outer}")
-        self.dims = tuple(raw.get("dimension_names") or ())
-        self.attributes: Mapping[str, Any] = raw["attributes"]
-
-
-def read_metadata(folder: Path) -> Metadata:
-    """The checked metadata of the array in ``folder``."""
-    path = folder / "zarr.json"
-    try:
-        return Metadata(strict_json(read_small(path), str(path)), str(path))
-    except FileNotFoundError:
-        raise Corrupt(f"{path}: missing", _REBUILD) from None
-
-
-_REBUILD = "`featstore verify` lists all damage; remove the unit and run `featstore build` again"
-
-
-def _sizes(raw: Any) -> tuple[int, ...]:
-    if not isinstance(raw, list) or not raw or not all(type(n) is int and n >= 0 for n in raw):
-        raise ValueError(f"sizes {raw}")
-    return tuple(raw)
+def _fits(found: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    return len(found) == len(wanted) and all(
+        size is None or size == got for got, size in zip(found, wanted, strict=True)
+    )
 
 
 def _create(

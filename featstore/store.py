@@ -186,8 +186,7 @@ class Store:
                 f"{self.path}: built with --no-embed-audio, so it holds no signals",
                 "give --root, the corpus' folder",
             )
-        unit.check("offsets")
-        return Ragged(unit.path)
+        return _ragged(unit)
 
     @cached_property
     def sources(self) -> pd.DataFrame:
@@ -203,8 +202,7 @@ class Store:
     def lld(self) -> Ragged:
         """The low-level descriptors: ``[frames, D]`` float32 an utterance."""
         unit = self.unit("lld")
-        unit.check("offsets")
-        return Ragged(unit.path)
+        return _ragged(unit)
 
     @cached_property
     def roles(self) -> npt.NDArray[np.int8]:
@@ -291,6 +289,12 @@ def _array(unit: Unit, name: str) -> npt.NDArray[Any]:
     """A small array of a unit, compared with the record first."""
     unit.check(name)
     return read_array(unit.path / name)
+
+
+def _ragged(unit: Unit) -> Ragged:
+    """A unit's utterances, each shard compared with the record when it is first read."""
+    unit.check("offsets")
+    return Ragged(unit.path, sums={name: sha for name, (_, sha) in unit.files.items()})
 
 
 def unit_name(fold: int, teacher: str, top: str = "folds") -> str:

@@ -71,7 +71,9 @@ def read_header(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Entry]:
     with path.open("rb") as file:
         start = file.read(8)
         length = int.from_bytes(start, "little")
-        if len(start) < 8 or length > min(MAX_HEADER_BYTES, facts.st_size - 8):
+        if len(start) < 8:
+            raise _corrupt(path, f"{facts.st_size} bytes")
+        if length > min(MAX_HEADER_BYTES, facts.st_size - 8):
             if start.startswith(_PICKLES):
                 raise Refused(
                     f"{path}: a pickle, which can run foreign code, not safetensors",
@@ -79,7 +81,9 @@ def read_header(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Entry]:
                 )
             raise _corrupt(path, f"a header of {length:,} bytes in {facts.st_size:,}")
         raw = strict_json(file.read(length), str(path))
-    raw.pop("__metadata__", None)
+    about = raw.pop("__metadata__", {})
+    if not isinstance(about, dict) or not all(isinstance(told, str) for told in about.values()):
+        raise _corrupt(path, "metadata that is no text")
     return _entries(path, raw, facts.st_size - 8 - length)
 
 

@@ -113,7 +113,7 @@ def _strays(store: Store) -> Iterator[UserError]:
     (staging folders, and what file systems leave).
     """
     groups = [store.path, *(folder for folder in store.groups() if not folder.is_symlink())]
-    known = {"zarr.json", *SHARED_UNITS, "folds", "weights"}
+    known = {"zarr.json", *SHARED_UNITS}
     for folder in groups:
         for path in sorted(folder.iterdir()):
             name = path.relative_to(store.path).as_posix()

@@ -48,6 +48,39 @@ def test_from_a_folder(folder):
     assert str(folder) not in backbone.architecture.model_dump_json()
 
 
+FAMILIES = {
+    "hubert": (transformers.HubertModel, transformers.HubertForCTC, {}),
+    "wav2vec2": (transformers.Wav2Vec2Model, transformers.Wav2Vec2ForPreTraining, {}),
+    "wavlm": (transformers.WavLMModel, transformers.WavLMForSequenceClassification, {}),
+    "data2vec_audio": (
+        transformers.Data2VecAudioModel,
+        transformers.Data2VecAudioForCTC,
+        {"conv_pos_kernel_size": 7, "num_conv_pos_embeddings": 2},
+    ),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("head", [False, True])
+def test_every_family_from_its_own_folder(folder, family, head):
+    """Bare or below a head, as published: all weights arrive, and nothing but the encoder's."""
+    bare, topped, more = FAMILIES[family]
+    kind = topped if head else bare
+    sizes = {"proj_codevector_dim": 8, "codevector_dim": 8, "num_codevectors_per_group": 4}
+    torch.manual_seed(0)
+    model = kind(kind.config_class(**SMALL | sizes | more))
+    saved(folder, model, do_normalize=False)
+    encoder = getattr(model, family) if head else model
+    backbone = load_backbone(f"hf:{folder}").eval()
+    theirs, mine = encoder.state_dict(), backbone.model.state_dict()
+    assert set(theirs) - set(mine) <= {"masked_spec_embed"}
+    assert all(torch.equal(value, theirs[key]) for key, value in mine.items())
+    signal = torch.randn(1, 4000)
+    with torch.no_grad():
+        got = backbone(signal, torch.tensor([4000]))[0]
+        torch.testing.assert_close(got, encoder(signal).last_hidden_state, atol=1e-5, rtol=1e-5)
+
+
 def test_nothing_of_it_draws_from_foreign_generators(folder):
     """SpecAugment and layer drop, on in the published configurations, are off in a student."""
     saved(folder, HubertModel(HubertConfig(**SMALL, layerdrop=0.9, mask_time_prob=0.9)))
@@ -155,6 +188,40 @@ def test_code_in_a_repository_is_never_run(folder, tmp_path, capfd):
     with pytest.raises(UserError):
         load_backbone(f"hf:{folder}")
     assert "code ran" not in "".join(capfd.readouterr())
+
+
+def test_unknown_types_and_code_of_ones_own_say_what_to_do(folder):
+    folder.mkdir()
+    config = folder / "config.json"
+    for content, error, message, code in [
+        ({"model_type": "evil", "auto_map": {"AutoModel": "a.B"}}, Refused, "never run", 4),
+        ({"model_type": "evil"}, UserError, "evil model is no speech encoder", 2),
+        ({"model_type": ["hubert"]}, UserError, "no speech encoder", 2),
+        ({"hidden_size": 16}, UserError, "names no model_type", 2),
+    ]:
+        config.write_text(json.dumps(content))
+        with pytest.raises(error, match=message) as caught:
+            load_backbone(f"hf:{folder}")
+        assert caught.value.exit_code == code
+        assert "hubert, wav2vec2, wavlm, data2vec-audio, whisper" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"conv_dim": []}, {"num_attention_heads": 3}, {"num_attention_heads": 0},
+        {"hidden_act": "swoosh"}, {"feat_extract_norm": "x"}, {"num_hidden_layers": 10**9},
+        {"conv_kernel": [10, -3]}, {"conv_stride": None}, {"hidden_dropout": 7},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("random", ["", "random:"])
+def test_impossible_sizes_are_a_users_error(folder, wrong, random):
+    saved(folder, HubertModel(HubertConfig(**SMALL)))
+    config = json.loads((folder / "config.json").read_text()) | wrong
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError) as caught:
+        load_backbone(f"{random}hf:{folder}")
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize("source", ["./nowhere", "/no/such/folder", "~x"])

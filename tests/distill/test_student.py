@@ -1,16 +1,21 @@
+import errno
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from distill import saved
 from distill.backbones import build_backbone, load_backbone
 from distill.encoder import Architecture
 from distill.losses import LossSettings, total_loss
+from distill.saved import FORMAT, _read_card
 from distill.student import Student, StudentSettings, build_student
-from featstore.schema import FOUR_CLASSES, Corrupt, Refused, UserError
-from featstore.settings import overrides, resolve
+from featstore.schema import FOUR_CLASSES, Corrupt, Refused, TaskFailed, UserError
+from featstore.settings import digest, overrides, resolve
 
 TEACHERS = {"prosodic": 5, "linguistic": 7}
 LENGTHS = torch.tensor([6400, 4000, 5123, 2560])
@@ -158,6 +163,30 @@ def test_dropout_settings_reach_the_backbone():
     assert (layer.dropout.p, layer.attention.dropout) == (0.4, 0.3)
 
 
+def test_every_other_key_reaches_the_backbone():
+    plain = student().backbone
+    assert (plain.layerdrop, plain.checkpointing, plain.spec_augment.active) == (0, False, False)
+    flags = ("layerdrop=0.2", "gradient_checkpointing=true", "spec_augment.time_ratio=0.1")
+    model = student(*flags).backbone
+    assert (model.layerdrop, model.checkpointing) == (0.2, True)
+    assert model.spec_augment.time_ratio == 0.1
+    with pytest.raises(UserError, match=r"student\.context = window"):
+        student("context=window")
+
+
+@pytest.mark.parametrize("pooling", ["mean", "weighted", "attention"])
+def test_checkpointing_changes_no_gradient(signals, pooling):
+    def gradients(checkpointing):
+        flags = (f"pooling={pooling}", f"gradient_checkpointing={checkpointing}")
+        model = student(*flags, "dropout.hidden=0.0", "head_dropout=0.0").train()
+        model(signals, LENGTHS).logits.square().sum().backward()
+        return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    wanted, got = gradients("false"), gradients("true")
+    assert len(got) > 20
+    torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-9)
+
+
 # --- on disk
 
 
@@ -228,8 +257,34 @@ def folder(tmp_path):
 
 
 def edit(folder, **changes):
-    card = json.loads((folder / "student.json").read_text())
-    (folder / "student.json").write_text(json.dumps(card | changes))
+    """Change a card, its own sum with it: only what it says can give it away."""
+    card = json.loads((folder / "student.json").read_text()) | changes
+    card.pop("sha256")
+    (folder / "student.json").write_text(json.dumps(card | {"sha256": digest(card)}))
+
+
+def test_a_flipped_letter_of_a_class_name_is_noticed(folder):
+    text = (folder / "student.json").read_text()
+    assert text.count('"neu"') == 1
+    (folder / "student.json").write_text(text.replace('"neu"', '"ney"'))
+    with pytest.raises(Corrupt, match=r"student\.json: not what was written") as caught:
+        Student.from_pretrained(folder)
+    assert caught.value.exit_code == 3
+
+
+def test_no_flipped_bit_of_a_card_goes_unnoticed(folder):
+    """Where it makes another format of it, that is said; white space means nothing."""
+    content = (folder / "student.json").read_bytes()
+    said = json.loads(content)
+    for bit in range(8 * len(content)):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        (folder / "student.json").write_bytes(changed)
+        try:
+            _read_card(folder / "student.json")
+        except (Corrupt, Refused):
+            continue
+        assert json.loads(changed) == said
 
 
 @pytest.mark.parametrize("position", [0, 7, 200, 100_000, -1])
@@ -270,7 +325,6 @@ def test_truncated_or_missing_weights(folder):
         {"weights": {"size": 1, "sha256": "0" * 64, "file": "/etc/passwd"}},
         {"kind": "something else"},
         {"sampling_rate": 8000},
-        {"format": 0},
     ],
 )
 def test_a_card_that_does_not_fit_is_corrupt(folder, changes):
@@ -286,11 +340,51 @@ def test_a_card_that_is_none(folder, text):
         Student.from_pretrained(folder)
 
 
-def test_a_newer_format_is_refused(folder):
-    edit(folder, format=2, new_key=1)
-    with pytest.raises(Refused, match="format 2") as caught:
+@pytest.mark.parametrize(("number", "what"), [(FORMAT + 1, "update"), (1, "run the same")])
+def test_another_format_is_refused(folder, number, what):
+    edit(folder, format=number, new_key=1)
+    with pytest.raises(Refused, match=f"format {number}") as caught:
         Student.from_pretrained(folder)
-    assert "update" in caught.value.hint
+    assert what in caught.value.hint
+
+
+def test_a_student_of_links_is_read(folder, signals, tmp_path):
+    """A downloaded snapshot is made of them."""
+    (tmp_path / "linked").mkdir()
+    for name in ("student.json", "model.safetensors"):
+        (tmp_path / "linked" / name).symlink_to(folder / name)
+    got = run(Student.from_pretrained(tmp_path / "linked"), signals).logits
+    assert torch.equal(got, run(Student.from_pretrained(folder), signals).logits)
+
+
+@pytest.mark.parametrize("stop", ["write_file", "_replace", "save_tensors"])
+def test_a_write_that_fails_leaves_the_old_student(folder, monkeypatch, stop):
+    before = (folder / "student.json").read_bytes()
+
+    def fails(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+    monkeypatch.setattr(saved, stop, fails)
+    with pytest.raises(TaskFailed, match=r"no space left.*[\d,]+ bytes free"):
+        student(seed=2).save_pretrained(folder)
+    assert (folder / "student.json").read_bytes() == before
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_a_rename_that_fails_puts_the_old_student_back(folder, monkeypatch):
+    before = (folder / "student.json").read_bytes()
+    rename = Path.rename
+
+    def fails(path, target):
+        if path.name == "new":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(TaskFailed, match="input/output error"):
+        student(seed=2).save_pretrained(folder)
+    assert (folder / "student.json").read_bytes() == before
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
 def test_messages_carry_no_escapes(folder):

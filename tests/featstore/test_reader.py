@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featstore.arrays import RaggedWriter, write_array, write_group
+from featstore.files import sha256_of
 from featstore.reader import Ragged
 from featstore.schema import Corrupt
 
@@ -166,3 +167,20 @@ def test_array_that_is_not_sharded_is_refused(folder: Path, tmp_path: Path) -> N
     write_array(tmp_path / "other", "offsets", np.array([0, 11]), ("boundary",))
     with pytest.raises(Corrupt, match="values: not sharded"):
         Ragged(tmp_path / "other")
+
+
+def test_two_shards_that_changed_places_are_told_by_their_sums_alone(tmp_path: Path) -> None:
+    write_group(tmp_path)
+    writer = RaggedWriter(tmp_path, "int16", (), (2, 4), "sample")
+    for start in (0, 4):
+        writer.append(np.arange(start, start + 4, dtype=np.int16))
+    writer.close()
+    shards = [tmp_path / "values" / "c" / name for name in ("0", "1")]
+    sums = {f"values/c/{path.name}": sha256_of(path) for path in shards}
+    assert Ragged(tmp_path, sums=sums).read(1).tolist() == [4, 5, 6, 7]
+    first, second = (path.read_bytes() for path in shards)
+    shards[0].write_bytes(second)
+    shards[1].write_bytes(first)
+    assert Ragged(tmp_path).read(0).tolist() == [4, 5, 6, 7]  # what crc32c lets through
+    with pytest.raises(Corrupt, match="values/c/0: content differs"):
+        Ragged(tmp_path, sums=sums).read(0)
