@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -279,6 +280,9 @@ def report(
 def predict(
     student: Annotated[Path, typer.Argument(help="A run's student/ folder.")],
     audio: Annotated[list[Path], typer.Argument(help="Audio files, any rate, any channels.")],
+    max_duration_s: Annotated[
+        float, typer.Option(min=0.06, max=600, help="Longer files are refused: memory grows.")
+    ] = 60.0,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -288,7 +292,9 @@ def predict(
     from distill.student import Student
     from featstore.training import pick_device
 
-    table = predict_files(Student.from_pretrained(student), audio, pick_device(device))
+    table = predict_files(
+        Student.from_pretrained(student), audio, pick_device(device), max_duration_s=max_duration_s
+    )
     _print(table.to_dict("records"), as_json, render.predictions)
 
 
@@ -359,6 +365,9 @@ def _main(app: typer.Typer) -> NoReturn:
         print("stopping ...", file=sys.stderr, flush=True)
         raise _InterruptedError
 
+    # PyTorch makes this folder with every optimiser, although nothing here is compiled. Its default
+    # name is the user's, whom a container may lack; one that exists is not made.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", sys.prefix)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # any text can be shown, in any locale
             stream.reconfigure(errors="backslashreplace")

@@ -9,16 +9,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from distill.student import Student
-from featstore.audio import Signal, load_signal
+from featstore.audio import BadAudio, Signal, load_signal
+from featstore.config import AudioSettings
 from featstore.schema import SAMPLING_RATE, UserError, listed, printable
 
 if TYPE_CHECKING:
     import pandas as pd
 
+MIN_DURATION_S = 0.06
+MAX_DURATION_S = 60.0
+"""What an utterance lasts at least and, unless the caller says otherwise, at most."""
 _WINDOW = 8
 """Batches' worth of audio that is held at once, to be sorted by length before it is cut."""
 
@@ -28,6 +33,7 @@ def predict_files(
     paths: Sequence[Path],
     device: torch.device | str = "cpu",
     batch_s: float = 60.0,
+    max_duration_s: float = MAX_DURATION_S,
 ) -> pd.DataFrame:
     """What a student hears in each file.
 
@@ -37,22 +43,26 @@ def predict_files(
         device: where the arithmetic runs.
         batch_s: seconds of padded audio per batch, which bounds memory. A longer file is a batch
             of its own.
+        max_duration_s: longer files are refused, up to 600 s: an encoder's attention takes memory
+            by the square of it, and a student has learnt from utterances.
 
     Returns:
         One row per path, in order: ``file`` (as given), ``label`` (the most probable class), then
         one float64 column of probabilities per class, in the order of the logits.
 
     Raises:
-        UserError: naming every file that is missing, not audio, or too short.
+        UserError: naming every file that is missing, not audio, too short or too long.
     """
     import pandas as pd
 
+    limits = _limits(max_duration_s)
     student = student.to(device).eval()
     probabilities = np.full((len(paths), len(student.classes)), np.nan)
-    for rows, signals in _batches(student, paths, batch_s):
+    for rows, signals in _batches(student, paths, batch_s, limits):
         probabilities[rows] = predict_signals(student, signals, device)
     best = [student.classes[index] for index in probabilities.argmax(axis=1)] if paths else []
-    head = pd.DataFrame({"file": [str(path) for path in paths], "label": best}, dtype="str")
+    names = pd.Series(map(str, paths), dtype=object)  # Arrow's text cannot hold every file's name
+    head = pd.DataFrame({"file": names, "label": pd.Series(best, dtype="str")})
     return pd.concat([head, pd.DataFrame(probabilities, columns=[*student.classes])], axis=1)
 
 
@@ -69,7 +79,7 @@ def predict_signals(
 
 
 def _batches(
-    student: Student, paths: Sequence[Path], batch_s: float
+    student: Student, paths: Sequence[Path], batch_s: float, limits: AudioSettings
 ) -> Iterator[tuple[list[int], list[Signal]]]:
     """Indices and signals of batches; files of like length together, so little is padding.
 
@@ -80,7 +90,7 @@ def _batches(
     window: list[tuple[int, Signal]] = []
     for index, path in enumerate(paths):
         try:
-            window.append((index, _signal(path, student.backbone.min_samples)))
+            window.append((index, _signal(path, student.backbone.min_samples, limits)))
         except UserError as error:
             faults.append(error)
         if faults:
@@ -102,8 +112,31 @@ def _cut(window: list[tuple[int, Signal]], budget: int) -> Iterator[tuple[list[i
         yield [index for index, _ in batch], [signal for _, signal in batch]
 
 
-def _signal(path: Path, least: int) -> Signal:
-    signal = load_signal(path)
+def _limits(max_duration_s: float) -> AudioSettings:
+    """The shortest that any store may allow, and the longest that the caller does."""
+    try:
+        return AudioSettings(min_duration_s=MIN_DURATION_S, max_duration_s=max_duration_s)
+    except ValidationError as error:
+        raise UserError(
+            f"--max-duration-s {max_duration_s:g}: not a limit in seconds", "above 0, up to 600"
+        ) from error
+
+
+def _signal(path: Path, least: int, limits: AudioSettings) -> Signal:
+    """A file's signal; what is too short or too long is told by this command's own limits."""
+    try:
+        signal = load_signal(path, settings=limits)
+    except BadAudio as fault:
+        limit, hint = {
+            "too-short": (f"shorter than {limits.min_duration_s:g} s", "leave the file out"),
+            "too-long": (
+                f"longer than {limits.max_duration_s:g} s",
+                "split it into utterances, or give --max-duration-s a higher limit (up to 600)",
+            ),
+        }.get(fault.reason, ("", ""))
+        if not limit:
+            raise
+        raise UserError(f"{printable(str(path))}: {limit}", hint) from fault
     if len(signal) < least:
         seconds, needed = len(signal) / SAMPLING_RATE, least / SAMPLING_RATE
         raise UserError(

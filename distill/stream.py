@@ -231,7 +231,7 @@ def read_batch(
     else:
         for target, row, size in zip(view, plan.rows.tolist(), sizes.tolist(), strict=True):
             signals.read_into(row, target[:size])
-        view *= np.float32(1 / FULL_SCALE)
+            target[:size] *= np.float32(1 / FULL_SCALE)  # while in cache, and not the padding
     return MicroBatch(
         torch.from_numpy(plan.rows), batch, torch.from_numpy(sizes), plan.step_rows, plan.ends_step
     )

@@ -5,7 +5,7 @@ A few megabytes, read and verified once. Temperature is applied in the losses an
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +13,9 @@ import numpy.typing as npt
 import torch
 
 from featstore.folds import TEST, TRAIN, VALIDATION, Fold, prove
-from featstore.schema import Corrupt, Refused, UserError, listed
+from featstore.schema import Corrupt, Refused, UserError, listed, printable
 from featstore.store import Store, TeacherOutputs
+from featstore.units import Unit
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
@@ -98,23 +99,39 @@ def load_targets(
 
 
 def refuse_leaks(fold: Fold, outputs: Mapping[str, TeacherOutputs]) -> None:
-    """Refuse a teacher that was fitted or selected on a speaker whom this fold tests.
+    """Refuse a teacher that saw a speaker whom this fold tests, or that is another fold's.
 
     Raises:
         Refused: with teacher and speakers.
     """
     for teacher in outputs.values():
-        facts = teacher.unit.facts
-        seen = set(facts["fitted_on"]) | set(facts["selected_on"])
-        leaked = sorted(seen & set(fold.test))
-        what = f"has seen {', '.join(leaked)}, whom fold {fold.number} tests" if leaked else ""
-        if facts["fold"] != fold.number or sorted(facts["held_out"]) != sorted(fold.test):
-            what = what or f"was fitted for fold {facts['fold']}, not for fold {fold.number}"
-        if what:
+        if what := _leak(fold, teacher.unit):
             raise Refused(
                 f"{teacher.unit.unit}: this teacher {what}",
                 f"rebuild the fold: `featstore build --fold {fold.number} --rebuild`",
             )
+
+
+def _leak(fold: Fold, unit: Unit) -> str:
+    """What is wrong with whom a teacher was fitted, selected and held out on; '' if nothing."""
+    facts, number = unit.facts, fold.number
+    fitted, selected = set(facts["fitted_on"]), set(facts["selected_on"])
+    if leaked := (fitted | selected) & set(fold.test):
+        return f"has seen {_names(leaked)}, whom fold {number} tests"
+    for other in (facts["fold"], unit.settings["fold"]):
+        if other != number:
+            return f"was fitted for fold {other}, not for fold {number}"
+    if set(facts["held_out"]) != set(fold.test):
+        return f"holds out {_names(facts['held_out'])}, fold {number} {_names(fold.test)}"
+    if strange := fitted - set(fold.train):
+        return f"was fitted on {_names(strange)}, on whom fold {number} does not train"
+    if strange := selected - set(fold.validation):
+        return f"was selected on {_names(strange)}, on whom fold {number} does not validate"
+    return ""
+
+
+def _names(speakers: Iterable[str]) -> str:
+    return ", ".join(map(printable, sorted(speakers)))
 
 
 def rows_of(targets: FoldTargets) -> dict[str, npt.NDArray[np.int64]]:

@@ -7,6 +7,7 @@ openSMILE casts to int16 without clipping, so +1.0 wraps to -32768 and loudness 
 from __future__ import annotations
 
 import math
+import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -167,7 +168,7 @@ def _read(
 
     check_file(path)
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(os.fsencode(path)) as file:
             rate, channels, total = file.samplerate, file.channels, file.frames
             _check_header(path, rate, channels)
             start = round(start_s * rate)

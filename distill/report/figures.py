@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from distill.report import wording
 from distill.report.data import Student, Study, Teacher
 from featstore.schema import printable
 
@@ -69,8 +71,22 @@ def _drawn(make: Callable[[], Figure]) -> bytes:
 
 
 @contextmanager
+def _unheard(library: str) -> Iterator[None]:
+    """Nothing but errors of what a library logs."""
+    logger = logging.getLogger(library)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
 def _style() -> Iterator[None]:
-    import matplotlib as mpl
+    with _unheard("matplotlib"):  # that it had nowhere to keep its list of fonts, nor how long
+        import matplotlib as mpl  # it took to make the list, is no news about a report
+        import matplotlib.font_manager
 
     with mpl.rc_context(STYLE), warnings.catch_warnings():
         # a class name in a script that the font lacks is drawn as boxes, not a failure
@@ -101,7 +117,7 @@ def _scores(study: Study) -> Figure:
         for place in range(1, len(rows)):
             between = place == len(study.teachers)
             axes.axhline(place - 0.5, color=GREY if between else PALE, linewidth=0.8)
-    panels[0].set_yticks(range(len(rows)), [_short(row.label, 30) for row in rows])
+    panels[0].set_yticks(range(len(rows)), [_named(row, 30) for row in rows])
     panels[0].set_ylim(len(rows) - 0.5, -0.5)
     _finish(figure, f"{_title(study)}: WA and UA on the test speakers", panels[0])
     return figure
@@ -160,9 +176,7 @@ def _confusions(study: Study, rows: Sequence[Teacher | Student]) -> Figure:
         axes.tick_params(length=0)
         for spine in axes.spines.values():
             spine.set_visible(False)
-        axes.set_title(
-            f"{_short(row.label, 28)}\nWA {100 * pooled.wa:.1f}  UA {100 * pooled.ua:.1f}"
-        )
+        axes.set_title(f"{_named(row, 28)}\nWA {100 * pooled.wa:.1f}  UA {100 * pooled.ua:.1f}")
         axes.set_xlabel("predicted")
         if number % _columns(len(rows)) == 0:
             axes.set_ylabel("truth")
@@ -200,6 +214,11 @@ def _curves(study: Study, students: Sequence[Student]) -> Figure:
             axes.set_ylabel("UA, %")
     _finish(figure, f"{_title(study)}: UA on the validation speaker", panels[0])
     return figure
+
+
+def _named(row: Teacher | Student, length: int) -> str:
+    """A label of at most that length; below it the number of folds, where these are not all."""
+    return "\n".join(filter(None, (_short(row.label, length), wording.fewer(row))))
 
 
 def _points(student: Student, run: int) -> dict[int, float]:

@@ -121,7 +121,12 @@ def _teachers(study: Study) -> list[str]:
     if not study.teachers:
         return []
     rows = [
-        (t.label, plus_minus(t.train_ua), plus_minus(t.validation_ua), plus_minus(t.results.ua))
+        (
+            wording.named(t),
+            plus_minus(t.train_ua),
+            plus_minus(t.validation_ua),
+            plus_minus(t.results.ua),
+        )
         for t in study.teachers
     ]
     header = ("UA", "training speakers", "validation speaker", "test speaker")
@@ -144,7 +149,7 @@ def _comparisons(study: Study) -> list[str]:
 
 def _recall(study: Study) -> str:
     rows = [
-        [row.label, *(percent(pooled.recall[name]) for name in study.classes)]
+        [wording.named(row), *(percent(pooled.recall[name]) for name in study.classes)]
         for row in study.rows
         if (pooled := row.results.pooled)
     ]
@@ -160,7 +165,7 @@ def _confusion(row: Teacher | Student) -> list[str]:
         for name, counts in zip(pooled.classes, pooled.confusion, strict=True)
     ]
     header = ["truth \\ prediction", *pooled.classes, "recall"]
-    return [f"#### Confusion of {escape(row.label)}, pooled", table(header, rows)]
+    return [f"#### Confusion of {escape(wording.named(row))}, pooled", table(header, rows)]
 
 
 def _differing(study: Study) -> list[str]:

@@ -12,7 +12,7 @@ from distill import metrics, published
 from distill.metrics import Scores
 from distill.published import Published
 from distill.report.comparison import comparisons
-from distill.report.data import Curve, FoldResult, Report, Results, Student, Study
+from distill.report.data import Curve, FoldResult, Report, Results, Student, Study, Teacher
 from distill.report.runs import Run, RunSet
 from distill.report.teachers import teacher_rows
 from distill.run_facts import RunFacts
@@ -76,11 +76,10 @@ def _study(runs: Sequence[Run], printed: Published) -> Study:
         _student(group, label, shown) for group, label in zip(groups, _labels(groups), strict=True)
     ]
     teachers, conflicts = teacher_rows(runs, shown)
-    notes = [
-        note
-        for student, group in zip(students, groups, strict=True)
-        for note in _notes(student, group)
-    ]
+    rows: tuple[Teacher | Student, ...] = (*teachers, *students)
+    notes = [note for row in rows for note in _missing(row)]
+    for student, group in zip(students, groups, strict=True):
+        notes += _notes(student, group)
     return Study(
         dataset=facts.dataset,
         full_release=facts.full_release,
@@ -178,18 +177,21 @@ def _results(
     return Results.over(folds, n_folds, pooled)
 
 
+def _missing(row: Teacher | Student) -> list[str]:
+    """Which folds a row's means are without."""
+    results = row.results
+    if not results.missing:
+        return []
+    done = f"{len(results.folds)} of {results.n_folds} folds"
+    return [f"{row.label}: {done}; missing {ranges(results.missing)}"]
+
+
 def _notes(student: Student, runs: Sequence[Run]) -> list[str]:
-    """What keeps a student's numbers from being those of a whole, balanced experiment."""
+    """What else keeps a student's numbers from being those of a balanced experiment."""
     import pandas as pd
 
     notes = []
-    results = student.results
-    if results.missing:
-        done = results.n_folds - len(results.missing)
-        notes.append(
-            f"{student.label}: {done} of {results.n_folds} folds; missing {ranges(results.missing)}"
-        )
-    lacking = [f for f in results.folds if f.seeds != student.seeds]
+    lacking = [f for f in student.results.folds if f.seeds != student.seeds]
     if lacking:
         folds = ranges([f.fold for f in lacking])
         notes.append(f"{student.label}: not every seed was run on fold {folds}")

@@ -97,7 +97,12 @@ def _per_fold(study: Study) -> list[RenderableType]:
 def _teachers(teachers: Iterable[Teacher]) -> Table:
     header = ("UA", "training speakers", "validation speaker", "test speaker")
     rows = [
-        (t.label, plus_minus(t.train_ua), plus_minus(t.validation_ua), plus_minus(t.results.ua))
+        (
+            wording.named(t),
+            plus_minus(t.train_ua),
+            plus_minus(t.validation_ua),
+            plus_minus(t.results.ua),
+        )
         for t in teachers
     ]
     return _table("Teachers on what they saw and what they did not", header, rows)
@@ -125,7 +130,7 @@ def _comparisons(study: Study) -> list[RenderableType]:
 
 def _recall(study: Study) -> Table:
     rows = [
-        [row.label, *(percent(pooled.recall[name], 1) for name in study.classes)]
+        [wording.named(row), *(percent(pooled.recall[name], 1) for name in study.classes)]
         for row in study.rows
         if (pooled := row.results.pooled)
     ]
@@ -143,7 +148,7 @@ def _confusions(rows: Iterable[Teacher | Student]) -> Group:
                 [name, *map(str, counts)]
                 for name, counts in zip(pooled.classes, pooled.confusion, strict=True)
             ]
-            small = _table(row.label, ["truth \\ predicted", *pooled.classes], cells)
+            small = _table(wording.named(row), ["truth \\ predicted", *pooled.classes], cells)
             tables.append(Padding(small, (0, 0, 1, 0), expand=False))
     return Group(_line("Confusion, pooled", "bold"), Columns(tables, padding=(0, 4)))
 

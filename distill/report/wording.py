@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from distill.metrics import Spread
 from distill.published import Figures
-from distill.report.data import Report, Student, Study
+from distill.report.data import Report, Student, Study, Teacher
 
 NONE = "-"
 """Stands where there is no number."""
@@ -101,6 +101,17 @@ def folds_done(row_folds: int, n_folds: int) -> str:
     ('3 of 10', '10')
     """
     return str(n_folds) if row_folds == n_folds else f"{row_folds} of {n_folds}"
+
+
+def fewer(row: Teacher | Student) -> str:
+    """Over how many folds a row's numbers are, where these are not all: ``3/10 folds``, or ''."""
+    results = row.results
+    return f"{len(results.folds)}/{results.n_folds} folds" if results.missing else ""
+
+
+def named(row: Teacher | Student) -> str:
+    """A row's label where no column tells its folds: marked if they are not all."""
+    return ", ".join(filter(None, (row.label, fewer(row))))
 
 
 def differing(students: Iterable[Student]) -> dict[str, tuple[str, ...]]:

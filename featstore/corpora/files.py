@@ -230,7 +230,7 @@ def read_header(path: Path) -> Header:
     import soundfile
 
     try:
-        with soundfile.SoundFile(path) as sound:
+        with soundfile.SoundFile(os.fsencode(path)) as sound:
             header = Header(sound.frames, sound.samplerate)
     except (RuntimeError, TypeError, ValueError, OSError):
         # libsndfile says "unknown format" of all of these; users need to be told which it is.

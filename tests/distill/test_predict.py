@@ -96,3 +96,28 @@ def test_too_short_for_the_student(files, tmp_path):
     student.backbone.min_samples = 8001
     with pytest.raises(UserError, match=r"0\.500 s of audio, this student needs"):
         predict_files(student, [files[0]])
+
+
+def test_limits_are_its_own_and_can_be_raised(student, files, tmp_path):
+    """No store's settings are at hand here, and no flag would change them."""
+    for seconds, name in ((0.05, "short"), (0.07, "least"), (61.0, "long")):
+        noise = np.random.default_rng(0).normal(0, 0.1, int(seconds * 16_000))
+        soundfile.write(tmp_path / f"{name}.wav", noise, 16_000)
+    with pytest.raises(UserError, match=r"short\.wav: shorter than 0\.06 s") as caught:
+        predict_files(student, [tmp_path / "short.wav"])
+    assert caught.value.hint == "leave the file out"
+    with pytest.raises(UserError, match=r"long\.wav: longer than 60 s") as caught:
+        predict_files(student, [tmp_path / "long.wav"])
+    assert "--max-duration-s" in caught.value.hint
+    paths = [tmp_path / "least.wav", tmp_path / "long.wav"]
+    table = predict_files(student, paths, max_duration_s=61)
+    assert np.isfinite(table[list(FOUR_CLASSES)].to_numpy()).all()
+    with pytest.raises(UserError, match=r"0\.wav: longer than 0\.4 s"):
+        predict_files(student, [files[0]], max_duration_s=0.4)
+
+
+@pytest.mark.parametrize("limit", [0, -1, 601, float("nan"), float("inf")])
+def test_a_limit_that_is_none(student, files, limit):
+    with pytest.raises(UserError, match=r"--max-duration-s .*: not a limit in seconds") as caught:
+        predict_files(student, files, max_duration_s=limit)
+    assert caught.value.exit_code == 2

@@ -83,11 +83,21 @@ def test_a_folder_under_another_folds_name(store):
         load(store)
 
 
-@pytest.mark.parametrize(("fact", "value"), [("fold", 2), ("held_out", ["Ses02F"])])
-def test_a_teacher_of_another_fold_that_saw_nobody(store, fact, value):
+@pytest.mark.parametrize(
+    ("part", "key", "value", "told"),
+    [
+        ("facts", "fold", 2, "was fitted for fold 2, not for fold 1"),
+        ("settings", "fold", 2, "was fitted for fold 2, not for fold 1"),
+        ("facts", "held_out", ["Ses02F"], "holds out Ses02F, fold 1 Ses01F"),
+        ("facts", "fitted_on", ["Ses01M"], "was fitted on Ses01M, on whom fold 1 does not train"),
+        ("facts", "fitted_on", ["x"], "was fitted on x, on whom fold 1 does not train"),
+        ("facts", "selected_on", ["Ses02F"], "selected on Ses02F, on whom .* does not validate"),
+    ],
+)
+def test_a_teacher_of_another_fold_that_did_not_see_the_test_speaker(store, part, key, value, told):
     with forged(store / "folds/01/prosodic") as record:
-        record["facts"][fact] = value
-    with pytest.raises(Refused, match=r"fitted for fold \d, not for fold 1"):
+        record[part][key] = value
+    with pytest.raises(Refused, match=rf"folds/01/prosodic: this teacher .*{told}"):
         load(store)
 
 
@@ -160,7 +170,7 @@ def test_a_flipped_bit(store, tmp_path):
     chunk = store / "folds/01/prosodic/logits/c/0/0"
     sound = chunk.read_bytes()
     flip_byte(chunk)
-    with pytest.raises(Corrupt, match=r"folds/01/prosodic/logits.*checksum differs") as caught:
+    with pytest.raises(Corrupt, match=r"folds/01/prosodic/logits.*differs") as caught:
         train(store, tmp_path / "runs")
     assert caught.value.exit_code == 3
 

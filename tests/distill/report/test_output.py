@@ -107,6 +107,10 @@ def test_markdown_and_terminal_show_the_numbers(report: Report, out: Path) -> No
     assert folds["4"][4] == "-"
     counts = rows_of(page, "#### Confusion of full · tiny")
     assert counts[2][1:5] == [str(n) for n in full.results.pooled.confusion[0]]
+    assert "#### Confusion of ce-only · tiny, 3/10 folds, pooled" in page
+    recall = {row[0] for row in rows_of(page, "### Recall per class")}
+    assert {"full · tiny", "ce-only · tiny, 3/10 folds"} < recall
+    assert printed(report).count("ce-only · tiny, 3/10 folds") == 2
     assert "main/0f9e8d7c6b5a/fold04-seed42" in page
     assert "main/0f9e8d7c6b5a/fold04-seed42" in printed(report)
 

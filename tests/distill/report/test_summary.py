@@ -90,6 +90,15 @@ def test_missing_folds_are_known_and_said(report: Report) -> None:
     assert study.notes == ("ce-only · tiny: 3 of 10 folds; missing 4..10",)
 
 
+def test_so_are_those_of_a_teacher(tmp_path: Path) -> None:
+    for fold in (2, 3):
+        write_run(tmp_path, facts(fold, 42))
+    assert only(tmp_path).notes == tuple(
+        f"{name}: 2 of 10 folds; missing 1,4..10"
+        for name in ("linguistic teacher", "prosodic teacher", "full · tiny")
+    )
+
+
 def test_seeds_of_a_fold_are_averaged_before_folds_are(tmp_path: Path) -> None:
     truth = ["ang", "ang", "sad", "sad"]
     said = {
