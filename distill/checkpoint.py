@@ -1,28 +1,32 @@
 """Checkpoints of a run: safetensors and JSON, each checked on the way back, never a pickle.
 
 ``checkpoint/NNNNNNNN/`` is written beside its place and renamed; the two newest are kept, so that
-a run continues to the same bytes even when it is killed while one is being written.
+a run continues to the same bytes even when it is killed while one is being written, or when the
+newest is damaged afterwards.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import re
 import secrets
 import shutil
 from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from featstore.console import say
 from featstore.files import fsync_folder, read_small, sha256_of, strict_json, write_file
-from featstore.schema import UserError
+from featstore.schema import Corrupt, UserError, printable
 from featstore.settings import digest
+from featstore.tensors import read_header, read_tensors, save_tensors
 
 KEEP = 2
+STATE, TENSORS = "state.json", "tensors.safetensors"
+_POSITION = re.compile(r"[0-9]{8,18}\Z")
 Tensors = dict[str, torch.Tensor]
 
 
@@ -37,50 +41,63 @@ def save_checkpoint(
         tensors: weights, optimiser and random state.
         state: everything else, as JSON.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
+        fsync_folder(folder.parent)
     staging = folder / f".{position:08d}-{secrets.token_hex(4)}"
     staging.mkdir()
-    weights = staging / "tensors.safetensors"
-    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, weights)
-    with weights.open("rb+") as file:
-        os.fsync(file.fileno())
-    record: dict[str, Any] = {"state": dict(state), "tensors": sha256_of(weights)}
+    save_tensors(tensors, staging / TENSORS)
+    record: dict[str, Any] = {"state": dict(state), "tensors": sha256_of(staging / TENSORS)}
     record["sha256"] = digest(record)
-    write_file(staging / "state.json", json.dumps(record).encode())
+    write_file(staging / STATE, json.dumps(record).encode())
     place = folder / f"{position:08d}"
     if place.exists():
         shutil.rmtree(place)
     staging.rename(place)
     fsync_folder(folder)
-    for old in _positions(folder)[KEEP:]:
-        shutil.rmtree(folder / f"{old:08d}", ignore_errors=True)
-    for left in folder.glob(".*"):
-        shutil.rmtree(left, ignore_errors=True)
+    # A newer one is damaged: it was passed over, or the run would not stand before it again.
+    newer = [other for other in _found(folder) if int(other.name) > position]
+    older = [other for other in _found(folder) if int(other.name) < position]
+    for gone in [*newer, *older[KEEP - 1 :], *folder.glob(".*")]:
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def load_newest(folder: Path) -> tuple[Tensors, dict[str, Any]] | None:
-    """The newest checkpoint that is whole, or None; says so where a newer one was damaged."""
-    for position in _positions(folder):
-        place = folder / f"{position:08d}"
+    """The newest checkpoint that is whole, or None; says which newer ones are not, and why."""
+    places = _found(folder)
+    for place, before in zip_longest(places, places[1:]):
         try:
-            record = strict_json(read_small(place / "state.json"), str(place / "state.json"))
-            claimed = record.pop("sha256", None)
-            sound = claimed == digest(record) and record["tensors"] == sha256_of(
-                place / "tensors.safetensors"
-            )
-        except (OSError, UserError, KeyError):
-            sound = False
-        if sound:
-            return load_file(place / "tensors.safetensors"), record["state"]
-        say(f"{place}: damaged checkpoint passed over; taking the one before")
+            return _load(place)
+        except (OSError, UserError) as error:
+            instead = f"taking {before.name}" if before else "none is left, so it starts anew"
+            say(f"damaged checkpoint passed over, {instead}: {_why(error)}")
     return None
 
 
-def _positions(folder: Path) -> list[int]:
+def _load(place: Path) -> tuple[Tensors, dict[str, Any]]:
+    """One checkpoint, every byte checked before it is used."""
+    record = strict_json(read_small(place / STATE), str(place / STATE))
+    claimed = record.pop("sha256", None)
+    if set(record) != {"state", "tensors"} or claimed != digest(record):
+        raise Corrupt(f"{place / STATE}: not what was written")
+    read_header(place / TENSORS)  # a pipe or a pickle is refused before a byte is summed
+    if sha256_of(place / TENSORS) != record["tensors"]:
+        raise Corrupt(f"{place / TENSORS}: not what was written")
+    return read_tensors(place / TENSORS), record["state"]
+
+
+def _why(error: OSError | UserError) -> str:
+    if isinstance(error, UserError):
+        return printable(error.message)
+    return printable(f"{error.filename}: {error.strerror}")
+
+
+def _found(folder: Path) -> list[Path]:
     """Checkpoints that are there, newest first."""
     if not folder.is_dir():
         return []
-    return sorted((int(p.name) for p in folder.iterdir() if p.name.isdigit()), reverse=True)
+    places = [place for place in folder.iterdir() if _POSITION.match(place.name)]
+    return sorted(places, key=lambda place: (int(place.name), place.name), reverse=True)
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> Tensors:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,14 +21,19 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from featstore.files import read_small, sha256_of, strict_json, write_file
+from distill.saved import weights_of
+from featstore.files import fsync_folder, read_small, sha256_of, strict_json, write_file
 from featstore.locks import try_lock
 from featstore.schema import Corrupt, UserError
+from featstore.settings import digest
 
 DONE = "DONE"
 PREDICTIONS = "predictions.parquet"
-SUMMED = (PREDICTIONS, "run.json", "config.toml")
-"""Files whose SHA-256 ``DONE`` holds."""
+CHECKPOINT, STUDENT = "checkpoint", "student"
+SUMMED = (PREDICTIONS, "run.json", "config.toml", "metrics.jsonl", f"{STUDENT}/student.json")
+"""Files whose SHA-256 ``DONE`` holds, beside its own; the student's card holds its weights'."""
+
+_BESIDE = re.compile(r"\..+\.[0-9a-f]{8}\Z")
 
 
 @dataclass(frozen=True)
@@ -42,24 +49,25 @@ class RunFolder:
 
     @property
     def done(self) -> bool:
-        """Whether the run is finished and its predictions are those that it finished with.
+        """Whether the run is finished and what it left is what it finished with.
+
+        Of the student's weights only the size is looked at; who loads them sums them up.
 
         Raises:
             Corrupt: it is finished, but a file is gone or was changed.
         """
-        mark = self.path / DONE
-        if not mark.exists():
+        if not (self.path / DONE).exists():
             return False
         again = f"remove {self.path} and run it again"
-        recorded = strict_json(read_small(mark), str(mark))
-        if set(recorded) != set(SUMMED):
-            raise Corrupt(f"{mark}: not what a finished run writes", again)
-        for name, expected in recorded.items():
+        for name, expected in read_mark(self.path, again).items():
             path = self.path / name
             if not path.is_file():
                 raise Corrupt(f"{path}: missing, although the run finished", again)
             if sha256_of(path) != expected:
                 raise Corrupt(f"{path}: changed since the run finished", again)
+        weights, size = weights_of(self.path / STUDENT)
+        if not weights.is_file() or weights.stat().st_size != size:
+            raise Corrupt(f"{weights}: not the {size:,} bytes that the run finished with", again)
         return True
 
     @contextmanager
@@ -69,7 +77,7 @@ class RunFolder:
         Raises:
             UserError: one is at it already.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        _make(self.path)
         lock = None
         with suppress(FileNotFoundError):  # its holder is just taking it away
             lock = try_lock(self.path / ".lock", create=True)
@@ -78,10 +86,19 @@ class RunFolder:
                 f"{self.path}: another process is training this run", "wait for it, or stop it"
             )
         try:
+            for left in self.path.glob(".*"):  # begun by a process that was killed
+                if _BESIDE.match(left.name):
+                    left.unlink()
             yield
         finally:
             (self.path / ".lock").unlink(missing_ok=True)
             os.close(lock)
+
+    def tidy(self) -> None:
+        """Remove what only a run in progress needs, left by a process killed after ``DONE``."""
+        if any((self.path / name).exists() for name in (CHECKPOINT, ".lock")):
+            with suppress(UserError, OSError), self.held():  # its process may be at it, too
+                shutil.rmtree(self.path / CHECKPOINT, ignore_errors=True)
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file."""
@@ -107,8 +124,36 @@ class RunFolder:
         return pd.read_parquet(self.path / PREDICTIONS)
 
     def finish(self) -> None:
-        """Mark the run as finished, with the sums of what it leaves."""
-        self.write_json(DONE, {name: sha256_of(self.path / name) for name in SUMMED})
+        """Mark the run as finished, with the sums of what it leaves; ``done`` tells what lacks."""
+        left = [name for name in SUMMED if (self.path / name).is_file()]
+        sums = {name: sha256_of(self.path / name) for name in left}
+        self.write_json(DONE, sums | {"sha256": digest(sums)})
+
+
+def read_mark(folder: Path, hint: str = "") -> dict[str, str]:
+    """SHA-256 by name of the files that a run finished with, as its ``DONE`` tells.
+
+    Raises:
+        FileNotFoundError: it has not finished.
+        Corrupt: ``DONE`` is not what a run writes.
+    """
+    mark = folder / DONE
+    try:
+        sums = strict_json(read_small(mark), str(mark))
+    except UserError as error:
+        raise Corrupt(error.message, hint) from error
+    claimed = sums.pop("sha256", None)
+    if set(sums) != set(SUMMED) or claimed != digest(sums):
+        raise Corrupt(f"{mark}: not what a finished run writes", hint)
+    return sums
+
+
+def _make(folder: Path) -> None:
+    """Make a folder and those above it, so that they survive a power cut."""
+    for above in [*reversed(folder.absolute().parents), folder.absolute()]:
+        if not above.is_dir():
+            above.mkdir(exist_ok=True)
+            fsync_folder(above.parent)
 
 
 def predictions_table(

@@ -1,16 +1,14 @@
 """A student on disk: ``student.json`` and ``model.safetensors``, checked, and nothing executable.
 
 The folder is all that prediction needs: the backbone is rebuilt from its architecture, never from
-the hub or from the weights that the student started with.
+the hub or from the weights that the student started with. The card holds the SHA-256 of the
+weights and of itself, so whoever vouches for the card vouches for the whole student.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shutil
-import stat
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,18 +18,22 @@ from pydantic import Field, ValidationError
 
 from distill.backbones import HUGGING_FACE, build_backbone
 from distill.encoder import Architecture
-from featstore.schema import UTTERANCE_ID, Corrupt, Refused, UserError, listed
+from featstore.disk import io_failure
+from featstore.files import fsync_folder, read_small, sha256_of, strict_json, write_file
+from featstore.schema import UTTERANCE_ID, Corrupt, OtherVersion, UserError, listed
 from featstore.schema import printable as shown
-from featstore.settings import Settings
+from featstore.settings import Settings, digest
+from featstore.staging import beside
+from featstore.tensors import read_tensors, save_tensors
 
 if TYPE_CHECKING:
     from distill.student import Student
 
 CARD, WEIGHTS = "student.json", "model.safetensors"
-FORMAT = 1
+FORMAT = 2
 """Raised when a reader of an older format would misunderstand a newer one."""
 
-_MAX_CARD_BYTES = 1 << 20
+_AGAIN = "give the folder that distill run wrote, or fetch it anew"
 
 
 class WeightsFile(Settings):
@@ -42,10 +44,13 @@ class WeightsFile(Settings):
 
 
 class Card(Settings):
-    """What ``student.json`` says. ``settings`` are those of :class:`~distill.student.Student`."""
+    """What ``student.json`` says beside its own SHA-256.
+
+    ``settings`` are those of :class:`~distill.student.Student`.
+    """
 
     kind: Literal["emodistill-student"] = "emodistill-student"
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     sampling_rate: Literal[16000] = 16000
     classes: tuple[str, ...] = Field(min_length=2, max_length=1000)
     teachers: dict[str, int]
@@ -58,14 +63,13 @@ class Card(Settings):
 def save(student: Student, folder: Path) -> None:
     """Write a student's folder whole, beside its place, and rename it there.
 
-    A student already at ``folder`` is replaced. A crash leaves the old one or the new one, or, in
-    the instant between two renames, both beside ``folder`` under names that begin with a dot.
+    A student already at ``folder`` is replaced. A crash leaves the old one or the new one or, in
+    the instant between two renames, none; it never leaves parts of either.
 
     Raises:
-        UserError: where ``folder`` is something else than a student, or cannot be written.
+        UserError: where ``folder`` is something else than a student.
+        TaskFailed: where it cannot be written.
     """
-    from safetensors.torch import save_file
-
     folder = Path(folder).absolute()
     if (
         folder.exists()
@@ -73,25 +77,31 @@ def save(student: Student, folder: Path) -> None:
         and (not folder.is_dir() or any(folder.iterdir()))
     ):
         raise UserError(f"{folder}: exists and is no student", "give another folder")
-    new = folder.with_name(f".{folder.name}.new-{os.getpid()}")
-    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
     try:
-        for leftover in (new, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        new.mkdir(parents=True)
-        state = {k: v.detach().cpu().contiguous() for k, v in student.state_dict().items()}
-        save_file(state, new / WEIGHTS)
-        text = json.dumps(_card(student, new / WEIGHTS).model_dump(mode="json"), indent=2)
-        (new / CARD).write_text(text + "\n", encoding="utf-8")
-        for path in (new / WEIGHTS, new / CARD, new):
-            _fsync(path)
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-        _fsync(folder.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        with beside(folder) as wrapper:
+            new, old = wrapper / "new", wrapper / "old"
+            new.mkdir()
+            save_tensors(student.state_dict(), new / WEIGHTS)
+            card = _card(student, new / WEIGHTS).model_dump(mode="json")
+            card["sha256"] = digest(card)
+            write_file(new / CARD, (json.dumps(card, indent=2) + "\n").encode())
+            _replace(new, folder, old)
     except OSError as error:
-        raise UserError(f"{folder}: not written ({error})", "free space or mend rights") from error
+        raise io_failure(error, folder) from error
+
+
+def _replace(new: Path, folder: Path, old: Path) -> None:
+    """Put ``new`` where ``folder`` is, which becomes ``old``; put that back where it fails."""
+    stood = folder.exists()
+    if stood:
+        folder.rename(old)
+    try:
+        new.rename(folder)
+    except OSError:
+        if stood:
+            old.rename(folder)
+        raise
+    fsync_folder(folder.parent)
 
 
 def load(folder: Path) -> Student:
@@ -122,6 +132,16 @@ def load(folder: Path) -> Student:
     return student.eval()
 
 
+def weights_of(folder: Path) -> tuple[Path, int]:
+    """Where a saved student's weights are, and how many bytes they must have.
+
+    Raises:
+        UserError: where ``folder`` holds no student.
+        Corrupt: where its card is not what was written.
+    """
+    return folder / WEIGHTS, _read_card(folder / CARD).weights.size
+
+
 def _card(student: Student, weights: Path) -> Card:
     settings = student.settings.model_dump(mode="json")
     settings["backbone"] = _portable(student.settings.backbone)
@@ -131,57 +151,56 @@ def _card(student: Student, weights: Path) -> Card:
         teachers=student.teachers,
         settings=settings,
         backbone=student.backbone.architecture,
-        weights=WeightsFile(size=weights.stat().st_size, sha256=_sha256(weights)),
+        weights=WeightsFile(size=weights.stat().st_size, sha256=sha256_of(weights)),
         made_with={name: version for name in packages if (version := _version(name))},
     )
 
 
 def _read_card(path: Path) -> Card:
-    again = "give the folder that distill run wrote, or fetch it anew"
     try:
-        facts = path.stat()
-        if not stat.S_ISREG(facts.st_mode) or facts.st_size > _MAX_CARD_BYTES:
-            raise Corrupt(f"{path}: no regular file of a card's size", again)
-        data = json.loads(path.read_text(encoding="utf-8"))
+        there = Path(os.path.realpath(path))  # a link will do, as in the Hugging Face cache
+        data = strict_json(read_small(there), str(path))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"{path}: not found, so this is no student", again) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise Corrupt(f"{path}: not readable as JSON ({_short(error)})", again) from error
-    if not isinstance(data, dict) or data.get("kind") != "emodistill-student":
-        raise Corrupt(f"{path}: not the card of an emodistill student", again)
-    if isinstance(data.get("format"), int) and data["format"] > FORMAT:
-        raise Refused(f"{path}: format {data['format']}, known is {FORMAT}", "update emodistill")
+        raise UserError(f"{path}: not found, so this is no student", _AGAIN) from error
+    except (OSError, UserError) as error:
+        raise Corrupt(f"{path}: not readable as a card ({_short(error)})", _AGAIN) from error
+    if data.get("kind") != "emodistill-student":
+        raise Corrupt(f"{path}: not the card of an emodistill student", _AGAIN)
+    version = data.get("format")
+    if type(version) is int and version != FORMAT:
+        newer = "update emodistill, or use the version that wrote it"
+        older = "use the version that wrote it, or run the same `distill run` again"
+        raise OtherVersion(
+            f"{path}: format {version}, known is {FORMAT}", newer if version > FORMAT else older
+        )
+    claimed = data.pop("sha256", None)
+    if claimed != digest(data):
+        raise Corrupt(f"{path}: not what was written (its SHA-256 differs)", _AGAIN)
     try:
         card = Card.model_validate(data)
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        raise Corrupt(f"{path}: not a student's card:\n{shown_lines(faults)}", again) from error
+        raise Corrupt(f"{path}: not a student's card:\n{shown_lines(faults)}", _AGAIN) from error
     bad = [name for name in card.teachers if not UTTERANCE_ID.match(name)]
     bad += [name for name, width in card.teachers.items() if not 0 < width <= 1 << 16]
     if bad:
-        raise Corrupt(f"{path}: not a teacher's name or width:\n{shown_lines(bad)}", again)
+        raise Corrupt(f"{path}: not a teacher's name or width:\n{shown_lines(bad)}", _AGAIN)
     return card
 
 
 def _read_weights(path: Path, expected: WeightsFile) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     again = "fetch the folder anew"
     if not path.is_file():
         raise Corrupt(f"{path}: missing", again)
     if path.stat().st_size != expected.size:
         got = path.stat().st_size
         raise Corrupt(f"{path}: {got} bytes, {CARD} says {expected.size}", again)
-    found = _sha256(path)
+    found = sha256_of(path)
     if found != expected.sha256:
         raise Corrupt(
             f"{path}: SHA-256 {found[:16]}..., {CARD} says {expected.sha256[:16]}...", again
         )
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise Corrupt(f"{path}: not a safetensors file ({_short(error)})", again) from error
+    return read_tensors(path)
 
 
 def shown_lines(lines: list[str]) -> str:
@@ -194,19 +213,6 @@ def _portable(backbone: str) -> str:
     prefix, found, source = backbone.rpartition(HUGGING_FACE)
     local = bool(found) and (source.startswith((".", "/", "~")) or Path(source).is_dir())
     return f"{prefix}{found}{Path(source).name}" if local else backbone
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _version(package: str) -> str | None:

@@ -164,6 +164,7 @@ def require_teachers(store: Store, fold: int, losses: LossSettings) -> None:
 
 def _skipped(fold: int, run: RunFolder, classes: tuple[str, ...], why: str) -> Outcome:
     """A run that was finished, with the scores that its predictions tell."""
+    run.tidy()
     found = from_predictions(run.read_predictions(), classes)
     return Outcome(fold, "skipped", run.path, why, found.wa, found.ua)
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featstore.files import read_small, write_file
+from featstore.files import make_folders, read_small, write_file
 from featstore.metadata import DTYPES, REBUILD, read_metadata
 from featstore.schema import Corrupt, Refused
 
@@ -38,7 +38,7 @@ def group_json(attributes: Mapping[str, Any] | None = None) -> bytes:
 
 def write_group(folder: Path) -> None:
     """Make ``folder`` a Zarr group, or mend it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folders(folder)
     if not is_group(folder):
         write_file(folder / "zarr.json", group_json())
 

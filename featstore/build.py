@@ -16,11 +16,13 @@ from featstore import steps, teachers
 from featstore.console import progress, say, trace
 from featstore.corpora import CORPORA
 from featstore.disk import io_failure, require_space
+from featstore.files import remove_leftovers
 from featstore.hearing import heard
 from featstore.lld_unit import write_lld
 from featstore.plan import Plan, Request, Step, make_plan
 from featstore.processes import default_jobs, each
 from featstore.schema import Manifest, TaskFailed, UserError, listed, printable
+from featstore.staging import sweep
 from featstore.store import Store
 from featstore.teachers.fit import fit
 from featstore.verification import verify
@@ -76,6 +78,21 @@ def build(request: Request, sums: dict[str, str] | None = None) -> Result:
         teachers.check(settings)
     require_space(request.store, sum(s.n_bytes for s in plan.steps if s.status != "done"))
     store = Store.create(request.store)
+    _sweep(store)
+    try:
+        return _execute(store, plan, request, sums, jobs)
+    finally:
+        _sweep(store)
+
+
+def _sweep(store: Store) -> None:
+    """Remove what killed builds and killed workers left, wherever it is."""
+    for folder in (store.path, *store.groups()):
+        sweep(folder)
+        remove_leftovers(folder)
+
+
+def _execute(store: Store, plan: Plan, request: Request, sums: dict[str, str], jobs: int) -> Result:
     result = Result(plan)
     if plan.step("audio").status != "done":
         _write_audio(store, plan.step("audio"), request, sums, jobs)
@@ -167,8 +184,7 @@ def _write_shared(store: Store, plan: Plan, request: Request, jobs: int, result:
         result.built.append("splits")
     if lld.status != "done":
         if settings.audio.embed_audio:
-            ragged = store.audio
-            signals: Iterator[Any] = (ragged.read(row) for row in range(len(ragged)))
+            signals: Iterator[Any] = store.audio.in_order()
         else:
             root = request.manifest.root
             signals = steps.corpus_signals(plan.table, root, settings.audio, jobs)

@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from featstore.disk import naming
+from featstore.locks import try_lock
 from featstore.schema import Corrupt, Refused
 from featstore.settings import canonical, digest
 
 MAX_JSON_BYTES = 16 * 1024**2
+_BESIDE = re.compile(r"\..+\.[0-9a-f]{8}\Z")
 
 
 def fsync_folder(folder: Path) -> None:
@@ -33,19 +37,50 @@ def fsync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def make_folders(folder: Path) -> None:
+    """Make a folder and those above it, so that they survive a power cut."""
+    for above in [*reversed(folder.absolute().parents), folder.absolute()]:
+        if not above.is_dir():
+            above.mkdir(exist_ok=True)
+            fsync_folder(above.parent)
+
+
 def write_file(path: Path, content: bytes) -> None:
-    """Write beside the target, fsync, rename: a reader never sees half of it."""
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    """Write beside the target, fsync, rename: a reader never sees half of it.
+
+    The file beside is locked as long as its writer lives, see :func:`remove_leftovers`.
+    """
+    beside, handle = _new_beside(path)
     try:
-        with naming(path), beside.open("wb") as file:
+        with naming(path), os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+            beside.replace(path)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
     fsync_folder(path.parent)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the files that a writer had begun beside their place when it was killed."""
+    for path in folder.iterdir():
+        if _BESIDE.match(path.name):
+            with suppress(OSError):  # its writer was quicker
+                handle = try_lock(path)
+                if handle is not None:
+                    path.unlink()
+                    os.close(handle)
+
+
+def _new_beside(path: Path) -> tuple[Path, int]:
+    while True:
+        beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        with suppress(FileNotFoundError):  # taken for a leftover before it was locked
+            handle = try_lock(beside, create=True)
+            if handle is not None:
+                return beside, handle
 
 
 def sha256_of(path: Path) -> str:

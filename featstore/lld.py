@@ -9,9 +9,11 @@ Source: Eyben et al. 2015; opensmile-python. PAPER.md rows 16 to 18.
 from __future__ import annotations
 
 import multiprocessing
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -41,8 +43,34 @@ def extract(samples: Samples, feature_set: str = "eGeMAPSv02") -> Lld:
         ``[frames, D]`` float32, D = 25 for eGeMAPSv02, columns as in :func:`names`. The same
         samples give the same bytes.
     """
-    table = _smile(feature_set).process_signal(from_samples(samples), SAMPLING_RATE)
+    with _no_frame_lost():
+        table = _smile(feature_set).process_signal(from_samples(samples), SAMPLING_RATE)
     return np.ascontiguousarray(table.to_numpy(dtype=np.float32))
+
+
+@contextmanager
+def _no_frame_lost() -> Iterator[None]:
+    """Raise what was raised while openSMILE handed over a frame.
+
+    It calls Python for each frame, and an exception cannot pass through C: Ctrl-C at that moment
+    would be printed, forgotten, and leave the utterance a frame short.
+    """
+    lost: list[BaseException] = []
+    before = sys.unraisablehook
+
+    def hear(told: sys.UnraisableHookArgs) -> None:
+        if told.exc_value is not None and "ctypes callback" in (told.err_msg or ""):
+            lost.append(told.exc_value)
+        else:
+            before(told)
+
+    sys.unraisablehook = hear
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+    if lost:
+        raise lost[0]
 
 
 def names(feature_set: str = "eGeMAPSv02") -> tuple[str, ...]:

@@ -50,7 +50,7 @@ class Metadata:
             self._read(raw)
         except (KeyError, TypeError, ValueError, IndexError) as error:
             why = printable(str(error))[:200]
-            raise Refused(f"{name}: not the metadata of a store's array ({why})", REBUILD) from error
+            raise Refused(f"{name}: no metadata of a store's array ({why})", REBUILD) from error
 
     def _read(self, raw: Mapping[str, Any]) -> None:
         if raw["zarr_format"] != 3 or raw["node_type"] != "array" or raw["storage_transformers"]:

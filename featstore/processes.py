@@ -108,6 +108,9 @@ def _through_a_pool(
             yield items[0], error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
+            running = multiprocessing.active_children()
+            for process in running:
                 process.terminate()
+            for process in running:  # until they are gone, they hold the locks of their staging
+                process.join()
             raise

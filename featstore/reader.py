@@ -10,7 +10,7 @@ import hashlib
 import mmap
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,19 @@ class Ragged:
         out = np.empty((n, *self.row_shape), dtype=self.dtype)
         self.read_into(index, out)
         return out
+
+    def in_order(self) -> Iterator[npt.NDArray[Any]]:
+        """Every utterance once; a shard's pages are given back as soon as it has been read.
+
+        The system could take them back itself, but until then they count as this process' memory.
+        """
+        begun = 0
+        for index in range(len(self)):
+            yield self.read(index)
+            now = int(self.offsets[index + 1]) // (self._chunk_rows * self._per_shard)
+            for shard in range(begun, now):
+                self._shards[shard].madvise(mmap.MADV_DONTNEED)
+            begun = now
 
     def read_into(self, index: int, out: npt.NDArray[Any]) -> None:
         """Copy utterance ``index`` into ``out``, converting to its dtype.

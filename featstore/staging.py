@@ -10,6 +10,7 @@ import ctypes
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -19,13 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from featstore.disk import io_failure
-from featstore.files import fsync_file, fsync_folder, sha256_of, write_file
+from featstore.files import fsync_file, fsync_folder, make_folders, sha256_of, write_file
 from featstore.locks import try_lock
 from featstore.schema import UserError
 from featstore.settings import digest
 from featstore.units import RECORD, SCHEMA, Identity, files_below, read_unit
 
 PREFIX = ".staging-"
+_WRAPPER = re.compile(r"\.staging-.+-[0-9a-f]{16}\Z")
+"""Nobody else's folder is swept away."""
 
 
 @contextmanager
@@ -71,7 +74,7 @@ def beside(place: Path) -> Iterator[Path]:
 
     It is gone afterwards, and with it all that was not renamed out of it.
     """
-    place.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(place.parent)
     sweep(place.parent)
     wrapper, lock = _new_wrapper(place)
     try:
@@ -83,17 +86,25 @@ def beside(place: Path) -> Iterator[Path]:
 
 def sweep(parent: Path) -> None:
     """Remove the staging folders below ``parent`` whose writers are gone."""
-    for wrapper in parent.glob(f"{PREFIX}*"):
+    for wrapper in [path for path in parent.iterdir() if _WRAPPER.match(path.name)]:
         lock_file = wrapper / "lock"
         try:
             lock = try_lock(lock_file)
         except FileNotFoundError:
-            with suppress(OSError):  # its writer is between mkdir and lock, or it is gone
-                wrapper.rmdir()
+            _remove_unlocked(wrapper)
             continue
         if lock is not None:
             _remove(wrapper)
             os.close(lock)
+
+
+def _remove_unlocked(wrapper: Path) -> None:
+    """Its writer is between mkdir and lock, or it is gone and one of its threads came too late."""
+    try:
+        wrapper.rmdir()
+    except OSError:
+        if not (wrapper / "lock").exists():  # which a living writer makes before anything else
+            _remove(wrapper)
 
 
 def _new_wrapper(place: Path) -> tuple[Path, int]:

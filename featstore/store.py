@@ -17,28 +17,30 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from featstore.arrays import group_json, read_array, write_group
-from featstore.files import read_small, strict_json, write_file
+from featstore.files import make_folders, read_small, strict_json, write_file
 from featstore.folds import Fold
 from featstore.reader import Ragged
 from featstore.records import check_record
 from featstore.schema import Corrupt, OtherVersion, Refused, UserError, printable
 from featstore.settings import digest
 from featstore.tables import SOURCES, UTTERANCES, read_table
-from featstore.units import NO_LINKS, RECORD, REPAIR, SCHEMA, Unit, read_unit
+from featstore.units import NO_LINKS, RECORD, REPAIR, SCHEMA, Unit, read_unit, steady
 
 if TYPE_CHECKING:
     import pandas as pd
+
+T = TypeVar("T")
 
 SHARED_UNITS = ("corpus", "audio", "lld", "splits")
 FORMAT = "emodistill-store"
@@ -109,7 +111,7 @@ class Store:
         """
         own_folder = "give --store a folder of its own"
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            make_folders(path)
         except (FileExistsError, NotADirectoryError):
             raise UserError(f"{path}: not a folder", own_folder) from None
         root = path / "zarr.json"
@@ -154,7 +156,8 @@ class Store:
         for above in Path(name).parents[:-1]:
             if (self.path / above).is_symlink():
                 raise Refused(f"{self.path / above}: a link", NO_LINKS)
-        unit = read_unit(self.path / name, name, deep=deep)
+        place = self.path / name
+        unit = steady(place, lambda: read_unit(place, name, deep=deep))
         check_record(name, unit.settings, unit.facts, f"{unit.path}/{RECORD}")
         return unit
 
@@ -165,7 +168,7 @@ class Store:
     @cached_property
     def utterances(self) -> pd.DataFrame:
         """One row per utterance, in the order of every array's first dimension."""
-        return read_table(self.unit("corpus"), "utterances.parquet", UTTERANCES)
+        return self._of("corpus", lambda unit: read_table(unit, "utterances.parquet", UTTERANCES))
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -175,7 +178,7 @@ class Store:
     @property
     def labels(self) -> npt.NDArray[np.int16]:
         """Class index of every utterance: ``[N]``."""
-        return _array(self.unit("corpus"), "label")
+        return self._of("corpus", lambda unit: _array(unit, "label"))
 
     @cached_property
     def audio(self) -> Ragged:
@@ -186,28 +189,27 @@ class Store:
                 f"{self.path}: built with --no-embed-audio, so it holds no signals",
                 "give --root, the corpus' folder",
             )
-        return _ragged(unit)
+        return self._of("audio", _ragged)
 
     @cached_property
     def sources(self) -> pd.DataFrame:
         """SHA-256 of each utterance's audio file and its duration there: one row an utterance."""
-        return read_table(self.unit("audio"), "sources.parquet", SOURCES)
+        return self._of("audio", lambda unit: read_table(unit, "sources.parquet", SOURCES))
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
         """Samples of every utterance at 16 kHz: ``[N]``."""
-        return np.diff(_array(self.unit("audio"), "offsets"))
+        return np.diff(self._of("audio", lambda unit: _array(unit, "offsets")))
 
     @cached_property
     def lld(self) -> Ragged:
         """The low-level descriptors: ``[frames, D]`` float32 an utterance."""
-        unit = self.unit("lld")
-        return _ragged(unit)
+        return self._of("lld", _ragged)
 
     @cached_property
     def roles(self) -> npt.NDArray[np.int8]:
         """What each utterance is in each fold: ``[fold, N]``, of OUT, TRAIN, VALIDATION, TEST."""
-        return _array(self.unit("splits"), "role")
+        return self._of("splits", lambda unit: _array(unit, "role"))
 
     @cached_property
     def folds(self) -> tuple[Fold, ...]:
@@ -272,13 +274,19 @@ class Store:
             Corrupt: a file differs, or its arrays do not fit the corpus.
             Refused: it was made from another corpus, splits or LLDs than the store has.
         """
-        unit = self.unit(name, deep=deep)
+        return self._of(name, self._outputs, deep=deep)
+
+    def _of(self, name: str, read: Callable[[Unit], T], *, deep: bool = False) -> T:
+        """What is read of a unit, although a rebuild may replace it meanwhile."""
+        return steady(self.path / name, lambda: read(self.unit(name, deep=deep)))
+
+    def _outputs(self, unit: Unit) -> TeacherOutputs:
         self.check_parents(unit)
         logits, embeddings = _array(unit, "logits"), _array(unit, "embeddings")
         n, c = len(self.utterances), len(self.classes)
         if logits.shape != (n, c) or embeddings.ndim != 2 or len(embeddings) != n:
             raise Corrupt(
-                f"{name}: logits {logits.shape} and embeddings {embeddings.shape} "
+                f"{unit.unit}: logits {logits.shape} and embeddings {embeddings.shape} "
                 f"for {n} utterances and {c} classes",
                 REPAIR,
             )

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from featstore.files import read_small, sha256_of, strict_json
 from featstore.schema import Corrupt, OtherVersion, Refused, UserError, listed
 from featstore.settings import digest
+
+T = TypeVar("T")
 
 SCHEMA = 2
 """Version of the store's schema; part of every fingerprint."""
@@ -119,6 +121,32 @@ def read_unit(place: Path, unit: str, *, deep: bool = False) -> Unit:
         several = f"{unit}: {len(faults)} files are not what was written\n"
         raise Corrupt((several if len(faults) > 1 else "") + listed(faults), REPAIR)
     return record
+
+
+def steady(place: Path, read: Callable[[], T]) -> T:
+    """What is read of a unit, all of it of one version.
+
+    A rebuild swaps the folder for another; what was read across the swap is read again.
+    """
+    while True:
+        before = _version(place)
+        try:
+            found = read()
+        except (Corrupt, FileNotFoundError):
+            if _version(place) == before:
+                raise
+        else:
+            if _version(place) == before:
+                return found
+
+
+def _version(place: Path) -> tuple[int, int] | None:
+    """What tells a folder from the one that takes its place: a number is soon used again."""
+    try:
+        facts = place.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return facts.st_ino, facts.st_ctime_ns
 
 
 def files_below(folder: Path) -> dict[str, os.stat_result]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -104,8 +105,15 @@ def _groups(store: Store) -> Iterator[UserError]:
         name = folder.relative_to(store.path)
         if folder.is_symlink():
             yield Refused(f"{name}: a link", NO_LINKS)
-        elif not is_group(folder):
+        elif not is_group(folder) and (
+            (folder / "zarr.json").exists() or _holds_a_unit(store, name)
+        ):
             yield Corrupt(f"{name}/zarr.json: not what was written", again)
+
+
+def _holds_a_unit(store: Store, name: Path) -> bool:
+    """An empty folder without metadata is only where a build was interrupted."""
+    return any(unit.startswith(f"{name.as_posix()}/") for unit in store.units())
 
 
 def _strays(store: Store) -> Iterator[UserError]:

@@ -1,8 +1,10 @@
 """torchaudio's bundles through their own loading code, from torch hub's cache and from files."""
 
 import dataclasses
+import io
 import pickle
 import urllib.request
+import zipfile
 
 import pytest
 import torch
@@ -138,6 +140,58 @@ def test_pickled_objects_are_refused(bundle, hub, tmp_path, place, capsys):
     with pytest.raises(Refused):
         load_backbone(name, None if place == "cache" else path)
     assert "code ran" not in capsys.readouterr().out
+
+
+def packed(path, kind, **members):
+    """A torch archive again, with its members compressed or more of them."""
+    sound = zipfile.ZipFile(io.BytesIO(path.read_bytes()))
+    with zipfile.ZipFile(path, "w", kind) as again:
+        for name in sound.namelist():
+            again.writestr(name, sound.read(name))
+        for name, content in members.items():
+            again.writestr(name, content)
+
+
+@pytest.mark.parametrize("place", ["cache", "file"])
+def test_an_archive_that_is_larger_inside_is_refused(bundle, hub, tmp_path, place):
+    """And nothing is unpacked into the cache, as torch hub's own loader would."""
+    name, small, model = bundle
+    path = hub / small._path if place == "cache" else tmp_path / "w.pt"
+    torch.save(published(model), path)
+    packed(path, zipfile.ZIP_STORED)
+    load_backbone(name, None if place == "cache" else path)
+    packed(path, zipfile.ZIP_DEFLATED)
+    with pytest.raises(Refused, match="a compressed archive of"):
+        load_backbone(name, None if place == "cache" else path)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("w.pth", bytes(10_000_000))
+    with pytest.raises(Refused, match="a compressed archive of 10,000,000 bytes"):
+        load_backbone(name, None if place == "cache" else path)
+    assert [item.name for item in path.parent.iterdir() if item.is_file()] == [path.name]
+
+
+def test_an_archive_of_very_many_files_is_not_listed(tmp_path, monkeypatch):
+    torch.save({"x": torch.zeros(2)}, tmp_path / "w.pt")
+    bundles.refuse_unusable(tmp_path / "w.pt")
+    monkeypatch.setattr(bundles, "MAX_SIP", 64)
+    with pytest.raises(UserError, match="a directory of more than 64 bytes"):
+        bundles.refuse_unusable(tmp_path / "w.pt")
+
+
+def test_a_terabyte_is_refused_unread(tmp_path):
+    for suffix in (".pt", ".pth", ".safetensors"):
+        path = tmp_path / f"w{suffix}"
+        with path.open("wb") as file:
+            file.truncate(2**40)
+        with pytest.raises(Refused, match=path.name):
+            bundles.refuse_unusable(path)
+
+
+def test_weights_from_before_torch_1_6_are_refused(bundle, tmp_path):
+    name, _, model = bundle
+    torch.save(published(model), tmp_path / "w.pt", _use_new_zipfile_serialization=False)
+    with pytest.raises(Refused, match=r"w\.pt: a bare pickle"):
+        load_backbone(name, tmp_path / "w.pt")
 
 
 def test_weights_of_another_model(bundle, tmp_path):

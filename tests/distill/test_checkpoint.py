@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import os
 import pickle
 
 import pytest
@@ -71,10 +72,16 @@ def edit_state(place):
     (place / "state.json").write_text(json.dumps(record))
 
 
+def pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
 DAMAGE = {
     "flipped bit": lambda place: flip_byte(place / "tensors.safetensors", -1),
     "flipped header": lambda place: flip_byte(place / "tensors.safetensors", 3),
     "cut tensors": lambda place: (place / "tensors.safetensors").write_bytes(b""),
+    "a pipe": lambda place: pipe(place / "tensors.safetensors"),
     "no tensors": lambda place: (place / "tensors.safetensors").unlink(),
     "edited state": edit_state,
     "cut state": lambda place: (place / "state.json").write_text('{"state": {'),
@@ -92,13 +99,39 @@ def test_a_damaged_one_is_passed_over_and_said(tmp_path, damage, capsys):
     assert state == {"at": 1}
     torch.testing.assert_close(found["student.w"], torch.ones(2, 3), rtol=0, atol=0)
     captured = capsys.readouterr()
-    assert "00000002: damaged checkpoint" in captured.err
+    assert "damaged checkpoint passed over, taking 00000001: " in captured.err
+    assert f"{tmp_path}/c/00000002/" in captured.err
     assert captured.out == ""
     damage(tmp_path / "c" / "00000001")
     assert load_newest(tmp_path / "c") is None
+    assert "none is left, so it starts anew" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("stop", ["save_file", "write_file", "fsync_folder"])
+def test_damaged_ones_never_crowd_out_what_is_saved_after_them(tmp_path):
+    """Started anew behind two damaged ones, a run's own checkpoints are the ones to keep."""
+    for position in (7, 9):
+        save(tmp_path / "c", position)
+        DAMAGE["cut tensors"](tmp_path / "c" / f"{position:08d}")
+    save(tmp_path / "c", 2)
+    assert load_newest(tmp_path / "c")[1] == {"at": 2}
+    save(tmp_path / "c", 3)
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["00000002", "00000003"]
+
+
+def test_what_is_no_checkpoint_is_passed_over(tmp_path, capsys):
+    save(tmp_path / "c", 1)
+    for name in ("12", "\u00b2", "\u0663" * 8, "notes", ".00000009-a1b2c3d4"):
+        (tmp_path / "c" / name).mkdir()
+    assert load_newest(tmp_path / "c")[1] == {"at": 1}
+    assert capsys.readouterr().err == ""
+    (tmp_path / "c" / "00000002").write_text("a file")
+    (tmp_path / "c" / "00000003").mkdir()
+    os.mkfifo(tmp_path / "c" / "00000003" / "state.json")
+    assert load_newest(tmp_path / "c")[1] == {"at": 1}
+    assert capsys.readouterr().err.count("damaged checkpoint") == 2
+
+
+@pytest.mark.parametrize("stop", ["save_tensors", "write_file", "fsync_folder"])
 def test_an_interrupted_write_leaves_the_older(tmp_path, monkeypatch, stop):
     save(tmp_path / "c", 1)
 

@@ -115,7 +115,9 @@ def test_with_its_newest_checkpoint_damaged(finished, small_store, tmp_path, mon
     newest = sorted((folder_of(order).path / "checkpoint").iterdir())[-1]
     (newest / "tensors.safetensors").write_bytes(b"")
     same(run_fold(order), finished[1])
-    assert f"{STEPS + 2:08d}: damaged checkpoint" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"damaged checkpoint passed over, taking {STEPS + 1:08d}: " in told
+    assert f"{STEPS + 2:08d}/tensors.safetensors" in told
 
 
 def test_stopped_on_purpose(finished, small_store, tmp_path):

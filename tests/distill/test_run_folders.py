@@ -10,9 +10,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from small_runs import settings_of
 
+from distill import runs
 from distill.runs import SUMMED, RunFolder, predictions_table
+from distill.student import build_student
 from featstore.schema import Corrupt, UserError
+from featstore.settings import digest
 
 HOLD = """
 import sys, time
@@ -24,12 +28,20 @@ time.sleep(60)
 """
 
 
+def flipped(content, bit):
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
 @pytest.fixture
 def run(tmp_path):
     made = RunFolder.of(tmp_path, "study", "0a1b2c3d4e5f", 3, 42)
     made.path.mkdir(parents=True)
+    build_student(settings_of().student, ("a", "b"), {}).save_pretrained(made.path / "student")
     for name in SUMMED:
-        (made.path / name).write_text(name)
+        if not name.startswith("student/"):
+            (made.path / name).write_text(name)
     return made
 
 
@@ -56,6 +68,35 @@ def test_a_finished_run_that_was_changed(run, name):
         _ = run.done
 
 
+def test_a_finished_run_without_its_weights(run):
+    run.finish()
+    weights = run.path / "student" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(Corrupt, match=r"model\.safetensors: not the [\d,]+ bytes"):
+        _ = run.done
+    weights.unlink()
+    with pytest.raises(Corrupt, match=r"model\.safetensors"):
+        _ = run.done
+
+
+def test_every_flipped_bit_of_the_mark_is_noticed(run):
+    run.finish()
+    content = (run.path / "DONE").read_bytes()
+    for at in range(8 * len(content)):
+        (run.path / "DONE").write_bytes(flipped(content, at))
+        with pytest.raises(Corrupt, match="DONE"):
+            _ = run.done
+    (run.path / "DONE").write_bytes(content)
+    assert run.done
+
+
+def test_its_folders_survive_a_power_cut(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(runs, "fsync_folder", synced.append)
+    with RunFolder(tmp_path / "a" / "b" / "c").held():
+        assert synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
+
+
 @pytest.mark.parametrize("content", ["{}", '{"run.json": "00"}', "", "[]"])
 def test_a_mark_that_vouches_for_nothing(run, content):
     (run.path / "DONE").write_text(content)
@@ -67,6 +108,8 @@ def test_a_mark_cannot_point_elsewhere(run, tmp_path):
     run.finish()
     mark = json.loads((run.path / "DONE").read_text())
     mark["../secret"] = mark.pop("run.json")
+    mark.pop("sha256")
+    mark["sha256"] = digest(mark)
     (run.path / "DONE").write_text(json.dumps(mark))
     with pytest.raises(Corrupt, match="DONE"):
         _ = run.done
@@ -90,6 +133,29 @@ def test_only_one_process_at_a_time_and_none_after_sigkill(run):
             pass
         assert (run.path / ".lock").exists()
     assert not (run.path / ".lock").exists()
+
+
+def test_what_a_killed_process_began_is_removed(run):
+    (run.path / ".run.json.0a1b2c3d").write_text("{")
+    (run.path / ".nfs0001").write_text("the file system's")
+    with run.held():
+        left = sorted(path.name for path in run.path.iterdir() if path.name.startswith("."))
+        assert left == [".lock", ".nfs0001"]
+
+
+def test_what_is_left_of_a_finished_run_is_removed(run):
+    """Its process was killed after DONE: gigabytes of checkpoints would stay for ever."""
+    run.finish()
+    (run.path / "checkpoint" / "00000001").mkdir(parents=True)
+    (run.path / ".lock").touch()
+    with run.held():
+        run.tidy()
+        assert (run.path / "checkpoint").exists()
+    (run.path / ".lock").touch()
+    run.tidy()
+    assert not (run.path / "checkpoint").exists()
+    assert not (run.path / ".lock").exists()
+    assert run.done
 
 
 def test_metrics_are_one_line_an_epoch(run):

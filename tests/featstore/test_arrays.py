@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from featstore import arrays
 from featstore.arrays import (
     DTYPES,
     RaggedWriter,
     check_crc,
+    misfits,
     read_array,
     read_metadata,
     write_array,
@@ -168,8 +170,89 @@ HOSTILE: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
     "rows of another width": ("values", _set(*SHARD, "chunk_shape", to=[4, 1])),
     "shards of another width": ("values", _set(*GRID, to=[8, 1])),
     "chunks of another rank": ("values", _set(*SHARD, "chunk_shape", to=[4])),
+    "shards of no row": ("values", _set(*GRID, to=[0, 2])),
+    "shards that are no whole number of chunks": ("values", _set(*GRID, to=[6, 2])),
+    "5,000 chunks in a shard": ("values", _set(*GRID, to=[20_000, 2])),
+    "chunks of 128 MB": ("values", lambda raw: (
+        _set(*GRID, to=[2**24, 2])(raw), _set(*SHARD, "chunk_shape", to=[2**24, 2])(raw))[0]),
+    "20 million chunks": ("values", _set("shape", to=[80_000_000, 2])),
+    "an array of 8 GB in one chunk": ("logits", lambda raw: (
+        _set("shape", to=[2**30, 2])(raw), _set(*GRID, to=[2**30, 2])(raw))[0]),
+    "chunks of another shape": ("logits", _set(*GRID, to=[2, 3])),
+    "five dimensions": ("logits", _set("shape", to=[1] * 5)),
+    "an unknown key": ("logits", _set("consolidated_metadata", to={})),
+    "chunks under other names": ("logits", _set("chunk_key_encoding", to={"name": "v2"})),
+    "another kind of grid": ("logits", _set("chunk_grid", "name", to="rectilinear")),
     "shard that is huge": ("values", _set(*GRID, to=[2**40, 2])),
 }  # fmt: skip
+
+
+class TestMisfits:
+    """Sizes that cannot be right, known without a byte of the values being read."""
+
+    @pytest.fixture
+    def sizes(self, group: Path) -> dict[str, int]:
+        files = (path for path in group.rglob("*") if path.is_file())
+        return {path.relative_to(group).as_posix(): path.stat().st_size for path in files}
+
+    def test_what_was_written_fits(self, group: Path, sizes: dict[str, int]) -> None:
+        assert misfits(group, sizes) == []
+        one = {name: size for name, size in sizes.items() if name.startswith("logits/")}
+        assert misfits(group, one) == []
+        meta = read_metadata(group / "values")
+        assert dict(meta.files()) == {"c/0/0": 2 * (4 * 2 * 4 + 4) + 2 * 16 + 4}
+        assert (meta.n_chunks, meta.per_shard, meta.n_bytes) == (2, 2, 32)
+
+    @pytest.mark.parametrize("name", ["logits/c/0/0", "values/c/0/0", "offsets/c/0"])
+    @pytest.mark.parametrize("by", [-1, 1, 2**40])
+    def test_another_size_is_named(
+        self, group: Path, sizes: dict[str, int], name: str, by: int
+    ) -> None:
+        right = sizes[name]
+        sizes[name] += by
+        assert misfits(group, sizes) == [f"{name}: {right + by} bytes where {right} belong"]
+
+    def test_a_missing_and_a_further_chunk_are_named(
+        self, group: Path, sizes: dict[str, int]
+    ) -> None:
+        size = sizes.pop("values/c/0/0")
+        sizes["values/c/1/0"] = size
+        assert misfits(group, sizes) == [
+            f"values/c/0/0: 0 bytes where {size} belong",
+            f"values/c/1/0: {size} bytes where 0 belong",
+        ]
+
+    def test_what_is_no_array_has_a_limit_of_its_own(
+        self, group: Path, sizes: dict[str, int]
+    ) -> None:
+        sizes |= {"utterances.parquet": 2**40, "model.safetensors": 2**33, "vocab.txt": 2**20}
+        [fault] = misfits(group, sizes)
+        assert fault.startswith("utterances.parquet: 1099511627776 bytes, more than")
+
+    def test_metadata_of_no_store_is_refused(self, group: Path, sizes: dict[str, int]) -> None:
+        path = group / "logits" / "zarr.json"
+        path.write_text(path.read_text().replace('"crc32c"', '"gzip"'))
+        with pytest.raises(Refused, match=r"codecs \['bytes', 'gzip'\]"):
+            misfits(group, sizes)
+
+
+class TestShapeThatIsKnown:
+    @pytest.mark.parametrize("shape", [(4, 3), (None, 3), (4, None), (None, None)])
+    def test_is_read(self, group: Path, shape: tuple[int | None, ...]) -> None:
+        np.testing.assert_array_equal(read_array(group / "logits", shape), MATRIX)
+
+    @pytest.mark.parametrize("shape", [(4,), (4, 4), (None, 2), (4, 3, 1), ()])
+    def test_is_demanded(self, group: Path, shape: tuple[int | None, ...]) -> None:
+        with pytest.raises(Corrupt, match=r"logits: \(4, 3\) instead of"):
+            read_array(group / "logits", shape)
+
+    def test_allows_what_is_not_read_unasked(
+        self, group: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(arrays, "MAX_UNASKED_BYTES", 40)
+        with pytest.raises(Refused, match="52 bytes, more than 40"):
+            read_array(group / "logits")
+        assert read_array(group / "logits", (4, None)).shape == (4, 3)
 
 
 class TestHostileMetadata:
@@ -182,7 +265,7 @@ class TestHostileMetadata:
         raw = json.loads(path.read_text())
         damage(raw)
         path.write_text(json.dumps(raw))
-        with pytest.raises(Refused, match=rf"{name}/zarr\.json: not the metadata") as caught:
+        with pytest.raises(Refused, match=rf"{name}/zarr\.json: no metadata") as caught:
             read_metadata(group / name)
         assert caught.value.exit_code == 4
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -11,10 +13,11 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from featstore import reader
 from featstore.arrays import RaggedWriter, write_array, write_group
 from featstore.files import sha256_of
 from featstore.reader import Ragged
-from featstore.schema import Corrupt
+from featstore.schema import Corrupt, Refused
 
 CHUNK, SHARD = 4, 8
 
@@ -67,6 +70,39 @@ def test_reads_what_was_written_and_so_does_zarr(
     for index, part in enumerate(parts):
         by_zarr = oracle["values"][offsets[index] : offsets[index + 1]]
         np.testing.assert_array_equal(by_zarr, part)
+
+
+class TestInOrder:
+    def test_is_every_utterance(self, folder: Path) -> None:
+        ragged = Ragged(folder)
+        found = [part.tolist() for part in ragged.in_order()]
+        assert found == [ragged.read(index).tolist() for index in range(3)]
+
+    def test_gives_back_the_pages_of_what_it_has_read(self, tmp_path: Path) -> None:
+        """Five shards of 8 MiB, and an utterance that spans three of them."""
+        rows = 4 * 1024**2
+        write_group(tmp_path)
+        writer = RaggedWriter(tmp_path, "int16", (), (rows // 2, rows), "row")
+        for size in (100, 3 * rows, rows, rows - 100):
+            writer.append(np.ones(size, dtype=np.int16))
+        writer.close()
+        grown = {}
+        for name in ("in order", "as they come"):
+            opened = Ragged(tmp_path, check=False)
+            before = mapped_mb()
+            if name == "in order":
+                assert sum(len(part) for part in opened.in_order()) == opened.n_rows
+            else:
+                assert sum(len(opened.read(index)) for index in range(4)) == opened.n_rows
+            grown[name] = mapped_mb() - before
+        assert grown["in order"] < 10
+        assert grown["as they come"] > 35
+
+
+def mapped_mb() -> float:
+    """Resident pages of mapped files, in MB."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("RssFile:")[2].split()[0]) / 1000
 
 
 class TestRead:
@@ -184,3 +220,59 @@ def test_two_shards_that_changed_places_are_told_by_their_sums_alone(tmp_path: P
     assert Ragged(tmp_path).read(0).tolist() == [4, 5, 6, 7]  # what crc32c lets through
     with pytest.raises(Corrupt, match="values/c/0: content differs"):
         Ragged(tmp_path, sums=sums).read(0)
+
+
+def reindexed(path: Path, *entries: tuple[int, int]) -> None:
+    """Another index at the end of a shard, with the checksum that belongs to it."""
+    content = b"".join(struct.pack("<QQ", *entry) for entry in entries)
+    whole = path.read_bytes()[: -len(content) - 4]
+    crc = google_crc32c.value(content).to_bytes(4, "little")
+    path.write_bytes(whole + content + crc)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        ((0, 12), (0, 12)),  # one chunk twice
+        ((0, 12), (6, 12)),  # overlapping
+        ((12, 12), (24, 12)),  # into the index itself
+        ((0, 6), (6, 18)),  # of other sizes
+        ((0, 12), (2**64 - 1, 2**64 - 1)),  # what stands for a missing chunk
+        ((0, 12), (2**63, 12)),
+    ],
+)
+def test_an_index_of_other_chunks_is_refused(
+    folder: Path, entries: tuple[tuple[int, int], ...]
+) -> None:
+    path = folder / "values" / "c" / "0"
+    reindexed(path, (0, 12), (12, 12))
+    np.testing.assert_array_equal(Ragged(folder).read(1), np.arange(3, 9))
+    reindexed(path, *entries)
+    with pytest.raises(Corrupt, match="values/c/0: its index names other chunks"):
+        Ragged(folder)
+
+
+def test_chunks_may_lie_in_another_order(folder: Path) -> None:
+    path = folder / "values" / "c" / "0"
+    whole = path.read_bytes()
+    path.write_bytes(whole[12:24] + whole[:12] + whole[24:])
+    reindexed(path, (12, 12), (0, 12))
+    np.testing.assert_array_equal(Ragged(folder).read(1), np.arange(3, 9))
+
+
+@pytest.mark.parametrize("by", [-1, 1, 2**40])
+def test_a_shard_of_another_size_is_refused_unread(folder: Path, by: int) -> None:
+    path = folder / "values" / "c" / "0"
+    os.truncate(path, path.stat().st_size + by)
+    with pytest.raises(Corrupt, match=r"values/c/0: \d+ bytes instead of 60"):
+        Ragged(folder)
+
+
+def test_an_utterance_beyond_reason_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "MAX_UTTERANCE_BYTES", 12)
+    assert len(Ragged(folder)) == 3
+    monkeypatch.setattr(reader, "MAX_UTTERANCE_BYTES", 11)
+    with pytest.raises(Refused, match="offsets: an utterance of 6 rows"):
+        Ragged(folder)

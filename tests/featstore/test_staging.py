@@ -162,13 +162,13 @@ class TestSweep:
         assert (tmp_path / "lld" / "values").read_bytes() == b"v"
 
     def test_takes_an_empty_folder_without_a_lock(self, tmp_path: Path) -> None:
-        (tmp_path / f"{PREFIX}lld-1").mkdir()
+        (tmp_path / f"{PREFIX}lld-{1:016x}").mkdir()
         sweep(tmp_path)
         assert names(tmp_path) == []
 
     def test_removes_the_lock_last(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Killed while it cleans up, a writer leaves something that is still swept."""
-        wrapper = tmp_path / f"{PREFIX}lld-1"
+        wrapper = tmp_path / f"{PREFIX}lld-{1:016x}"
         (wrapper / "unit" / "values").mkdir(parents=True)
         (wrapper / "lock").touch()
         left: list[list[str]] = []

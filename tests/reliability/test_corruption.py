@@ -201,6 +201,15 @@ def swap(one: str, two: str) -> Callable[[Path], None]:
     return do
 
 
+def swap_folders(one: str, two: str) -> Callable[[Path], None]:
+    def do(store: Path) -> None:
+        (store / one).rename(store / ".aside")
+        (store / two).rename(store / one)
+        (store / ".aside").rename(store / two)
+
+    return do
+
+
 def swap_rows(array: str) -> Callable[[Path], None]:
     """Two rows exchanged by a program that knows Zarr: every checksum of Zarr's fits again."""
 
@@ -258,6 +267,9 @@ DAMAGE = {
     ),
     "two arrays swapped": Damage(
         swap("corpus/label/c/0", "corpus/speaker/c/0"), "label/c/0: content differs"
+    ),
+    "two units swapped": Damage(
+        swap_folders("folds/01/prosodic", "folds/02/prosodic"), "unit folds/02/prosodic, not"
     ),
     "two rows of logits swapped": Damage(
         swap_rows("folds/01/prosodic/logits"), "logits/c/0/0: content differs (array logits)"
