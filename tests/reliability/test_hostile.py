@@ -260,16 +260,19 @@ def test_a_left_staging_folder_leads_nowhere(
     """
     tally = Tally()
     store = Path(shutil.copytree(undisturbed, tmp_path / "store"))
-    mine = tmp_path / "mine"
-    (mine / "thesis").mkdir(parents=True)
-    for name in ("lock", "thesis/chapter1.tex"):
-        (mine / name).write_text("years of work")
-    for place in (store, store / "folds/01"):
-        (place / ".staging-lld-0").symlink_to(mine)
+    locked, unlocked = tmp_path / "locked", tmp_path / "unlocked"
+    for mine in (locked, unlocked):
+        (mine / "thesis").mkdir(parents=True)
+        (mine / "thesis/chapter1.tex").write_text("years of work")
+    (locked / "lock").write_text("mine")
+    for number, place in enumerate((store, store / "folds/01")):
+        (place / f".staging-lld-0123456789abcde{number}").symlink_to(locked)
+        (place / f".staging-audio-0123456789abcde{number}").symlink_to(unlocked)
     shutil.rmtree(store / "lld")
     ended = sandbox("featstore", *build_arguments(tone_corpus, tone_config, store))
     tally.add("build", ended, (0,))
-    assert (mine / "thesis/chapter1.tex").read_text() == "years of work"
-    assert (mine / "lock").exists()
-    assert not [path for path in store.rglob(".staging-*") if path.parent == store]
+    for mine in (locked, unlocked):
+        assert (mine / "thesis/chapter1.tex").read_text() == "years of work"
+    assert (locked / "lock").read_text() == "mine"
+    assert not list(store.glob(".staging-*"))
     tally.close("links among what is swept")
