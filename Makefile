@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 DEMO ?= demo
 
-.PHONY: demo test test-slow test-reliability lint format clean
+.PHONY: demo test test-slow test-reliability bench lint format clean
 
 # The main job, end to end on the embedded corpus; the README shows what it prints.
 demo: $(INSTALLED)
@@ -27,6 +27,11 @@ test-slow: $(INSTALLED)
 # What tests/reliability/README.md promises: kills, damage, full disks, hostile files, leaks.
 test-reliability: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m reliability tests
+
+# Side-by-side ratios, written to benchmarks/RESULTS.md; about half an hour.
+bench: $(INSTALLED)
+	$(BIN)/python -m pip install -e ".[bench]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
