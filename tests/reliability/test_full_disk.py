@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -110,6 +111,8 @@ def test_failing_disk(
     injection: str, words: str, tone_corpus: Path, tone_config: Path, undisturbed: Path,
     tmp_path: Path,
 ) -> None:  # fmt: skip
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed")
     store = tmp_path / "store"
     arguments = build_arguments(tone_corpus, tone_config, store)
     calls = injection.split(":")[0]
