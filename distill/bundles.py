@@ -165,6 +165,19 @@ def _from_file(name: str, path: Path) -> TorchaudioEncoder:
     return encoder
 
 
+def refuse_giant(path: Path) -> None:
+    """Make sure that a file of weights can be read, or summed, to its end.
+
+    Raises:
+        UserError: it is not there.
+        Refused: it has more than :data:`featstore.models.MAX_BYTES`; a sparse file claims any size.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file of weights", "give --weights an existing file")
+    if path.stat().st_size > MAX_BYTES:
+        raise Refused(f"{path}: more than {MAX_BYTES:,} bytes", "give --weights an encoder's file")
+
+
 def refuse_unusable(path: Path) -> None:
     """Look at a file of weights as far as that takes no time, however large it claims to be.
 
@@ -173,8 +186,7 @@ def refuse_unusable(path: Path) -> None:
         Corrupt: it is no safetensors file although it says so.
         Refused: it is a pickle in disguise, or would not fit into memory.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file of weights", "give --weights an existing file")
+    refuse_giant(path)
     if path.suffix == ".safetensors":
         read_header(path, max_bytes=MAX_BYTES)
     elif path.suffix in {".pt", ".pth"}:
@@ -228,8 +240,6 @@ def _refuse_bomb(path: Path) -> None:
     """
     again = "save its state dict as .safetensors where you trust the file"
     n_bytes = path.stat().st_size
-    if n_bytes > MAX_BYTES:
-        raise Refused(f"{path}: more than {MAX_BYTES:,} bytes", again)
     with _InSips(path) as file:
         start = file.read(4)
         if start[:1] == b"\x80":

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from distill.augment import augmentation
+from distill.bundles import refuse_giant
 from distill.config import RunSettings, portable, run_key
 from distill.describe import run_facts
 from distill.losses import LossSettings
@@ -82,8 +83,8 @@ def key_of(store: Store, fold: int, settings: RunSettings, weights: Path | None 
     Raises:
         UserError: the store lacks the fold, or there is no such file of weights.
     """
-    if weights is not None and not weights.is_file():
-        raise UserError(f"{weights}: no such file of weights", "give --weights an existing file")
+    if weights is not None:
+        refuse_giant(weights)
     units = [output.unit for _, output in sorted(store.fold(fold).items())]
     made_from = [
         {

@@ -17,7 +17,8 @@ from featstore.locks import try_lock
 from featstore.schema import Corrupt, Refused
 from featstore.settings import canonical, digest
 
-MAX_JSON_BYTES = 16 * 1024**2
+MAX_JSON_BYTES = 4 * 1024**2
+"""A record of 20,000 files has 3; read, the densest JSON takes thirty times its size."""
 _BESIDE = re.compile(r"\..+\.[0-9a-f]{8}\Z")
 
 

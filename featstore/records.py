@@ -178,7 +178,7 @@ def check_record(unit: str, settings: Any, facts: Any, place: str) -> None:
         except ValidationError as error:
             faults += [
                 printable(f"{name}.{'.'.join(map(str, item['loc']))}: {item['msg']}")
-                for item in error.errors()
+                for item in error.errors(include_input=False)
             ]
     if faults:
         raise Corrupt(

@@ -87,6 +87,9 @@ def beside(place: Path) -> Iterator[Path]:
 def sweep(parent: Path) -> None:
     """Remove the staging folders below ``parent`` whose writers are gone."""
     for wrapper in [path for path in parent.iterdir() if _WRAPPER.match(path.name)]:
+        if wrapper.is_symlink():  # no writer of ours leaves one; what it leads to is not ours
+            wrapper.unlink(missing_ok=True)
+            continue
         lock_file = wrapper / "lock"
         try:
             lock = try_lock(lock_file)

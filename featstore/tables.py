@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MAX_ROWS = 2_000_000
-MAX_BYTES = 256 * 1024**2
+MAX_BYTES = 128 * 1024**2
 """No corpus of speech has more; a table of a few kilobytes can claim to."""
 
 UTTERANCES = {name: COLUMNS[name] for name in COLUMNS if name != "duration_s"}
@@ -43,6 +43,8 @@ def read_table(unit: Unit, name: str, columns: Mapping[str, str]) -> pd.DataFram
         found = {field.name: field.type for field in about.schema.to_arrow_schema()}
         if about.num_rows > MAX_ROWS or not _fits(found, columns):
             raise Refused(f"{unit.unit}/{name}: {about.num_rows} rows of {_told(found)}", REPAIR)
+        if packed(about):
+            raise Refused(f"{unit.unit}/{name}: larger inside than any corpus", REPAIR)
         texts = [key for key, kind in columns.items() if kind == "str"]
         # As dictionaries a text that stands in every row takes its place once.
         table = parquet.read_table(path, read_dictionary=texts, use_threads=False)
@@ -67,6 +69,17 @@ def _fits(found: Mapping[str, Any], columns: Mapping[str, str]) -> bool:
     return list(found) == list(columns) and all(
         found[name] in kinds[kind] for name, kind in columns.items()
     )
+
+
+def packed(about: Any) -> bool:
+    """Whether a table may take more memory than it should: by what it says of itself, or because
+    its compression is not ours. A byte of Snappy's stands for 21 at most; of zstd's, for thousands.
+    """
+    groups = (about.row_group(number) for number in range(about.num_row_groups))
+    columns = [group.column(number) for group in groups for number in range(group.num_columns)]
+    return sum(column.total_uncompressed_size for column in columns) > MAX_BYTES or not {
+        column.compression for column in columns
+    } <= {"SNAPPY", "UNCOMPRESSED"}
 
 
 def _told(found: Mapping[str, Any]) -> str:

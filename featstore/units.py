@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from featstore.arrays import misfits
 from featstore.files import read_small, sha256_of, strict_json
 from featstore.schema import Corrupt, OtherVersion, Refused, UserError, listed
 from featstore.settings import digest
@@ -83,6 +84,8 @@ class Unit:
             Corrupt: naming the first that differs.
         """
         names = [name for name in self.files if name == part or name.startswith(f"{part}/")]
+        for fault in misfits(self.path, {name: self.files[name][0] for name in names}):
+            raise Corrupt(f"{self.unit}/{fault}", REPAIR)
         for name in sorted(names):
             try:
                 same = sha256_of(self.path / name) == self.files[name][1]
@@ -222,7 +225,10 @@ def _compare(record: Unit, deep: bool) -> list[str]:
             same_size.append(name)
         else:
             faults.append(f"{record.unit}/{name}: {found[name].st_size} bytes instead of {size}")
-    if deep:
+    if deep and not faults:
+        sizes = {name: size for name, (size, _) in record.files.items()}
+        faults = [f"{record.unit}/{fault}" for fault in misfits(record.path, sizes)]
+    if deep and not faults:
         with ThreadPoolExecutor(4) as pool:
             sums = pool.map(sha256_of, [record.path / name for name in same_size])
             faults += [

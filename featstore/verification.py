@@ -7,8 +7,9 @@ usable or named.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from featstore.schema import Corrupt, Refused, TaskFailed, UserError, listed, pr
 from featstore.store import SHARED_UNITS, TEACHER_UNIT, Store
 from featstore.units import NO_LINKS, REPAIR, Unit
 
+MAX_FAULTS = 100
 _REMOVE = "remove it: nothing reads it, and a store holds only what it lists"
 
 
@@ -57,17 +59,21 @@ class Verification:
 def verify(store: Store) -> Verification:
     """Read every byte of every unit and compare it with its record and its parents."""
     sound: list[Unit] = []
-    faults: list[UserError] = [*_groups(store), *_strays(store)]
-    if not store.units():
+    names = store.units()
+    faults = [*_some(_groups(store, names), "folders"), *_some(_strays(store), "files")]
+    if not names:
         faults.append(TaskFailed(f"{store.path}: no unit is complete", "run `featstore build`"))
-    for name in store.units():
+    for name in names:
+        if len(faults) > 2 * MAX_FAULTS:
+            faults.append(Corrupt("and more, which were not looked at", REPAIR))
+            break
         try:
             unit = _deep(store, name)
             store.check_parents(unit)
-            _check_fit(store, unit)
+            _check_fit(store, unit, names)
             sound.append(unit)
         except UserError as error:
-            faults.append(error)
+            faults.append(_bare(error))
         except OSError as error:
             faults.append(io_failure(error, store.path / name))
     return Verification(tuple(sound), tuple(faults), "" if faults else store.content_hash())
@@ -98,7 +104,20 @@ def _hurt_utterances(store: Store, name: str, limit: int = 8) -> list[str]:
     return [printable(one) for one in hurt[:limit]] + more
 
 
-def _groups(store: Store) -> Iterator[UserError]:
+def _bare(error: UserError) -> UserError:
+    """The fault alone: its traceback would keep alive whatever had been read by then."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
+def _some(found: Iterator[UserError], what: str) -> Iterator[UserError]:
+    """The first of them: whoever puts a million files there shall not have a line for each."""
+    yield from islice(found, MAX_FAULTS)
+    if next(found, None) is not None:
+        yield Corrupt(f"and more such {what}", _REMOVE)
+
+
+def _groups(store: Store, names: Collection[str]) -> Iterator[UserError]:
     """Folders between the units that are no Zarr groups as we write them."""
     again = "the same `featstore build` writes it again"
     for folder in store.groups():
@@ -106,23 +125,23 @@ def _groups(store: Store) -> Iterator[UserError]:
         if folder.is_symlink():
             yield Refused(f"{name}: a link", NO_LINKS)
         elif not is_group(folder) and (
-            (folder / "zarr.json").exists() or _holds_a_unit(store, name)
+            (folder / "zarr.json").exists() or _holds_a_unit(names, name)
         ):
             yield Corrupt(f"{name}/zarr.json: not what was written", again)
 
 
-def _holds_a_unit(store: Store, name: Path) -> bool:
+def _holds_a_unit(names: Collection[str], name: Path) -> bool:
     """An empty folder without metadata is only where a build was interrupted."""
-    return any(unit.startswith(f"{name.as_posix()}/") for unit in store.units())
+    return any(unit.startswith(f"{name.as_posix()}/") for unit in names)
 
 
 def _strays(store: Store) -> Iterator[UserError]:
     """What lies between the units and belongs to none; names with a dot in front are passed over
     (staging folders, and what file systems leave).
     """
-    groups = [store.path, *(folder for folder in store.groups() if not folder.is_symlink())]
+    groups = {store.path, *(folder for folder in store.groups() if not folder.is_symlink())}
     known = {"zarr.json", *SHARED_UNITS}
-    for folder in groups:
+    for folder in sorted(groups):
         for path in sorted(folder.iterdir()):
             name = path.relative_to(store.path).as_posix()
             if path.name.startswith(".") or name in known or path in groups:
@@ -132,7 +151,7 @@ def _strays(store: Store) -> Iterator[UserError]:
                 yield Corrupt(f"{printable(name)}: not part of a store", _REMOVE)
 
 
-def _check_fit(store: Store, unit: Unit) -> None:
+def _check_fit(store: Store, unit: Unit, names: Collection[str]) -> None:
     """What a unit's sums cannot tell: whether it fits the others.
 
     Raises:
@@ -140,7 +159,7 @@ def _check_fit(store: Store, unit: Unit) -> None:
     """
     top = unit.unit.partition("/")[0]
     others = {"corpus"} | ({"splits"} if top == "folds" else set())
-    if (check := _FITS.get(top)) and others <= set(store.units()):  # else it is still being built
+    if (check := _FITS.get(top)) and others <= set(names):  # else it is still being built
         faults = [fault for fault, holds in check(store, unit) if not holds]
         if faults:
             raise Corrupt(listed(f"{unit.unit}: {fault}" for fault in faults), REPAIR)

@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from distill.run_facts import RunFacts
+from featstore.files import strict_json
 from featstore.schema import Corrupt
+from featstore.tables import packed
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MAX_BYTES = {
-    "": 1 << 20, ".json": 16 << 20, ".jsonl": 256 << 20, ".toml": 4 << 20, ".parquet": 1 << 30
+    "": 1 << 20, ".json": 1 << 20, ".jsonl": 256 << 20, ".toml": 4 << 20, ".parquet": 1 << 30
 }  # fmt: skip
 """Larger files are refused unread: a run's own are a few hundred KB."""
 MAX_ROWS = 5_000_000
@@ -50,11 +52,13 @@ def read(path: Path) -> bytes:
 
 def parse_facts(content: bytes) -> RunFacts:
     """``run.json``, checked against :class:`RunFacts`."""
+    strict_json(content, "run.json")  # which pydantic's own parser is not
     try:
         return RunFacts.model_validate_json(content)
     except ValidationError as error:
         faults = [
-            f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']}" for item in error.errors()
+            f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']}"
+            for item in error.errors(include_input=False)
         ]
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise Corrupt(f"run.json: {'; '.join(faults[:3])}{more}") from error
@@ -109,6 +113,8 @@ def parse_predictions(content: bytes, facts: RunFacts) -> pd.DataFrame:
         absent = [name for name in wanted if names.count(name) != 1]
         if absent:
             raise Corrupt(f"predictions.parquet lacks the column(s) {', '.join(absent)}")
+        if packed(file.metadata):
+            raise Corrupt("predictions.parquet is larger inside than any run's")
         if file.metadata.num_rows > MAX_ROWS:
             raise Corrupt(f"predictions.parquet has {file.metadata.num_rows} rows")
         frame: pd.DataFrame = file.read(columns=wanted).to_pandas(ignore_metadata=True)[wanted]

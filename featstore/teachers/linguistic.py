@@ -20,6 +20,7 @@ from torch import nn
 
 from featstore.config import LinguisticSettings
 from featstore.hub import quiet
+from featstore.models import check_weights
 from featstore.schema import UserError
 from featstore.teachers.data import Batch, FoldData, Task
 from featstore.training import seed_all
@@ -158,6 +159,7 @@ def load_encoder(model: str) -> tuple[Any, Any]:
     """
     from transformers import AutoModel, AutoTokenizer
 
+    check_weights(model, local=False)
     with _telling_what_to_do(model), quiet():
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
         encoder, found = AutoModel.from_pretrained(

@@ -3,6 +3,7 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
@@ -54,6 +55,13 @@ def test_a_command_that_fails_says_why():
     assert run([sys.executable, "-c", "print(7)"]) == "7\n"
     with pytest.raises(TaskFailed, match="exit code 3\nsaid so"):
         run([sys.executable, "-c", "import sys; sys.stderr.write('said so'); sys.exit(3)"])
+
+
+def test_figures_from_numpy_are_written_like_any_other(tmp_path):
+    row = judged("what", "limit", list(np.array([1.0, 3.0])), at_least=2.0)
+    found = Answer([row], [], {"s": np.array([1.0, 3.0])})
+    results.write(tmp_path, {"one": results.entry("one", "Why?", found, 1.0, 0.5)}, ("one",))
+    assert json.loads((tmp_path / "results.json").read_text())["one"]["rows"][0]["met"] is True
 
 
 def answer(figure: str) -> Answer:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from featstore import teachers
 from featstore.config import LinguisticSettings
-from featstore.schema import UserError
+from featstore.schema import Corrupt, UserError
 from featstore.teachers import linguistic
 from featstore.teachers.linguistic import SPECIAL, check, collate, load_encoder, train_tokenizer
 
@@ -221,7 +221,7 @@ class TestLocalModel:
     def test_damaged_weights_are_told(self, local_bert: Path, tmp_path: Path) -> None:
         folder = shutil.copytree(local_bert, tmp_path / "damaged")
         (folder / "model.safetensors").write_bytes(b"\xff" * 64)
-        with pytest.raises(UserError, match="no usable text encoder") as caught:
+        with pytest.raises(Corrupt, match="not a sound safetensors file") as caught:
             load_encoder(str(folder))
         assert str(folder) in caught.value.message
 
