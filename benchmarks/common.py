@@ -161,7 +161,7 @@ def judged(
     >>> judged("reader", "np.memmap", [0.8, 0.9, 0.7], at_least=0.9, reason="cold").reason
     'cold'
     """
-    middle, goal, met = median(values), "", None
+    middle, goal, met = float(median(values)), "", None
     if at_least is not None:
         goal, met = f">= {at_least:g}{unit}", middle >= at_least
     elif at_most is not None:

@@ -1,7 +1,7 @@
 """How fast are random padded batches of audio from the store, against every other way to keep it?
 
 All of them fill the same batches; what differs is who hands out utterance ``i``. Copied into place
-shows what the form costs; whole batches are made by :func:`distill.stream.read_batch`, as a
+shows what the form costs; whole batches are made by ``distill.stream.read_batch``, as a
 student is fed. Pages are in memory, one thread reads.
 """
 

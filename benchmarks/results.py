@@ -52,14 +52,15 @@ def entry(name: str, question: str, answer: Answer, seconds: float, load: float)
         question: what it asks.
         answer: what it found.
         seconds: how long it took.
-        load: the system's load average when it began: other programs' work.
+        load: the system's load average when it began; what it is now is told beside it. One is
+            this program's own.
     """
     return {
         "question": question,
         "command": f"python -m benchmarks {name}",
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "seconds": round(seconds, 1),
-        "load_before": round(load, 2),
+        "load": [round(load, 1), round(os.getloadavg()[0], 1)],
         "machine": machine(),
         "rows": [vars(row) for row in answer.rows],
         "notes": list(answer.notes),
@@ -106,8 +107,8 @@ def _section(name: str, one: Mapping[str, Any]) -> list[str]:
         one["question"],
         "",
         f"`{one['command']}` took {one['seconds']:.0f} s on {one['date']}, load average "
-        f"{one['load_before']:.1f} before. {about['processor']}, {about['memory']}, "
-        f"{about['system']}; {about['versions']}.",
+        f"{one['load'][0]} before and {one['load'][1]} after. {about['processor']}, "
+        f"{about['memory']}, {about['system']}; {about['versions']}.",
         "",
         *[f"- {note}" for note in one["notes"]],
     ]
