@@ -229,6 +229,11 @@ def join(device: str = "auto") -> Team:
         )
     from accelerate import PartialState
 
+    # Its functions' defaults are the group that exists as it is imported (the optimiser does that).
+    # They would keep the group, and its threads, alive beyond leave(): such a thread that ends
+    # while the interpreter does aborts the process.
+    from torch.distributed.nn import functional  # noqa: F401
+
     place = pick_device(device)
     if place.type == "cuda":
         place = pick_device(f"cuda:{os.environ['LOCAL_RANK']}")

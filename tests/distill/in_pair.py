@@ -59,6 +59,11 @@ def collectives(team: Team) -> dict[str, object]:
     }
 
 
+def threads() -> list[str]:
+    """The names of those that still run, as Linux knows them."""
+    return [(task / "comm").read_text().strip() for task in Path("/proc/self/task").glob("*")]
+
+
 def main(store: Path, place: Path) -> None:
     team = join("cpu")
     seeds, seed_all = [], trainer.seed_all
@@ -84,8 +89,9 @@ def main(store: Path, place: Path) -> None:
         "resumed": [resumed.status, str(resumed.folder), resumed.wa, resumed.ua],
         "again": [skipped.status, stopped.status],
     }
-    (place / f"words{team.rank}.json").write_text(json.dumps(words))
     team.leave()
+    words["threads"] = threads()
+    (place / f"words{team.rank}.json").write_text(json.dumps(words))
 
 
 if __name__ == "__main__":

@@ -124,6 +124,14 @@ def pair(small_store, tmp_path_factory):
     return place, words
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="threads' names are read from /proc")
+def test_no_thread_of_the_group_outlives_it(pair):
+    """One that did aborted the process, now and then, as the interpreter ended."""
+    for words in pair[1]:
+        assert [name for name in words["threads"] if "gloo" in name] == []
+        assert words["threads"]
+
+
 def test_collectives_by_hand(pair):
     """A mean in place of the sum would hide behind clipping and AdamW, which do not mind scale."""
     for words in pair[1]:
