@@ -1,0 +1,87 @@
+"""What an experiment is made of, kept beside its runs: ``runs/experiments/<name>-<student>.json``.
+
+A record names the rows and where the runs of each lie; it does not count folds or seeds, so that
+many jobs that each train some of them write the same file. The report reads what was measured from
+the runs alone.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from featstore.files import read_small, write_file
+from featstore.schema import Corrupt, printable
+from featstore.settings import Settings
+
+FOLDER = "experiments"
+"""Where records lie, below the folder of all runs."""
+
+
+class SweepPoint(Settings):
+    """Where a row stands in a figure: one curve a ``curve``, ``value`` along the axis."""
+
+    axis: str
+    """What the axis is about, e.g. ``tau of the prosodic teacher``."""
+    curve: str
+    value: float
+
+
+class Row(Settings):
+    """A row of an experiment: a student, or a teacher on its own."""
+
+    label: str = Field(min_length=1)
+    teacher: str | None = None
+    """The teacher's name in the store, where the row is a teacher alone; it needs no run."""
+    experiment: str = ""
+    """Folder of the student's runs below ``runs``."""
+    key: str = ""
+    """The runs' key: they lie in ``runs/<experiment>/<key>/foldNN-seedS``."""
+    variant: str = ""
+    point: SweepPoint | None = None
+
+
+class ExperimentRecord(Settings):
+    """``runs/experiments/<name>-<student>.json``."""
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    name: str
+    title: str
+    student: str
+    store: str
+    """Fingerprint of the store's corpus, audio and splits, as in a run's ``run.json``."""
+    rows: tuple[Row, ...] = Field(min_length=1)
+
+
+def write_record(runs: Path, stem: str, record: ExperimentRecord) -> Path:
+    """Write a record, in one step; the same rows give the same bytes.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path = runs / FOLDER / f"{stem}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    document = json.dumps(record.model_dump(mode="json", by_alias=True), indent=1, sort_keys=True)
+    write_file(path, document.encode())
+    return path
+
+
+def read_records(runs: Path) -> dict[str, ExperimentRecord]:
+    """All records below a folder of runs, by file stem, in order of their names.
+
+    Raises:
+        Corrupt: one is not a record.
+    """
+    records = {}
+    for path in sorted((runs / FOLDER).glob("*.json")):
+        try:
+            records[path.stem] = ExperimentRecord.model_validate_json(read_small(path))
+        except (ValidationError, ValueError, OSError) as error:
+            raise Corrupt(
+                f"{path}: not the record of an experiment ({printable(str(error))[:200]})",
+                "remove it; `distill experiment` writes it again",
+            ) from error
+    return records
