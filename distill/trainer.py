@@ -42,8 +42,8 @@ CHECKPOINT_EVERY_S = 600.0
 
 Floats = npt.NDArray[np.float32]
 Rows = dict[str, npt.NDArray[np.int64]]
-OnEpoch = Callable[[int, int, dict[str, Any]], None]
-"""``on_epoch(fold, n_epochs, entry)`` after each epoch, with its line of ``metrics.jsonl``."""
+OnEpoch = Callable[[str, int, dict[str, Any]], None]
+"""``on_epoch(label, n_epochs, entry)`` after each epoch, with its line of ``metrics.jsonl``."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,12 @@ class RunRequest:
     weights: Path | None = None
     max_steps: int | None = None
     tensorboard: bool = False
+    title: str = ""
+
+    @property
+    def label(self) -> str:
+        """What it is called in messages; unique among the runs of one command."""
+        return self.title or f"fold {self.fold}"
 
 
 @dataclass(frozen=True)
@@ -228,7 +234,7 @@ class _Trainer:
                 )  # fmt: skip
             entry = self._close_epoch(began)
             if on_epoch is not None:
-                on_epoch(self.request.fold, self.settings.optim.epochs, entry)
+                on_epoch(self.request.label, self.settings.optim.epochs, entry)
             self._checkpoint()
         return self._finish(time.monotonic() - began)
 
@@ -331,7 +337,7 @@ class _Trainer:
             return
         self.position, self.best = found
         say(
-            f"fold {self.request.fold}: resumed at epoch {self.position.epoch}, "
+            f"{self.request.label}: resumed at epoch {self.position.epoch}, "
             f"step {self.position.step}"
         )
 
