@@ -90,6 +90,8 @@ class RunFacts(_Facts):
     protocol: ProtocolFacts
     student: StudentFacts
     teachers: dict[str, TeacherFacts] = {}
+    temperatures: dict[str, float] = {}
+    """The temperature that each teacher's logits were softened with, given or fitted."""
     versions: dict[str, str] = {}
     best_epoch: int | None = None
     seconds: float | None = None
