@@ -10,7 +10,7 @@ from typing import Any
 from distill.backbones import check_weights
 from distill.config import PRESETS, VARIANTS, RunSettings, default_preset
 from distill.running import Done, Resources, run_all
-from distill.runs import RunFolder
+from distill.runs import CHECKPOINT, RunFolder
 from distill.trainer import RunRequest, key_of
 from featstore.folds import parse_numbers
 from featstore.schema import UTTERANCE_ID, Corrupt, Refused, UserError, printable
@@ -95,19 +95,36 @@ def plan(order: Order) -> dict[str, Any]:
     store = Store.open(order.store)
     rows = []
     for fold in parse_numbers(order.folds, len(store.folds)):
-        try:
-            key = key_of(store, fold, order.settings, order.weights)
-            folder = RunFolder.of(order.runs, order.experiment, key, fold, order.settings.seed)
-            begun = (folder.path / "checkpoint").is_dir()
-            status = "done" if folder.done else "resume" if begun else "run"
-            rows.append({"fold": fold, "status": status, "why": "", "folder": str(folder.path)})
-        except UserError as error:
-            named = {UserError.exit_code: "missing", Refused.exit_code: "refused"}
-            status = named.get(error.exit_code, "damaged")
-            rows.append({"fold": fold, "status": status, "why": error.message, "folder": ""})
-    begins = any(row["status"] in ("run", "resume") for row in rows)
+        status, why, folder = standing(store, order.request(fold))
+        rows.append({"fold": fold, "status": status, "why": why, "folder": folder})
+    begins = any(row["status"] in BEGINS for row in rows)
     weights = check_weights(order.settings.student.backbone, order.weights) if begins else ""
     return {"runs": rows, "weights": weights, "settings": order.settings.model_dump(mode="json")}
+
+
+BEGINS = ("run", "resume", "again")
+"""Of a run's standings, those in which it would be trained."""
+
+
+def standing(store: Store, request: RunRequest) -> tuple[str, str, str]:
+    """How a run stands: its status, why, and its folder; the last two may be empty.
+
+    The status is ``done``, ``resume``, ``run``, ``again`` (it failed before); or, where it cannot
+    begin, ``missing``, ``refused`` or ``damaged``.
+    """
+    try:
+        key = key_of(store, request.fold, request.settings, request.weights)
+        seed = request.settings.seed
+        folder = RunFolder.of(request.runs, request.experiment, key, request.fold, seed)
+        if folder.done:
+            return "done", "", str(folder.path)
+        if why := folder.failure:
+            return "again", f"it failed: {why}", str(folder.path)
+        begun = (folder.path / CHECKPOINT).is_dir()
+        return "resume" if begun else "run", "", str(folder.path)
+    except UserError as error:
+        named = {UserError.exit_code: "missing", Refused.exit_code: "refused"}
+        return named.get(error.exit_code, "damaged"), error.message, ""
 
 
 def plan_exit_code(rows: Iterable[Mapping[str, Any]]) -> int:
@@ -127,8 +144,17 @@ def refuse_order(order: Order) -> None:
             f"--experiment {printable(order.experiment)}: no name for a folder",
             "use letters, digits, dot, dash and underscore, up to 128 of them",
         )
-    if order.runs.exists() and not order.runs.is_dir():
-        raise UserError(f"--runs {order.runs}: not a folder", "give a folder")
+    refuse_runs(order.runs)
+
+
+def refuse_runs(runs: Path) -> None:
+    """Refuse a place for runs that is no folder.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if runs.exists() and not runs.is_dir():
+        raise UserError(f"--runs {runs}: not a folder", "give a folder")
 
 
 def launch(order: Order) -> Done:

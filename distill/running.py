@@ -52,6 +52,7 @@ class Done:
     """What became of each run."""
 
     outcomes: list[Outcome] = field(default_factory=list)
+    by_label: dict[str, Outcome] = field(default_factory=dict)
     failed: list[Failure] = field(default_factory=list)
 
     @property
@@ -95,10 +96,8 @@ def run_all(requests: Callable[[], Sequence[RunRequest]], resources: Resources, 
     if launched() > 1:
         return _together(requests, resources, title)
     orders = requests()
-    cpus = default_jobs()
-    on_cpu = pick_device(resources.device).type == "cpu"
-    jobs = max(1, min(resources.jobs or (cpus if on_cpu else 1), len(orders)))
-    threads = resources.threads or max(1, cpus // jobs)
+    jobs = default_workers(resources, len(orders))
+    threads = resources.threads or max(1, default_jobs() // jobs)
     orders = [replace(order, threads=threads) for order in orders]
     news: Queue[Any] = multiprocessing.get_context("spawn").Queue()
     done = Done()
@@ -108,6 +107,12 @@ def run_all(requests: Callable[[], Sequence[RunRequest]], resources: Resources, 
         with closing(runs):
             _collect(runs, ticker, done)
     return done
+
+
+def default_workers(resources: Resources, n_runs: int) -> int:
+    """How many of some runs are trained at a time."""
+    on_cpu = pick_device(resources.device).type == "cpu"
+    return max(1, min(resources.jobs or (default_jobs() if on_cpu else 1), n_runs))
 
 
 def _epochs(requests: Iterable[RunRequest]) -> int:
@@ -220,6 +225,7 @@ def _collect(
         ticker.hear()
         if isinstance(result, Outcome):
             done.outcomes.append(result)
+            done.by_label[request.label] = result
         elif isinstance(result, UserError):
             _fail(done, request, result)
         elif isinstance(result, OSError):

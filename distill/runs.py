@@ -102,6 +102,14 @@ class RunFolder:
             (self.path / ".lock").unlink(missing_ok=True)
             os.close(lock)
 
+    @property
+    def failure(self) -> str:
+        """Why it failed when it was last begun; '' where it did not."""
+        try:
+            return printable(read_small(self.path / FAILED).decode(errors="replace"))
+        except (OSError, UserError):
+            return ""
+
     @contextmanager
     def telling(self) -> Iterator[None]:
         """Leave the reason in ``FAILED`` where the run fails; it is gone when the next one begins.

@@ -16,6 +16,7 @@ from distill.report.data import Curve, FoldResult, Report, Results, Student, Stu
 from distill.report.runs import Run, RunSet
 from distill.report.teachers import teacher_rows
 from distill.run_facts import RunFacts
+from featstore.settings import flat
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -47,19 +48,6 @@ def incomparable(facts: RunFacts, printed: Published) -> str:
     if protocol.kind != "all" or protocol.script_disjoint:
         return "they are about scripted and improvised dialogues together, texts overlapping"
     return ""
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as dotted keys.
-
-    >>> flat({"losses": {"alpha": 1.0}, "seed": 42})
-    {'losses.alpha': 1.0, 'seed': 42}
-    """
-    out: dict[str, Any] = {}
-    for key, value in settings.items():
-        dotted = f"{prefix}{key}"
-        out |= flat(value, f"{dotted}.") if isinstance(value, Mapping) else {dotted: value}
-    return out
 
 
 def _study_key(facts: RunFacts) -> tuple[Any, ...]:
