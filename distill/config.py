@@ -127,6 +127,9 @@ def run_key(
     """
     told = portable(settings).model_dump(mode="json", exclude={"seed"})
     del told["student"]["gradient_checkpointing"]  # the same numbers from less memory
+    told["targets"] = settings.targets.model_dump(mode="json", exclude_defaults=True)
+    if not told["targets"]:  # as all runs were before there was a choice
+        del told["targets"]
     made_from: dict[str, Any] = {
         "settings": told,
         "store": store,
