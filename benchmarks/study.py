@@ -16,6 +16,7 @@ from featstore.schema import TaskFailed
 from featstore.settings import resolve
 from featstore.store import Store
 
+
 def measure(bench: Bench) -> Answer:
     """Fits that the build plans, runs that the study has, fits that each run would need."""
     n = bench.pick(stores.SIZES[0], 80)
