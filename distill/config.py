@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from distill.augment import AugmentSettings
 from distill.backbones import HUGGING_FACE, RANDOM
@@ -35,16 +35,40 @@ class StreamSettings(Settings):
     """What is done to the audio of training utterances; nothing where not given."""
 
 
+class TargetSettings(Settings):
+    """Which of a store's targets a student is taught."""
+
+    cross_fit: int = Field(0, ge=0)
+    """K: the targets of ``featstore build --cross-fit K``, in which no teacher speaks for a speaker
+    that it was fitted on (PAPER.md row 21); 0: the teachers' own, as in the paper. The K teachers'
+    embeddings have no space in common, so ``losses.beta`` must then be 0."""
+
+
 class RunSettings(Settings):
     """Everything that decides a student's weights, given a store and a fold."""
 
     student: StudentSettings = StudentSettings()
     losses: LossSettings = LossSettings()
+    targets: TargetSettings = TargetSettings()
     optim: StudentOptim = StudentOptim()
     stream: StreamSettings = StreamSettings()
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 where the GPU has it, else fp32. Losses are float32 always."""
     seed: int = Field(42, ge=0, lt=2**63)
+
+    @field_validator("targets")
+    @classmethod
+    def _no_embeddings_of_parts(
+        cls, targets: TargetSettings, info: ValidationInfo
+    ) -> TargetSettings:
+        losses = info.data.get("losses", LossSettings(beta=0))  # which are at fault themselves
+        matched = losses.beta > 0 and any(term.weight for term in losses.teachers.values())
+        if targets.cross_fit and matched:
+            raise ValueError(
+                f"{targets.cross_fit} parts have as many embedding spaces, which no cosine can "
+                "match; set losses.beta=0, too"
+            )
+        return targets
 
 
 PRESETS: Mapping[str, dict[str, Any]] = {
@@ -115,6 +139,8 @@ def run_key(
     """
     told = portable(settings).model_dump(mode="json", exclude={"seed"})
     del told["student"]["gradient_checkpointing"]  # the same numbers from less memory
+    if settings.targets == TargetSettings():  # as all runs were before there was a choice
+        del told["targets"]
     made_from: dict[str, Any] = {
         "settings": told,
         "store": store,

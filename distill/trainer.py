@@ -29,6 +29,7 @@ from distill.stream import training_steps as steps_of_epoch
 from distill.student import build_student
 from distill.targets import FoldTargets, load_targets, rows_of
 from distill.tracking import log_epoch, refuse_without_tensorboard
+from featstore.config import cross_fitted
 from featstore.console import say
 from featstore.files import sha256_of
 from featstore.schema import SAMPLING_RATE, TaskFailed, UserError
@@ -85,14 +86,14 @@ def key_of(store: Store, fold: int, settings: RunSettings, weights: Path | None 
     """
     if weights is not None:
         refuse_giant(weights)
-    units = [output.unit for _, output in sorted(store.fold(fold).items())]
+    outputs = store.fold(fold, cross_fit=settings.targets.cross_fit)
     made_from = [
         {
-            "name": unit.unit.split("/")[-1],
-            "teacher": unit.settings["teacher"],
-            "parents": dict(unit.parents),
+            "name": name,
+            "teacher": output.unit.settings["teacher"],
+            "parents": dict(output.unit.parents),
         }
-        for unit in units
+        for name, output in sorted(outputs.items())
     ]
     given = sha256_of(weights) if weights is not None else None
     return run_key(settings, store.fingerprint(), made_from, given)
@@ -124,9 +125,9 @@ def _run_fold(request: RunRequest, on_epoch: OnEpoch | None, team: Team) -> Outc
         refuse_without_tensorboard()
     store = Store.open(request.store)
     key = key_of(store, request.fold, request.settings, request.weights)
-    losses = request.settings.losses
-    terms = losses.for_teachers(store.teacher_names(request.fold))
-    require_teachers(store, request.fold, losses)
+    losses, cross_fit = request.settings.losses, request.settings.targets.cross_fit
+    terms = losses.for_teachers(store.teacher_names(request.fold, cross_fit))
+    require_teachers(store, request.fold, losses, cross_fit)
     run = RunFolder.of(request.runs, request.experiment, key, request.fold, request.settings.seed)
     if team.any(team.leads and run.done):
         return _skipped(request.fold, run, store.classes, "finished before")
@@ -135,30 +136,37 @@ def _run_fold(request: RunRequest, on_epoch: OnEpoch | None, team: Team) -> Outc
             return _skipped(request.fold, run, store.classes, "finished meanwhile")
         device = team.device or pick_device(request.device)
         matched = [name for name, term in terms.items() if losses.beta * term.weight > 0]
-        targets = load_targets(store, request.fold, device, matched=matched)
+        targets = load_targets(store, request.fold, device, matched=matched, cross_fit=cross_fit)
         for unit in ("audio", "lld"):
             store.check_parents(store.unit(unit, deep=True))
         trainer = _Trainer(request, store, targets, run, key, device, team)
         return trainer.run(on_epoch)
 
 
-def require_teachers(store: Store, fold: int, losses: LossSettings) -> None:
+def require_teachers(store: Store, fold: int, losses: LossSettings, cross_fit: int = 0) -> None:
     """Refuse to train without a teacher that the losses count on or that other folds have.
 
-    A killed build leaves such folds; a student of one teacher would pass for one of both.
+    A killed build leaves such folds; a student of one teacher would pass for one of both. So would
+    one whose targets are cross-fitted for some of the store's teachers only.
 
     Raises:
         UserError: with what to build, or how to do without on purpose.
     """
-    names = set(store.teacher_names(fold))
-    elsewhere = {name for n in range(1, len(store.folds) + 1) for name in store.teacher_names(n)}
+    names = set(store.teacher_names(fold, cross_fit))
+    elsewhere = {
+        name
+        for n in range(1, len(store.folds) + 1)
+        for parts in {0, cross_fit}
+        for name in store.teacher_names(n, parts)
+    }
+    flag = f" --cross-fit {cross_fit}" if cross_fit else ""
     taught = losses.alpha > 0 or losses.beta > 0
     wanted = {name for name, term in losses.teachers.items() if taught and term.weight > 0}
     for name in sorted((wanted | elsewhere) - names):
         without = f"; to do without: --set losses.teachers.{name}.weight=0"
         raise UserError(
-            f"fold {fold}: {store.path} has no teacher {name} for it",
-            f"finish the build: `featstore build --fold {fold}`"
+            f"fold {fold}: {store.path} has no teacher {cross_fitted(name, cross_fit)} for it",
+            f"finish the build: `featstore build --fold {fold}{flag}`"
             + ("" if name in elsewhere else without),
         )
 
