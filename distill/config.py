@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field
 
 from distill.augment import AugmentSettings
 from distill.backbones import HUGGING_FACE, RANDOM
@@ -40,8 +40,7 @@ class TargetSettings(Settings):
 
     cross_fit: int = Field(0, ge=0)
     """K: the targets of ``featstore build --cross-fit K``, in which no teacher speaks for a speaker
-    that it was fitted on (PAPER.md row 21); 0: the teachers' own, as in the paper. The K teachers'
-    embeddings have no space in common, so ``losses.beta`` must then be 0."""
+    that it was fitted on (PAPER.md row 21); 0: the teachers' own, as in the paper."""
 
 
 class RunSettings(Settings):
@@ -55,20 +54,6 @@ class RunSettings(Settings):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 where the GPU has it, else fp32. Losses are float32 always."""
     seed: int = Field(42, ge=0, lt=2**63)
-
-    @field_validator("targets")
-    @classmethod
-    def _no_embeddings_of_parts(
-        cls, targets: TargetSettings, info: ValidationInfo
-    ) -> TargetSettings:
-        losses = info.data.get("losses", LossSettings(beta=0))  # which are at fault themselves
-        matched = losses.beta > 0 and any(term.weight for term in losses.teachers.values())
-        if targets.cross_fit and matched:
-            raise ValueError(
-                f"{targets.cross_fit} parts have as many embedding spaces, which no cosine can "
-                "match; set losses.beta=0, too"
-            )
-        return targets
 
 
 PRESETS: Mapping[str, dict[str, Any]] = {

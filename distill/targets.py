@@ -77,20 +77,13 @@ def load_targets(
         deep: compare every file's SHA-256.
 
     Raises:
-        UserError: the fold or its teachers are not in the store, or an embedding has no direction,
-            or embeddings are to be matched that lie in several spaces.
+        UserError: the fold or its teachers are not in the store, or an embedding has no direction.
         Corrupt: a file differs from what was written, or a training target is not finite.
         Refused: a teacher saw the fold's test speaker, or the split trains on that speaker.
     """
     for unit in ("corpus", "splits"):
         store.check_parents(store.unit(unit, deep=deep))
     outputs = store.fold(number, cross_fit=cross_fit, deep=deep)
-    if cross_fit and (spaces := set(outputs) if matched is None else set(matched)):
-        raise UserError(
-            f"{_names(spaces)}: cross-fitted by {cross_fit} parts, each with an embedding space of "
-            "its own",
-            "match their logits alone: --set losses.beta=0",
-        )
     fold = store.folds[number - 1]
     refuse_leaks(fold, outputs)
     prove(store.utterances, store.folds, store.roles)

@@ -169,10 +169,11 @@ def _teachers(store: Store) -> dict[str, Any]:
 
 
 def _fits(unit: Unit) -> dict[str, Any]:
-    """Which epoch a fit kept; of cross-fitted targets, of each part, with its speakers."""
+    """Which epoch a fit kept; of cross-fitted targets, of each part, and whom it has seen."""
     if parts := unit.facts.get("parts"):
-        keys = ("held_out", "fitted_on", "best_epoch")
-        return {"parts": [{key: part[key] for key in keys} for part in parts]}
+        keys = ("held_out", "fitted_on", "residual", "best_epoch")
+        told = [{key: part[key] for key in keys} for part in parts]
+        return {"parts": told, "agreement": unit.facts["agreement"]}
     return {"best_epoch": unit.facts["best_epoch"]}
 
 

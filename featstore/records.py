@@ -156,16 +156,26 @@ class CrossFitPart(Settings):
     held_out: Names
     fitted_on: Names
     selected_on: tuple[str, ...]
+    residual: Annotated[float, Field(ge=0)]
+    """How far its class means remain from the common axes, relative to their distance from 0."""
     parameters: Count
     best_epoch: Number
     history: tuple[dict[str, float], ...]
 
 
+class Agreement(Settings):
+    """Mean cosine of different parts' embeddings, over utterances that none was fitted on."""
+
+    same: float
+    """Of the same utterance."""
+    different: float
+    """Of two different ones: what ``same`` is to be compared with."""
+
+
 class CrossFitFacts(Settings):
     """``facts`` of ``folds/NN/<teacher>-crossfit<K>``.
 
-    ``scores`` of training are of each utterance by the part that never saw its speaker. Each
-    part's embeddings lie in a space of its own.
+    ``scores`` of training are of each utterance by the part that never saw its speaker.
     """
 
     fold: Number
@@ -176,8 +186,9 @@ class CrossFitFacts(Settings):
     held_out: Names
     """By all parts: the fold's test speakers."""
     parts: tuple[CrossFitPart, ...] = Field(min_length=2)
-    beyond_training: Literal["mean of the parts' logits, embeddings of the first part"]
+    beyond_training: Literal["mean of the parts"]
     """What is kept of utterances that are not the fold's training utterances."""
+    agreement: Agreement
     temperature: None
     parameters: Count
     """Of all parts together."""
