@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import signal
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +19,7 @@ from reliability.forgery import reseal
 from rich.console import Console
 from speaker_tables import FIVE, corpus
 
+import cli
 from featstore import render
 from featstore.config import (
     BuildSettings,
@@ -30,7 +34,7 @@ from featstore.holdout import Fold, cross_fit_fault, cross_fit_groups
 from featstore.inspection import overview, utterance
 from featstore.plan import make_plan, plan_dict
 from featstore.schema import Corrupt, UserError
-from featstore.settings import resolve
+from featstore.settings import resolve, to_toml
 from featstore.steps import source_sums
 from featstore.store import Store
 from featstore.teachers.cross_fit import HOLD, agreement, common_space, fit_parts
@@ -489,6 +493,69 @@ class TestUnits:
         (fault,) = verify(Store.open(place)).faults
         assert isinstance(fault, Corrupt)
         assert ("on whom it was fitted" if change == "seen" else "2 parts") in fault.message
+
+
+def test_a_store_built_anew_with_a_training_speakers_labels_scrambled(
+    cross_store: Path, small_request: Any, build_here: Build, tmp_path: Path
+) -> None:
+    """Through the whole build: groups, fits and what is written."""
+    place = Path(shutil.copytree(cross_store, tmp_path / "store"))
+    for unit in ("corpus", "splits", "folds"):
+        shutil.rmtree(place / unit)
+    table = small_request.manifest.utterances.copy()
+    classes = list(small_request.manifest.classes)
+    own = (table["speaker"] == "Ses03F").to_numpy()
+    table.loc[own, "label"] = [
+        classes[(classes.index(label) + 1) % len(classes)] for label in table["label"][own]
+    ]
+    manifest = replace(small_request.manifest, utterances=table)
+    build_here(replace(small_request, manifest=manifest, store=place, folds="1", cross_fit=2))
+    old, new = Store.open(cross_store), Store.open(place)
+    assert (old.labels != new.labels).tolist() == own.tolist()
+    for name in CROSS:
+        before, after = old.outputs(name), new.outputs(name)
+        parts = before.unit.facts["parts"]
+        assert [p["held_out"] for p in after.unit.facts["parts"]] == [p["held_out"] for p in parts]
+        (group,) = (part["held_out"] for part in parts if "Ses03F" in part["held_out"])
+        mates = old.utterances["speaker"].isin(group).to_numpy()
+        assert own.sum() == 8 < mates.sum()
+        for values, others in (
+            (before.logits, after.logits),
+            (before.embeddings, after.embeddings),
+        ):
+            assert values[mates].tobytes() == others[mates].tobytes()
+            assert (values[~mates] != others[~mates]).any(axis=1).all()
+        plain = name.removesuffix("-crossfit2")
+        assert (old.outputs(plain).logits != new.outputs(plain).logits)[own].any(axis=1).all()
+
+
+def test_the_command(
+    cross_store: Path, small_request: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (tmp_path / "fast.toml").write_text(to_toml(small_request.settings))
+    root = str(small_request.manifest.root)
+
+    def call(parts: str) -> int:
+        arguments = [
+            *("build", "--dataset", "synthetic", "--root", root, "--store", str(cross_store)),
+            *("--config", str(tmp_path / "fast.toml"), "--fold", "1", "--cross-fit", parts),
+            *("--dry-run", "--json"),
+        ]  # fmt: skip
+        monkeypatch.setattr(sys, "argv", ["featstore", *arguments])
+        monkeypatch.setattr(signal, "signal", lambda *_: None)  # no handler outlives the test
+        with pytest.raises(SystemExit) as ended:
+            cli.featstore_main()
+        return int(ended.value.code or 0)
+
+    assert call("3") == 0
+    told = json.loads(capsys.readouterr().out)
+    steps = {step["unit"]: step["status"] for step in told["steps"]}
+    assert steps["folds/01/prosodic-crossfit3"] == "build"
+    assert steps["folds/01/prosodic"] == "done"
+    assert told["fits"] == 6
+    assert call("9") == 2
+    assert "give a number of speaker groups within 2..8" in capsys.readouterr().err
 
 
 def test_nothing_is_made_where_it_cannot_be_done(
