@@ -169,7 +169,7 @@ def _folds(facts: Mapping[str, Any]) -> Table:
 def _teacher(name: str, teacher: Mapping[str, Any]) -> Table:
     parts = teacher["cross_fit"]
     title = f"Teacher {clean(name)}: {teacher['parameters']:,} parameters"
-    title += f" in {parts} parts" if parts else ""
+    title += f" in {parts} parts (validation and test: of their mean)" if parts else ""
     rows = table(
         f"{title}, embeddings of {teacher['embedding_width']}",
         "fold", "unseen train UA" if parts else "train UA", "validation UA", "test UA", "test WA",
