@@ -10,7 +10,7 @@ from benchmarks import stores
 from benchmarks.common import Answer, Bench, Row
 from distill.config import RunSettings
 from distill.grids import load_grid
-from distill.trainer import key_of
+from distill.request import key_of
 from featstore.plan import Request, make_plan
 from featstore.schema import TaskFailed
 from featstore.settings import resolve

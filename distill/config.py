@@ -44,6 +44,9 @@ class TargetSettings(Settings):
     tau: Literal["given", "validation"] = "given"
     """Temperatures as ``losses.teachers`` gives them, or the ones that calibrate each teacher on
     the fold's validation rows."""
+    cross_fit: int = Field(0, ge=0)
+    """K: the targets of ``featstore build --cross-fit K``, in which no teacher speaks for a speaker
+    that it was fitted on (PAPER.md row 21); 0: the teachers' own, as in the paper."""
 
 
 class RunSettings(Settings):

@@ -17,8 +17,8 @@ from distill.experiment_record import ExperimentRecord, Row, write_record
 from distill.grids import Cell, Grid
 from distill.launch import experiment_name, refuse_runs
 from distill.metrics import spread
+from distill.request import Outcome, RunRequest, key_of
 from distill.running import Done, Resources, run_all
-from distill.trainer import Outcome, RunRequest, key_of
 from featstore.folds import parse_numbers
 from featstore.schema import UserError, listed
 from featstore.settings import choose, flat, load_toml, overrides, resolve
