@@ -368,7 +368,8 @@ def test_help_loads_nothing_slow() -> None:
         "for args in ([], ['--help'], ['build', '--help'], ['inspect', '--help']):\n"
         "    sys.argv = ['featstore', *args]\n"
         "    try:\n        cli.featstore_main()\n    except SystemExit:\n        pass\n"
-        "slow = {'torch', 'pandas', 'transformers', 'numpy', 'zarr', 'opensmile', 'pyarrow'}\n"
+        "slow = {'torch', 'pandas', 'transformers', 'numpy', 'zarr', 'opensmile', 'pyarrow',\n"
+        "        'rich.markdown'}\n"
         "print('loaded', sorted(slow & set(sys.modules)))\n"
     )
     root = str(Path(__file__).resolve().parents[1])
@@ -378,3 +379,17 @@ def test_help_loads_nothing_slow() -> None:
     )  # fmt: skip
     assert done.stdout.splitlines()[-1] == "loaded []"
     assert "--keep-teachers" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["featstore", "distill"])
+def test_help_cuts_no_summary_short(command: str) -> None:
+    script = f"import sys, cli; sys.argv = ['{command}', '--help']; cli.{command}_main()"
+    root = str(Path(__file__).resolve().parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": root, "COLUMNS": "80"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    summaries = done.stdout.partition("Commands:\n")[2].splitlines()
+    assert len(summaries) >= 4
+    assert all(line.endswith(".") and not line.endswith("...") for line in summaries)
