@@ -43,14 +43,14 @@ class Segment(NamedTuple):
 def read_sounds(folder: Path, files: Iterable[str]) -> dict[str, Sound | BadFile]:
     """Each audio file that a table names, or why it cannot be used; each is opened once."""
     sounds: dict[str, Sound | BadFile] = {}
-    inside: dict[Path, bool] = {}
+    inside: dict[str, bool] = {}
     for written in dict.fromkeys(files):
         try:
             file = relative(written, folder)
-            path = folder / file
-            if path.parent not in inside:
-                inside[path.parent] = kind_of(path.parent, folder) == "folder"
-            if not (inside[path.parent] and is_plain(path)):
+            path, above = folder / file, file.rpartition("/")[0]
+            if above not in inside:
+                inside[above] = kind_of(folder / above, folder) == "folder"
+            if not (inside[above] and is_plain(path)):
                 require(kind_of(path, folder))
             sounds[written] = Sound(file, read_header(path).duration_s)
         except BadFile as bad:
