@@ -143,6 +143,24 @@ class TestBuild:
         told = json.loads(featstore(*call, "--store", small_store, "--json").out)
         assert (told["built"], set(told["done_before"])) == ([], set(UNITS))
 
+    def test_nothing_to_do_loads_nothing_slow(
+        self, call: tuple[Any, ...], small_store: Path
+    ) -> None:
+        script = (
+            "import sys, cli\n"
+            "try:\n    cli.featstore_main()\n"
+            "finally:\n    print(*sys.modules, file=sys.stderr)\n"
+        )
+        args = [str(part) for part in (*call, "--store", small_store)]
+        root = str(Path(__file__).resolve().parents[1])
+        done = subprocess.run(
+            [sys.executable, "-c", script, *args], env=os.environ | {"PYTHONPATH": root},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        loaded = set(done.stderr.split())
+        assert "featstore.plan" in loaded
+        assert not loaded & {"torch", "transformers", "opensmile", "zarr", "scipy", "sklearn"}
+
     @pytest.mark.parametrize(
         ("more", "words"),
         [
