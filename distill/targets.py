@@ -162,7 +162,7 @@ def _refuse_unusable(
     """Non-finite targets would poison the student; a zero embedding has no direction."""
     # Looking at all rows is ten times as fast as copying most of them first.
     logits, embeddings = teacher.logits, teacher.embeddings
-    finite = (np.isfinite(logits).all(1) & np.isfinite(embeddings).all(1))[rows]
+    finite = np.isfinite(logits).all(1)[rows] & np.isfinite(embeddings).all(1)[rows]
     if not finite.all():
         bad = [f"row {row}" for row in rows[~finite]]
         raise Corrupt(
