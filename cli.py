@@ -265,7 +265,8 @@ def run(
 @distill.command()
 def experiment(
     grid: Annotated[
-        str, typer.Argument(help="table1, table2, figure2, controls, crossfit, options, or a .toml file.")
+        str,
+        typer.Argument(help="table1, table2, figure2, controls, crossfit, options, or a file."),
     ],
     store: Annotated[Path, typer.Option(help="The store's folder.")],
     fold: Folds = "all",
@@ -293,7 +294,7 @@ def experiment(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Every row of a table or figure, on every fold and seed; equal runs once. Resumes."""
+    """Train all rows of a table or figure. Equal runs are run once; it resumes."""
     from distill import experiment_plan, experiments, render
     from distill.grids import load_grid
     from distill.running import Resources
