@@ -322,7 +322,7 @@ def report(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """WA and UA per fold, their mean +- std, the paper's beside them. Also confusion, teachers."""
+    """Scores, intervals and tests from the runs, the paper's beside them."""
     from distill import report as reports
 
     found = reports.summarise(reports.collect(runs))
