@@ -8,6 +8,7 @@ import secrets
 import signal
 import socket
 import sys
+import threading
 import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +22,8 @@ from featstore.view.guard import App, hosts, is_local
 
 if TYPE_CHECKING:
     import uvicorn
+
+    from featstore.view.payloads import Payloads
 
 PORT = 8765
 """Tried first where no port is given, so that a deep link stays good."""
@@ -103,6 +106,30 @@ def bound(host: str, port: int | None) -> Iterator[socket.socket]:
                 "--port 0 takes a free one",
             ) from error
         yield listener
+
+
+@contextmanager
+def served(payloads: Payloads, token: str | None = None) -> Iterator[str]:
+    """The page on a free port of this machine, from a thread: for tools and tests.
+
+    Yields:
+        Its address, with the token where there is one.
+    """
+    import uvicorn
+
+    from featstore.view.app import make_app
+
+    with bound("127.0.0.1", 0) as listener:
+        number = listener.getsockname()[1]
+        app = make_app(payloads, hosts("127.0.0.1"), token, cookie=f"featstore-{number}")
+        server = uvicorn.Server(settings(app))
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
+        try:
+            yield address("127.0.0.1", number, token)
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def address(host: str, port: int, token: str | None = None) -> str:

@@ -135,7 +135,6 @@ async function begin() {
   document.title = `${corpus.overview.store} – featstore view`;
   read();
   if (state.fold > corpus.folds.length) set({ fold: 1 });
-  if (!state.u && corpus.n) set({ u: corpus.rows.utterance_id[0] });
   onChange(changed);
   theme();
   tabs();
@@ -156,6 +155,7 @@ async function begin() {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => map.repaint());
   matchMedia("(max-width: 700px)").addEventListener("change", () => list());
   await fold();
+  if (!state.u && model.model.rows.length) set({ u: corpus.rows.utterance_id[model.model.rows[0]] });
   document.body.dataset.ready = "yes";
 }
 

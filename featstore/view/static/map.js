@@ -18,7 +18,7 @@ let drawn = [];
 export function start(onPlay) {
   play = onPlay;
   panel.append(toolbar, maps, legend,
-    el("p", { class: "hint" }, "Principal axes of all utterances of the corpus, training rows included. Click a point to hear it; wheel to zoom, drag to move, double click to see all. Rows that the filters leave out are faint."));
+    el("p", { class: "hint" }, "Principal axes of all utterances of the corpus, training rows included, with their share of the variance. Click a point to hear it; wheel to zoom, drag to move, double click to see all. Rows that the filters leave out are faint."));
   new ResizeObserver(() => repaint()).observe(maps);
 }
 
@@ -64,7 +64,7 @@ function one(source, { points, shares }, fold, views) {
     "aria-label": `Map of the ${source.name} teacher's embeddings; the table lists the same utterances` });
   const tip = el("div", { class: "tip", hidden: true });
   const figure = el("figure", {},
-    el("figcaption", {}, `${source.slot.toUpperCase()}: ${source.name}`, el("small", {}, `PC1 ${percent(shares[0])} %, PC2 ${percent(shares[1])} % of the variance`)),
+    el("figcaption", {}, `${source.slot.toUpperCase()}: ${source.name}`, el("small", {}, `PC1 ${percent(shares[0])} %, PC2 ${percent(shares[1])} %`)),
     el("div", { class: "frame" }, canvas, tip));
   const made = { name: `${fold} ${source.name}`, source, points, canvas, tip, figure, box: bounds(points) };
   made.view = views.get(made.name) ?? { x: 0, y: 0, zoom: 1 };

@@ -27,30 +27,39 @@ export function start(onPlay) {
 /** Who is shown has changed. */
 export function update() {
   const { rows: r } = corpus;
+  const narrow = matchMedia("(max-width: 700px)").matches;
   const said = (slot) => ({
-    name: of(slot).name, key: slot, width: "minmax(7.5rem, 9rem)",
+    name: of(slot).name, key: slot, rem: narrow ? 5.6 : 8.6,
     cell: (row) => opinion(of(slot), row),
   });
   columns = [
-    { name: "utterance", key: "id", width: "minmax(10rem, 13rem)", cell: (row) => r.utterance_id[row] },
-    { name: "truth", key: "label", width: "5rem", cell: (row) => classTag(r.label[row]) },
+    { name: "utterance", key: "id", rem: narrow ? 7.5 : width(r.utterance_id), cell: (row) => r.utterance_id[row] },
+    { name: "truth", key: "label", rem: 4.8, cell: (row) => classTag(r.label[row]) },
     ...["a", "b", "s"].filter(of).map(said),
-    model.divergence && { name: "apart", key: "apart", width: "4.5rem", wide: true,
+    { name: "text", key: "text", rem: 15, grows: true, cell: (row) => r.text[row] },
+    model.divergence && { name: "apart", key: "apart", rem: 4.5, wide: true,
       title: "Jensen-Shannon divergence of the two teachers at tau, in bits",
       cell: (row) => model.divergence[row].toFixed(3) },
-    { name: "role", key: "role", width: "5.5rem", wide: true, cell: (row) => ROLES[model.role[row]] },
-    { name: "speaker", key: "speaker", width: "5.5rem", wide: true,
+    { name: "role", key: "role", rem: 5.5, wide: true, cell: (row) => ROLES[model.role[row]] },
+    { name: "speaker", key: "speaker", rem: 5.5, wide: true,
       cell: (row) => corpus.speakers[r.speaker[row]] },
-    corpus.kinds.length > 1 && { name: "kind", key: "kind", width: "6rem", wide: true,
+    corpus.kinds.length > 1 && { name: "kind", key: "kind", rem: 6.5, wide: true,
       cell: (row) => corpus.kinds[r.kind[row]] },
-    { name: "length", key: "length", width: "4.5rem", wide: true, cell: (row) => seconds(r.duration_s[row]) },
-    { name: "text", key: "text", width: "minmax(12rem, 1fr)", cell: (row) => r.text[row] },
+    { name: "length", key: "length", rem: 4.7, wide: true, cell: (row) => seconds(r.duration_s[row]) },
   ].filter(Boolean);
-  const shown = matchMedia("(max-width: 700px)").matches ? columns.filter((c) => !c.wide) : columns;
-  columns = shown;
-  grid.style.setProperty("--columns", columns.map((column) => column.width).join(" "));
+  if (narrow) columns = columns.filter((column) => !column.wide);
+  // Every row is a grid of its own: only widths that no content changes keep the columns straight.
+  const track = ({ rem, grows }) => (grows ? `minmax(${rem}rem, 1fr)` : `${rem}rem`);
+  grid.style.setProperty("--columns", columns.map(track).join(" "));
+  grid.style.setProperty("--width", `${columns.reduce((sum, column) => sum + column.rem, 0)}rem`);
   grid.setAttribute("aria-colcount", columns.length);
   head.replaceChildren(...columns.map(heading));
+}
+
+/** What the longest of some names takes, in rem, within reason. */
+function width(names) {
+  const longest = names.reduce((most, name) => Math.max(most, name.length), 0);
+  return Math.min(Math.max(0.54 * longest + 1.2, 6), 16);
 }
 
 function heading(column) {
