@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from featstore.arrays import read_array
 from featstore.inspection import overview
 from featstore.lld import F0, HOP_MS, LOUDNESS
 from featstore.schema import SAMPLING_RATE, UserError, printable
 from featstore.store import Store, unit_name
+from featstore.units import steady
 from featstore.view import runs as student_runs
 from featstore.view.projection import principal
 from featstore.view.wav import wav
@@ -73,7 +75,7 @@ class Payloads:
         """A teacher's raw logits: float32 ``[N, C]``; ``target`` counts the fold's from 0."""
         unit = self._unit(fold, target)
         return self._once(
-            ("logits", fold, target), lambda: _numbers(self.store.outputs(unit).logits, "<f4")
+            ("logits", fold, target), lambda: _numbers(_logits(self.store, unit), "<f4")
         )
 
     def map(self, fold: int, target: int) -> Payload:
@@ -186,6 +188,23 @@ def _corpus(of: Payloads) -> dict[str, Any]:
         "left_out": left_out,
         "audio": of.has_audio,
     }
+
+
+def _logits(store: Store, name: str) -> npt.NDArray[np.float32]:
+    """The logits alone: :meth:`Store.outputs` also reads the embeddings, a hundred times as much.
+
+    Raises:
+        Corrupt: they are not what was written, or do not fit the corpus.
+        Refused: they were made from another corpus than the store has.
+    """
+
+    def read() -> npt.NDArray[np.float32]:
+        unit = store.unit(name)
+        store.check_parents(unit)
+        unit.check("logits")
+        return read_array(unit.path / "logits", (len(store.utterances), len(store.classes)))
+
+    return steady(store.path / name, read)
 
 
 def _peaks(samples: npt.NDArray[np.int16]) -> list[list[int]]:

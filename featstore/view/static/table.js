@@ -33,7 +33,7 @@ export function update() {
     cell: (row) => opinion(of(slot), row),
   });
   columns = [
-    { name: "utterance", key: "id", rem: narrow ? 7.5 : width(r.utterance_id), cell: (row) => r.utterance_id[row] },
+    { name: "utterance", key: "id", rem: narrow ? 9 : width(r.utterance_id), cell: (row) => r.utterance_id[row] },
     { name: "truth", key: "label", rem: 4.8, cell: (row) => classTag(r.label[row]) },
     ...["a", "b", "s"].filter(of).map(said),
     { name: "text", key: "text", rem: 15, grows: true, cell: (row) => r.text[row] },
