@@ -54,7 +54,9 @@ def make_app(payloads: Payloads, hosts: Hosts, token: str | None = None, cookie:
         for name, file in page.items()
     ]
     routes.append(Route("/audio/{row}.wav", _careful(lambda request: _audio(request, payloads))))
-    return Guard(Starlette(routes=routes), hosts, token, cookie)
+    served = Starlette(routes=routes)
+    served.router.redirect_slashes = False  # its redirects repeat what the asker calls this host
+    return Guard(served, hosts, token, cookie)
 
 
 def static_files() -> dict[str, Payload]:
