@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,7 +30,7 @@ def view_runs(view_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     store = Store.open(view_store)
     write_run(root / "tiny-full" / "abc" / "fold01-seed42", store, 1)
     write_run(root / "tiny-full" / "abc" / "fold02-seed42", store, 2)
-    os.remove(root / "tiny-full" / "abc" / "fold02-seed42" / "DONE")
+    (root / "tiny-full" / "abc" / "fold02-seed42" / "DONE").unlink()
     return root
 
 

@@ -84,7 +84,9 @@ class TestValues:
         names = list(store.unit("lld").facts["names"])
         assert told["duration_s"] == len(signal) / 16_000
         assert (min(told["peaks"][0]), max(told["peaks"][1])) == (signal.min(), signal.max())
-        np.testing.assert_allclose(told["loudness"], lld[:, names.index("Loudness_sma3")], atol=6e-5)
+        np.testing.assert_allclose(
+            told["loudness"], lld[:, names.index("Loudness_sma3")], atol=6e-5
+        )
         f0 = lld[:, names.index("F0semitoneFrom27.5Hz_sma3nz")]
         assert [value is not None for value in told["f0_hz"]] == (f0 > 0).tolist()
         hertz = [value for value in told["f0_hz"] if value is not None]
@@ -115,12 +117,21 @@ class TestAudio:
         assert found.headers["content-range"] == f"bytes */{len(whole)}"
 
 
+PARSING = (
+    "innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function",
+    "DOMParser", "localStorage", "sessionStorage",
+)  # fmt: skip
+READ = (
+    "/", "/api/corpus", "/api/roles", "/api/logits/1/0", "/api/map/1/0", "/api/student/0",
+    "/api/utterance/0", "/audio/0.wav", "/static/main.js",
+)  # fmt: skip
 PATHS = [
     "/audio/..%2f..%2fetc/passwd", "/audio/../../etc/passwd", "/audio/%2e%2e/%2e%2e/etc/passwd",
     "/audio/..%2f..%2fetc%2fpasswd.wav", "/audio/-1.wav", "/audio/60.wav", "/audio/0", "/audio/",
     "/audio/1e1.wav", "/audio/0x1.wav", "/audio/+1.wav", "/audio/%201.wav", "/audio/1%0a.wav",
     "/audio/%00.wav", "/audio/.wav", f"/audio/{quote('٣')}.wav", f"/audio/{'9' * 5000}.wav",
-    "/audio/Ses01F00000.wav", "/audio/0.wav/", "/audio//etc/passwd.wav", "//etc/passwd", "/etc/passwd",
+    "/audio/Ses01F00000.wav", "/audio/0.wav/", "/audio//etc/passwd.wav", "//etc/passwd",
+    "/etc/passwd",
     "/static/../app.py", "/static/..%2fapp.py", "/static/", "/static", "/static/%2fetc%2fpasswd",
     "/static/index.html%00", "/api/logits/0/0", "/api/logits/11/0", "/api/logits/1/2",
     "/api/logits/1/linguistic", "/api/logits/../../x/0", "/api/map/1/9", "/api/map/-1/0",
@@ -152,8 +163,7 @@ class TestPage:
             text = file.body.decode().replace("http://www.w3.org/2000/svg", "")
             for word in ("http:", "https:", '"//', "@import", "url(", "WebSocket", "sendBeacon"):
                 assert word not in text, (name, word)
-            for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(",
-                         "new Function", "DOMParser", "localStorage", "sessionStorage"):  # fmt: skip
+            for word in PARSING:
                 assert word not in text, (name, word)
         page = static_files()["index.html"].body.decode()
         assert "<script>" not in page
@@ -203,7 +213,6 @@ def test_nothing_is_written(view_store: Path, view_runs: Path) -> None:
     before = snapshot(view_store), snapshot(view_runs)
     with served(Payloads(Store.open(view_store), view_runs)) as address:
         ask = Client(address)
-        for path in ("/", "/api/corpus", "/api/roles", "/api/logits/1/0", "/api/map/1/0",
-                     "/api/student/0", "/api/utterance/0", "/audio/0.wav", "/static/main.js"):  # fmt: skip
+        for path in READ:
             assert ask(path).status == 200
     assert (snapshot(view_store), snapshot(view_runs)) == before

@@ -75,9 +75,7 @@ class TestServe:
         with pytest.raises(UserError, match="no run folder found"):
             serve(view_store, runs=tmp_path)
 
-    def test_without_the_libraries(
-        self, view_store: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_without_the_libraries(self, view_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delitem(sys.modules, "featstore.view.app", raising=False)
         monkeypatch.setitem(sys.modules, "starlette.applications", None)
         with pytest.raises(UserError, match="needs starlette") as told:
@@ -91,7 +89,10 @@ class TestBound:
             other.bind(("127.0.0.1", 0))
             other.listen()
             taken = other.getsockname()[1]
-            with pytest.raises(TaskFailed, match="in use") as told, module.bound("127.0.0.1", taken):
+            with (
+                pytest.raises(TaskFailed, match="in use") as told,
+                module.bound("127.0.0.1", taken),
+            ):
                 pass
             assert "--port 0" in told.value.hint
             monkeypatch.setattr(module, "PORT", taken)

@@ -15,6 +15,7 @@ from featstore.schema import Corrupt, UserError
 from featstore.store import Store
 from featstore.view.runs import find, logits
 
+
 @pytest.fixture
 def store(view_store: Path) -> Store:
     return Store.open(view_store)
@@ -35,7 +36,12 @@ def test_logits_lie_in_the_store_s_order(store: Store, folder: Path) -> None:
     wanted = write_run(folder, store, 3, 7)
     [run], left_out = find(folder.parents[2], store)
     assert left_out == []
-    assert (run.fold, run.seed, run.backbone, run.place) == (3, 7, "tiny", "tiny-full/abc/fold03-seed7")
+    assert (run.fold, run.seed, run.backbone, run.place) == (
+        3,
+        7,
+        "tiny",
+        "tiny-full/abc/fold03-seed7",
+    )
     np.testing.assert_array_equal(logits(run, store), wanted)
     assert find(folder, store)[0][0].place == "fold03-seed7"
 
@@ -116,7 +122,7 @@ def test_tables_that_do_not_fit(store: Store, folder: Path, how: str) -> None:
     changed(pd.read_parquet(path), how).to_parquet(path, index=False)
     seal(folder)
     [run], _ = find(folder.parents[2], store)
-    with pytest.raises(Corrupt, match="fold03-seed7/predictions.parquet"):
+    with pytest.raises(Corrupt, match=r"fold03-seed7/predictions\.parquet"):
         logits(run, store)
 
 

@@ -32,7 +32,9 @@ def test_span(header: str | None, wanted: tuple[int, int] | None) -> None:
     assert span(header, 100) == wanted
 
 
-@pytest.mark.parametrize("header", ["bytes=100-", "bytes=100-200", "bytes=-0", "bytes=999999999999-"])
+@pytest.mark.parametrize(
+    "header", ["bytes=100-", "bytes=100-200", "bytes=-0", "bytes=999999999999-"]
+)
 def test_beyond_the_end(header: str) -> None:
     with pytest.raises(OutsideError):
         span(header, 100)

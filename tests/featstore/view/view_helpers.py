@@ -14,7 +14,9 @@ from distill.outputs import predictions_table
 from featstore.folds import TEST, VALIDATION
 from featstore.store import Store
 
-HOSTILE = "</script><img src=x onerror=alert(1)> \u202egnorw\u202c \x1b[31m <b>bold</b> &amp; \u2028 end"
+HOSTILE = (
+    "</script><img src=x onerror=alert(1)> \u202egnorw\u202c \x1b[31m <b>bold</b> &amp; \u2028 end"
+)
 """A transcript that would like to be markup, and to turn the direction of reading."""
 
 
@@ -67,7 +69,9 @@ def write_run(
     role = store.roles[fold - 1]
     rows = {"test": np.flatnonzero(role == TEST), "validation": np.flatnonzero(role == VALIDATION)}
     rng = np.random.default_rng(seed)
-    logits = {name: rng.standard_normal((len(at), 4)).astype(np.float32) for name, at in rows.items()}
+    logits = {
+        name: rng.standard_normal((len(at), 4)).astype(np.float32) for name, at in rows.items()
+    }
     table = predictions_table(
         store.utterances, rows, logits, store.labels.astype(np.int64), store.classes, fold
     )
