@@ -135,7 +135,7 @@ def _cookie(scope: Message, name: str) -> str:
         found = SimpleCookie(text).get(name)
     except CookieError:
         return ""
-    return found.value if found else ""
+    return str(found.value) if found else ""
 
 
 def _with_headers(send: Send) -> Send:

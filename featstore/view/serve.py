@@ -41,7 +41,7 @@ def serve(
         host: address to bind; one that others can reach asks for a token.
         port: None takes :data:`PORT`, or a free one.
         token: what the browser must know; made up where one is needed and none is given.
-        browser: whether to open the page.
+        browser: whether to open the page; never with a token.
 
     Raises:
         UserError: the address is taken or unknown, the token weak, or there is no such store.
@@ -72,7 +72,8 @@ def serve(
             console.say(f"left out: {reason}")
         console.say("Ctrl-C stops")
         app = make_app(payloads, hosts(host), token, cookie=f"featstore-{number}")
-        if browser and (sys.platform == "darwin" or _has_screen()):
+        # A token would stand in the browser's command line, for others on this machine to read.
+        if browser and token is None and (sys.platform == "darwin" or _has_screen()):
             with suppress(webbrowser.Error):
                 webbrowser.open(where)
         _run(app, listener)

@@ -25,6 +25,13 @@ function fill(element, attributes, children) {
   return element;
 }
 
+/** Draw anew, and leave the keyboard where it was. */
+export function keepingFocus(redraw) {
+  const { id } = document.activeElement ?? {};
+  redraw();
+  if (id && document.activeElement?.id !== id) document.getElementById(id)?.focus();
+}
+
 /** A labelled choice; `options` are [value, text] pairs. */
 export function choice(label, options, value, onchange, attributes = {}) {
   const select = el(

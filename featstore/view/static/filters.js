@@ -3,7 +3,7 @@
 import { corpus } from "./data.js";
 import { choice, el } from "./dom.js";
 import { classTag } from "./marks.js";
-import { chosen, model, of, ROLES, student, students } from "./model.js";
+import { chosen, model, of, pack, ROLES, student, students, unpack } from "./model.js";
 import { set, state } from "./state.js";
 
 const FILTERS = ["q", "label", "speaker", "role", "kind", "a_is", "b_is", "s_is", "agree", "cell"];
@@ -63,7 +63,6 @@ export function filters() {
       (value) => set({ [`${slot}_is`]: value }), { id: `is-${slot}` })];
   };
   const place = document.getElementById("filters");
-  const focused = document.activeElement?.id;
   const parts = [
     el("div", { class: "labels", role: "group", "aria-label": "Truth" }, corpus.classes.map(toggle)),
     choice("speaker", same(corpus.speakers), state.speaker, (speaker) => set({ speaker }), { id: "speaker" }),
@@ -79,19 +78,19 @@ export function filters() {
   if (search.parentNode !== place) place.replaceChildren(search);
   while (search.nextSibling) search.nextSibling.remove();
   place.append(...parts);
-  if (focused && focused !== "search") document.getElementById(focused)?.focus();
 }
 
 function cellText() {
-  const [slot, truth, said] = state.cell.split(":");
+  const [slot, ...names] = state.cell.split(":");
+  const [truth, said] = names.flatMap(unpack);
   return `${of(slot)?.name ?? slot}: ${truth} taken for ${said}`;
 }
 
 function toggle(name, index) {
-  const on = state.label.split(",").includes(name);
+  const on = unpack(state.label).includes(name);
   const flip = () => {
-    const wanted = corpus.classes.filter((c) => state.label.split(",").includes(c) !== (c === name));
-    set({ label: wanted.join(",") });
+    const wanted = corpus.classes.filter((other) => unpack(state.label).includes(other) !== (other === name));
+    set({ label: pack(wanted) });
   };
   return el("button", { type: "button", id: `label-${index}`, "aria-pressed": on, onclick: flip }, classTag(index));
 }

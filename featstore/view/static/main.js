@@ -3,7 +3,7 @@
 import * as overview from "./corpus.js";
 import { corpus, loadCorpus } from "./data.js";
 import * as detail from "./detail.js";
-import { el } from "./dom.js";
+import { el, keepingFocus } from "./dom.js";
 import * as controls from "./filters.js";
 import * as map from "./map.js";
 import * as matrices from "./matrices.js";
@@ -58,13 +58,15 @@ function list() {
 async function fold() {
   controls.choices();
   if (!(await model.load())) return;
-  controls.choices();
-  list();
-  table.reveal();
-  table.rows();
-  detail.update();
+  keepingFocus(() => {
+    controls.choices();
+    list();
+    table.reveal();
+    table.rows();
+    detail.update();
+    overview.update();
+  });
   await map.update();
-  overview.update();
 }
 
 const LISTED = ["q", "label", "speaker", "role", "kind", "a_is", "b_is", "s_is", "agree", "cell", "sort", "desc"];
@@ -135,7 +137,7 @@ async function begin() {
   document.title = `${corpus.overview.store} – featstore view`;
   read();
   if (state.fold > corpus.folds.length) set({ fold: 1 });
-  onChange(changed);
+  onChange((touched) => keepingFocus(() => changed(touched)));
   theme();
   tabs();
   table.start(detail.play);

@@ -4,7 +4,7 @@ import { corpus } from "./data.js";
 import { el, percent } from "./dom.js";
 import { classTag } from "./marks.js";
 import { confusion, scores } from "./maths.js";
-import { filter, model, ROLES } from "./model.js";
+import { filter, model, pack, ROLES } from "./model.js";
 import { set, state } from "./state.js";
 
 const panel = document.getElementById("panel-confusion");
@@ -45,11 +45,11 @@ function matrix(source, rows) {
 }
 
 function cell(source, truth, said, count, total) {
-  const name = [source.slot, truth, said].join(":");
+  const name = [source.slot, pack([truth]), pack([said])].join(":");
   const on = state.cell === name;
   const share = total ? count / total : 0;
   const button = el("button", { type: "button", "aria-pressed": on, class: truth === said ? "diagonal" : null,
-    title: `${truth} taken for ${said}: ${count} of ${total} (${percent(share)} %)`,
+    id: `cell-${name}`, title: `${truth} taken for ${said}: ${count} of ${total} (${percent(share)} %)`,
     onclick: () => set({ cell: on ? "" : name }) }, String(count));
   button.style.setProperty("--share", share.toFixed(3));
   return el("td", {}, button);

@@ -61,6 +61,18 @@ export function soften() {
 /** The source in a place: a, b or s. */
 export const of = (slot) => model.sources.find((source) => source.slot === slot);
 
+/** Names of classes in the address: a name may hold what separates them. */
+export const pack = (names) => names.map(encodeURIComponent).join(",");
+
+/** The names again; what is no such list is one odd name. */
+export function unpack(text) {
+  try {
+    return text.split(",").map(decodeURIComponent);
+  } catch {
+    return [text];
+  }
+}
+
 /** Rows that pass every filter, in the table's order; `withCell` false leaves the matrix' out. */
 export function filter(withCell = true) {
   performance.mark("filter-begin");
@@ -81,7 +93,7 @@ function own() {
   const words = state.q.toLowerCase().split(/\s+/).filter(Boolean);
   if (words.length) tests.push((row) => words.every((word) => corpus.haystack[row].includes(word)));
   if (state.label) {
-    const wanted = new Set(state.label.split(",").map((name) => corpus.classes.indexOf(name)));
+    const wanted = new Set(unpack(state.label).map((name) => corpus.classes.indexOf(name)));
     tests.push((row) => wanted.has(rows.label[row]));
   }
   const equal = (values, names, asked) => {
@@ -105,7 +117,7 @@ function own() {
 /** The cell of a confusion matrix that was chosen: "a:ang:sad" is slot, truth, prediction. */
 export function cell() {
   const [slot, ...names] = state.cell.split(":");
-  const [truth, predicted] = names.map((name) => corpus.classes.indexOf(name));
+  const [truth, predicted] = names.flatMap(unpack).map((name) => corpus.classes.indexOf(name));
   const source = of(slot);
   if (!source || !(truth >= 0) || !(predicted >= 0)) return [];
   return [(row) => corpus.rows.label[row] === truth && source.said[row] === predicted];

@@ -67,7 +67,7 @@ function heading(column) {
   const order = here ? (state.desc ? "descending" : "ascending") : "none";
   const next = here && !state.desc ? { desc: true } : here ? { sort: "", desc: false } : { sort: column.key, desc: false };
   return el("div", { role: "columnheader", "aria-sort": order },
-    el("button", { type: "button", tabindex: -1, title: column.title ?? `Sort by ${column.name}`, onclick: () => set(next) },
+    el("button", { type: "button", id: `sort-${column.key}`, title: column.title ?? `Sort by ${column.name}`, onclick: () => set(next) },
       column.name, here ? (state.desc ? " ▾" : " ▴") : ""));
 }
 
@@ -119,7 +119,7 @@ export function reveal() {
 }
 
 function key(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.target !== grid || event.ctrlKey || event.metaKey || event.altKey) return;
   const page = Math.max(Math.floor(grid.clientHeight / ROW) - 2, 1);
   const at = model.rows.indexOf(corpus.rowOf.get(state.u));
   const steps = { ArrowDown: at + 1, ArrowUp: at - 1, PageDown: at + page, PageUp: at - page, Home: 0, End: model.rows.length - 1 };

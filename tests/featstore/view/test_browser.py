@@ -286,6 +286,45 @@ def test_keyboard_alone(seen: Seen, store: Store) -> None:
     assert page.locator("#help").is_visible()
 
 
+def test_the_keyboard_stays_where_it_was(seen: Seen, store: Store) -> None:
+    seen.open("tab=confusion")
+    page = seen.page
+    for name in ("sort-length", "label-2", "cell-a:ang:hap", "tab-confusion"):
+        page.locator(f'[id="{name}"]').focus()
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.activeElement.id") == name
+    assert page.locator('[aria-sort="ascending"]').inner_text().startswith("length")
+    page.locator("#fold").focus()
+    page.keyboard.press("ArrowDown")
+    seen.until("document.getElementById('chosen').parentNode.textContent.includes('fold 2')")
+    assert page.evaluate("document.activeElement.id") == "fold"
+
+
+def test_a_fold_without_teachers_and_no_signals(
+    browser: Any, view_store: Path, tmp_path: Path
+) -> None:
+    place = shutil.copytree(view_store, tmp_path / "store")
+    shutil.rmtree(place / "folds/04")
+    shutil.rmtree(place / "folds/05/linguistic")
+    payloads = Payloads(Store.open(place))
+    payloads.__dict__["has_audio"] = False  # as of a store built with --no-embed-audio
+    with served(payloads) as address:
+        page = browser.new_page(viewport={"width": 1360, "height": 800})
+        seen = Seen(page, address)
+        seen.open("fold=4")
+        assert "Fold 4 has no teacher yet" in page.locator(".bars").inner_text()
+        assert "holds no signals" in page.locator(".side").inner_text()
+        assert (seen.count(), page.locator("#teacher-a").count()) == (60, 0)
+        for key in ("2", "3", "4", "1", " "):
+            page.keyboard.press(key)
+        page.locator("#fold").select_option("5")
+        seen.until("document.querySelectorAll('.voice').length === 1")
+        assert page.locator("#teacher-a").input_value() == "prosodic"
+        assert page.locator("#teacher-b").count() == 0
+        page.close()
+    assert seen.complaints == []
+
+
 def test_hostile_transcript_stays_text(seen: Seen, store: Store) -> None:
     seen.open(f"u={store.utterances['utterance_id'][0]}&tab=map")
     page = seen.page
