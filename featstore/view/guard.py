@@ -125,7 +125,9 @@ def _is_address(name: str) -> bool:
 
 
 def _asked(scope: Message) -> str:
-    query = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=8)
+    query: dict[str, list[str]] = parse_qs(
+        scope["query_string"].decode("latin-1"), max_num_fields=8
+    )
     return query.get("token", [""])[0]
 
 

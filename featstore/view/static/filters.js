@@ -34,7 +34,7 @@ export function choices() {
   });
   const [a, b] = chosen();
   const names = (corpus.folds[state.fold - 1] ?? []).map((name) => [name, name]);
-  const runs = students().map(([number, run]) => [number, `${run.experiment} / ${run.variant}, seed ${run.seed} (${run.place})`]);
+  const runs = students().map(([number, run]) => [number, runText(run)]);
   document.getElementById("choices").replaceChildren(
     choice("fold", folds, state.fold, (value) => set({ fold: Number(value), cell: "", student: "" }), { id: "fold" }),
     ...(a ? [choice("teacher A", names, a, (value) => set({ a: value, b: value === b ? a : b }), { id: "teacher-a" })] : []),
@@ -42,6 +42,13 @@ export function choices() {
     ...(runs.length ? [choice("student", runs, student(), (value) => set({ student: corpus.students[value].place }), { id: "student" })] : []),
     el("label", { class: "tau" }, el("span", {}, "tau"), tau, exact));
   temperature();
+}
+
+/** What tells a run from the others of its fold: its place only where nothing else does. */
+function runText(run) {
+  const short = ({ experiment, seed }) => `${experiment}, seed ${seed}`;
+  const alike = students().filter(([, other]) => short(other) === short(run));
+  return alike.length > 1 ? `${short(run)} (${run.place})` : short(run);
 }
 
 /** Show the temperature. */

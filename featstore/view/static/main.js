@@ -34,7 +34,7 @@ function tabs() {
 }
 
 function theme() {
-  const known = state.theme in THEMES ? state.theme : "";
+  const known = Object.hasOwn(THEMES, state.theme) ? state.theme : "";
   document.documentElement.dataset.theme = known;
   $("theme").textContent = THEMES[known];
 }
@@ -157,6 +157,7 @@ async function begin() {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => map.repaint());
   matchMedia("(max-width: 700px)").addEventListener("change", () => list());
   await fold();
+  performance.mark("shown");
   if (!state.u && model.model.rows.length) set({ u: corpus.rows.utterance_id[model.model.rows[0]] });
   document.body.dataset.ready = "yes";
 }

@@ -146,5 +146,5 @@ function keyOf(column) {
     apart: model.divergence ? (row) => model.divergence[row] : null,
   };
   const source = of(column);
-  return source ? (row) => source.said[row] * 2 + source.sure[row] : by[column] ?? null;
+  return source ? (row) => source.said[row] * 2 + source.sure[row] : Object.hasOwn(by, column) ? by[column] : null;
 }

@@ -29,7 +29,7 @@ export function update() {
   const { rows: r } = corpus;
   const narrow = matchMedia("(max-width: 700px)").matches;
   const said = (slot) => ({
-    name: of(slot).name, key: slot, rem: narrow ? 5.6 : 8.6,
+    name: of(slot).name, key: slot, rem: narrow ? 5.6 : 7.6,
     cell: (row) => opinion(of(slot), row),
   });
   columns = [

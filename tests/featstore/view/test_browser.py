@@ -209,7 +209,11 @@ def test_deep_link(seen: Seen, store: Store) -> None:
 
 @pytest.mark.parametrize(
     "state",
-    ["fold=99&tau=-1&tab=x&u=nobody&sort=x&cell=q:r&theme=y&colour=z&label=,&role=x", "%&=&fold"],
+    [
+        "fold=99&tau=-1&tab=x&u=nobody&sort=x&cell=q:r&theme=y&colour=z&label=,&role=x",
+        "sort=constructor&theme=constructor&colour=toString&label=%25&cell=a:%25:%25&a=toString",
+        "%&=&fold",
+    ],
 )
 def test_links_that_make_no_sense(seen: Seen, state: str) -> None:
     seen.page.goto("about:blank")
@@ -360,7 +364,7 @@ def test_a_full_corpus_is_fluid(browser: Any, tmp_path: Path) -> None:
         page = browser.new_page(viewport={"width": 1360, "height": 800})
         seen = Seen(page, address)
         seen.open()
-        shown_ms = page.evaluate("performance.now()")
+        shown_ms = page.evaluate("performance.getEntriesByName('shown')[0].startTime")
         assert seen.count() == 5_531
         for word in ("w", "wo", "word4", "word41"):
             page.locator("#search").fill(word)
@@ -370,6 +374,7 @@ def test_a_full_corpus_is_fluid(browser: Any, tmp_path: Path) -> None:
         assert page.locator(".body .row").count() < 100
         filters_ms = page.evaluate("performance.getEntriesByName('filter').map((e) => e.duration)")
         page.close()
+    print(f"shown after {shown_ms:.0f} ms, filters at most {max(filters_ms):.1f} ms")
     assert len(filters_ms) >= 6
     assert max(filters_ms) < 100
     assert shown_ms < 3_000  # 1 s on an idle machine; tests run on busy ones
