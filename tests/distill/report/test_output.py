@@ -21,6 +21,7 @@ from distill.report.data import Report
 from distill.report.runs import RunSet
 from featstore.schema import UserError, printable
 
+FIGURES = ["confusion", "curves", "recall", "scores"]
 HOSTILE = ["a|b<img src=x>", "$x$ *c*", "\u202egnirts", "neu\x1b[31m", "`d`", "[e](http://f)"]
 
 
@@ -66,13 +67,14 @@ def rows_of(markdown: str, heading: str) -> list[list[str]]:
 
 def test_all_files_are_written_and_nothing_else(out: Path, report: Report) -> None:
     names = sorted(path.name for path in out.iterdir())
-    assert names == ["confusion.png", "curves.png", "report.json", "report.md", "scores.png"]
+    figures = [f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")]
+    assert names == sorted([*figures, "report.html", "report.json", "report.md"])
     assert json.loads((out / "report.json").read_text()) == json.loads(json.dumps(report.to_dict()))
 
 
 def test_writing_again_gives_the_same_bytes(report: Report, out: Path, tmp_path: Path) -> None:
     files = write(report, tmp_path / "again")
-    assert files[0].name == "report.md"
+    assert [file.name for file in files[:2]] == ["report.html", "report.md"]
     for file in files:
         assert file.read_bytes() == (out / file.name).read_bytes()
 
@@ -174,26 +176,31 @@ def test_text_of_others_is_shown_and_not_obeyed(hostile: Report, tmp_path: Path)
     )
     assert {printable(name) for name in HOSTILE} <= texts
     assert "://" not in page  # some renderers make a link of a bare address
-    assert sum(file.suffix == ".png" for file in files) == 3
+    assert sum(file.suffix == ".png" for file in files) == len(FIGURES)
 
 
 def test_a_study_has_files_of_its_own_where_there_are_several(
     report: Report, hostile: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(figures, "draw", lambda study: {"scores": study.dataset.encode()})
+    monkeypatch.setattr(figures, "plots", lambda study: [])
+    monkeypatch.setattr(
+        figures, "draw", lambda study, _: {"scores": {"png": study.dataset.encode()}}
+    )
     both = Report(report.studies + hostile.studies, ())
     files = {path.name: path.read_bytes() for path in write(both, tmp_path / "both")}
     assert files.pop("1-synthetic-scores.png") == b"synthetic"
     assert files.pop("2-_b_corpus__b_-scores.png") == b"<b>corpus</b>"
-    assert sorted(files) == ["report.json", "report.md"]
+    assert sorted(files) == ["report.html", "report.json", "report.md"]
     assert b"](2-_b_corpus__b_-scores.png)" in files["report.md"]
 
 
 def test_many_students_go_to_further_pages(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "PER_PAGE", 3)
     monkeypatch.setattr(figures, "DPI", 30)
-    drawn = figures.draw(report.studies[0])
-    assert list(drawn) == ["scores", "confusion", "confusion-2", "curves"]
+    study = report.studies[0]
+    drawn = figures.draw(study, figures.plots(study))
+    assert [name for name in drawn if name.startswith("confusion")] == ["confusion", "confusion-2"]
+    assert "curves-2" not in drawn
 
 
 def test_a_student_without_validation_has_no_curve(tmp_path: Path) -> None:
@@ -202,7 +209,7 @@ def test_a_student_without_validation_has_no_curve(tmp_path: Path) -> None:
     (folder / "metrics.jsonl").write_text("\n".join(log))
     report = summarise(collect([tmp_path]))
     assert report.studies[0].students[0].curves[0].points == ((1, None), (2, None))
-    assert "curves" not in figures.draw(report.studies[0])
+    assert "curves" not in [plot.name for plot in figures.plots(report.studies[0])]
 
 
 def test_one_fold_is_shown_without_a_deviation(tmp_path: Path) -> None:
@@ -217,7 +224,7 @@ def test_nothing_finished_is_said_and_still_written(tmp_path: Path) -> None:
     write_run(tmp_path / "runs", facts(1, 42), done=False)
     report = summarise(collect([tmp_path / "runs"]))
     files = write(report, tmp_path / "out")
-    assert [file.name for file in files] == ["report.md", "report.json"]
+    assert [file.name for file in files] == ["report.html", "report.md", "report.json"]
     assert "No run is finished" in files[0].read_text()
     assert "No run is finished" in printed(report)
 
