@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from statistics import fmean
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, TypeVar
 
-from distill import metrics, published
-from distill.metrics import Scores
-from distill.published import Published
+from distill import published
+from distill.experiment_record import FOLDER as RECORDS
+from distill.published import Figures, Published
+from distill.report.agreements import agreements
 from distill.report.comparison import comparisons
-from distill.report.data import Curve, FoldResult, Report, Results, Student, Study, Teacher
-from distill.report.runs import Run, RunSet
+from distill.report.data import FoldSplit, Report, Student, Study, Teacher
+from distill.report.experiments import Found, experiment
+from distill.report.runs import LeftOut, Run, RunSet
+from distill.report.students import student
 from distill.report.teachers import teacher_rows
 from distill.run_facts import RunFacts
 
 T = TypeVar("T")
 K = TypeVar("K")
 
-SHOWN_ELSEWHERE = {"seed", "variant", "experiment"}
-"""Settings that a student's row carries anyway."""
-
 
 def summarise(runset: RunSet) -> Report:
     """Every number of the report; the same runs give the same report, whatever their order."""
     printed = published.load()
     by_study = _grouped(runset.runs, lambda run: _study_key(run.facts))
-    studies = [_study(by_study[key], printed) for key in sorted(by_study, key=repr)]
-    return Report(tuple(studies), runset.left_out)
+    studies = [_study(by_study[key], printed, runset) for key in sorted(by_study, key=repr)]
+    shown = {one.stem for study in studies for one in study.experiments}
+    empty = [
+        LeftOut(f"{RECORDS}/{stem}.json", "unfinished", "no finished run of its rows was found")
+        for stem in sorted(set(runset.records) - shown)
+    ]
+    return Report(tuple(studies), (*runset.left_out, *empty))
 
 
 def incomparable(facts: RunFacts, printed: Published) -> str:
@@ -49,37 +52,35 @@ def incomparable(facts: RunFacts, printed: Published) -> str:
     return ""
 
 
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as dotted keys.
-
-    >>> flat({"losses": {"alpha": 1.0}, "seed": 42})
-    {'losses.alpha': 1.0, 'seed': 42}
-    """
-    out: dict[str, Any] = {}
-    for key, value in settings.items():
-        dotted = f"{prefix}{key}"
-        out |= flat(value, f"{dotted}.") if isinstance(value, Mapping) else {dotted: value}
-    return out
-
-
 def _study_key(facts: RunFacts) -> tuple[Any, ...]:
     protocol = tuple(sorted(facts.protocol.model_dump().items()))
     return facts.dataset, facts.full_release, facts.classes, facts.n_folds, protocol
 
 
-def _study(runs: Sequence[Run], printed: Published) -> Study:
+def _study(runs: Sequence[Run], printed: Published, runset: RunSet) -> Study:
     facts = runs[0].facts
     reason = incomparable(facts, printed)
     shown = None if reason else printed
     groups = _ordered(_grouped(runs, _student_key).values(), printed)
+    swept = {
+        (row.experiment, row.key) for r in runset.records.values() for row in r.rows if row.point
+    }
     students = [
-        _student(group, label, shown) for group, label in zip(groups, _labels(groups), strict=True)
+        student(group, label, _published(group[0].facts, shown, swept))
+        for group, label in zip(groups, _labels(groups), strict=True)
     ]
-    teachers, conflicts = teacher_rows(runs, shown)
+    known, conflicts = teacher_rows(runs, shown)
+    teachers = tuple(row for row, _ in known)
     rows: tuple[Teacher | Student, ...] = (*teachers, *students)
     notes = [note for row in rows for note in _missing(row)]
-    for student, group in zip(students, groups, strict=True):
-        notes += _notes(student, group)
+    for row, group in zip(students, groups, strict=True):
+        notes += _notes(row, group)
+    places = [(row.experiment, row.key) for row in students]
+    found = Found(
+        n_folds=facts.n_folds, teachers=teachers, students=dict(zip(places, students, strict=True)),
+        runs=dict(zip(places, groups, strict=True)), left_out=runset.left_out, printed=shown,
+    )  # fmt: skip
+    label_map, differing = _label_map(runs)
     return Study(
         dataset=facts.dataset,
         full_release=facts.full_release,
@@ -91,8 +92,54 @@ def _study(runs: Sequence[Run], printed: Published) -> Study:
         comparisons=comparisons(students, groups),
         incomparable=reason,
         versions=_versions(runs),
-        notes=(*notes, *conflicts),
+        notes=(*notes, *conflicts, *differing),
+        folds=_splits(runs),
+        label_map=label_map,
+        agreements=agreements(known, zip(students, groups, strict=True)),
+        experiments=tuple(
+            experiment(stem, record, found)
+            for stem, record in sorted(runset.records.items())
+            if found.concerns(record)
+        ),
     )
+
+
+def _published(
+    facts: RunFacts, printed: Published | None, swept: Collection[tuple[str, str]]
+) -> Figures | None:
+    """The printed pair of a student; a point of a sweep is no row of the paper's tables."""
+    if printed is None or (facts.experiment, facts.key) in swept:
+        return None
+    return printed.student(facts.variant, facts.student.backbone)
+
+
+def _splits(runs: Sequence[Run]) -> tuple[FoldSplit, ...]:
+    """Of each fold and store one."""
+    found: dict[tuple[int, str], FoldSplit] = {}
+    for run in sorted(runs, key=lambda run: run.place):
+        facts, roles = run.facts, Counter(run.predictions["role"])
+        split, overlap = facts.split, facts.text_overlap
+        found.setdefault(
+            (facts.fold, facts.store.fingerprint),
+            FoldSplit(
+                fold=facts.fold, store=facts.store.fingerprint, test=split.test,
+                validation=split.validation, train=split.train, n_test=roles["test"],
+                n_validation=roles["validation"],
+                n_shared_texts=overlap.n_shared if overlap else None,
+            ),
+        )  # fmt: skip
+    return tuple(found[key] for key in sorted(found))
+
+
+def _label_map(runs: Sequence[Run]) -> tuple[dict[str, str] | None, list[str]]:
+    """What the corpus' own labels count as, and a note where runs differ about it."""
+    told = {
+        tuple(sorted(run.facts.label_map.items()))
+        for run in runs
+        if run.facts.label_map is not None
+    }
+    note = ["runs count the corpus' labels as different classes"] if len(told) > 1 else []
+    return (dict(min(told)) if told else None), note
 
 
 def _student_key(run: Run) -> tuple[str, str, str, str]:
@@ -130,51 +177,6 @@ def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
             for name, more in zip(short, extra, strict=True)
         ]
     return short
-
-
-def _student(runs: Sequence[Run], label: str, printed: Published | None) -> Student:
-    import pandas as pd
-
-    first = runs[0].facts
-    ordered = sorted(runs, key=lambda run: (run.facts.fold, run.facts.seed))
-    scored = {(run.facts.fold, run.facts.seed): run.scores for run in ordered}
-    pooled = metrics.from_predictions(pd.concat([r.predictions for r in ordered]), first.classes)
-    seconds = [run.facts.seconds for run in ordered]
-    return Student(
-        label=label,
-        experiment=first.experiment,
-        key=first.key,
-        store=first.store.fingerprint,
-        variant=first.variant,
-        backbone=first.student.backbone,
-        parameters=first.student.parameters,
-        seeds=tuple(sorted({seed for _, seed in scored})),
-        results=_results(scored, first.n_folds, pooled),
-        curves=tuple(
-            Curve(run.facts.fold, run.facts.seed, run.curve, run.facts.best_epoch)
-            for run in ordered
-        ),
-        settings={k: v for k, v in flat(ordered[0].settings).items() if k not in SHOWN_ELSEWHERE},
-        seconds=None if None in seconds else math.fsum(s for s in seconds if s is not None),
-        published=printed.student(first.variant, first.student.backbone) if printed else None,
-    )
-
-
-def _results(
-    scored: Mapping[tuple[int, int], Scores], n_folds: int, pooled: Scores | None
-) -> Results:
-    """Per fold the mean over its seeds, then the spread of those over folds."""
-    by_fold = _grouped(scored, lambda cell: cell[0])
-    folds = tuple(
-        FoldResult(
-            fold=fold,
-            seeds=tuple(seed for _, seed in by_fold[fold]),
-            wa=fmean([scored[cell].wa for cell in by_fold[fold]]),
-            ua=fmean([scored[cell].ua for cell in by_fold[fold]]),
-        )
-        for fold in sorted(by_fold)
-    )
-    return Results.over(folds, n_folds, pooled)
 
 
 def _missing(row: Teacher | Student) -> list[str]:

@@ -19,6 +19,7 @@ from rich.console import Console
 from distill.report import collect, figures, summarise, to_tables, wording, write
 from distill.report.data import Report
 from distill.report.runs import RunSet
+from distill.runs import RunFolder
 from featstore.schema import UserError, printable
 
 FIGURES = ["confusion", "curves", "recall", "scores"]
@@ -207,6 +208,7 @@ def test_a_student_without_validation_has_no_curve(tmp_path: Path) -> None:
     folder = write_run(tmp_path, facts(1, 42, best_epoch=None))
     log = [json.dumps({"epoch": epoch, "validation": None}) for epoch in (1, 2)]
     (folder / "metrics.jsonl").write_text("\n".join(log))
+    RunFolder(folder).finish()
     report = summarise(collect([tmp_path]))
     assert report.studies[0].students[0].curves[0].points == ((1, None), (2, None))
     assert "curves" not in [plot.name for plot in figures.plots(report.studies[0])]
