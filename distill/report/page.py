@@ -13,7 +13,15 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
-from distill.report import page_scores, page_teachers, page_training, wording
+from distill.report import (
+    page_comparisons,
+    page_protocol,
+    page_scores,
+    page_teachers,
+    page_training,
+    wording,
+)
+from distill.report import page_words as words
 from distill.report.blocks import Chapter, Figure, Section, Size, Table
 from distill.report.data import Report, Study
 from distill.report.figures import alone
@@ -69,20 +77,25 @@ def chapter(study: Study, plots: Sequence[Plot], prefix: str) -> Chapter:
     """
     figures = {plot.name: _figure(plot, f"{prefix}{plot.name}-") for plot in plots}
     sections = [
+        *page_comparisons.experiments(study, figures),
         page_scores.scores(study, figures),
         page_scores.folds(study),
-        page_scores.comparisons(study),
+        page_comparisons.comparisons(study, figures),
         page_scores.classes(study, figures),
-        page_teachers.quality(study),
+        page_teachers.calibration(study, figures),
+        page_teachers.teachers(study),
         page_training.curves(study, figures),
+        page_training.losses(study, figures),
+        page_training.cost(study),
         page_training.settings(study),
-        page_training.provenance(study),
+        page_protocol.protocol(study),
+        page_protocol.paper(study),
     ]
     return Chapter(
         anchor=f"{prefix}study",
         title=wording.title(study),
-        lead="",
-        findings=(),
+        lead=words.lead(study),
+        findings=page_comparisons.conclusions(study),
         notes=study.notes,
         sections=[
             Section(f"{prefix}{s.anchor}", s.title, s.blocks) for s in sections if s is not None

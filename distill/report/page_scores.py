@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from distill.report import page_words as words
 from distill.report import wording
-from distill.report.blocks import Block, Cell, Figure, Section, Table
+from distill.report.blocks import Block, Cell, Figure, Items, Section, Table
 from distill.report.data import Student, Study
 from distill.report.wording import NONE, percent, plus_minus, published_pair
 
@@ -21,7 +22,7 @@ def shown(figures: Figures, *names: str) -> list[Block]:
 
 def scores(study: Study, figures: Figures) -> Section:
     """Mean and pooled scores of every row."""
-    header = ["", "folds", "seeds", "WA", "UA", "WA pooled", "UA pooled"]
+    header = ["", "folds", "seeds", "WA", "UA", "WA", "95 % interval", "UA", "95 % interval"]
     rows = []
     for row in study.rows:
         results = row.results
@@ -33,17 +34,27 @@ def scores(study: Study, figures: Figures) -> Section:
             plus_minus(results.wa),
             plus_minus(results.ua),
             percent(pooled.wa if pooled else None),
+            words.interval(results.wa_interval),
             percent(pooled.ua if pooled else None),
+            words.interval(results.ua_interval),
             *([] if study.incomparable else [published_pair(row.published)]),
         ])  # fmt: skip
+    paper = [] if study.incomparable else [("paper", 1)]
     table = Table(
         "Scores on the test speakers, percent",
-        header if study.incomparable else [*header, "paper WA / UA"],
+        header if study.incomparable else [*header, "WA / UA"],
         rows,
+        spans=[("", 3), ("mean of folds", 2), ("pooled", 4), *paper],
         rule=len(study.teachers),
-        note=wording.HOW_TO_READ,
+        note=f"{wording.HOW_TO_READ} {words.INTERVALS}",
     )
-    return Section("scores", "Scores", [table, *shown(figures, "scores")])
+    why = [
+        f"No interval for {row.label}: {row.results.no_interval}."
+        for row in study.rows
+        if row.results.no_interval
+    ]
+    lines = [Items(why)] if why else []
+    return Section("scores", "Scores", [table, *lines, *shown(figures, "scores")])
 
 
 def folds(study: Study) -> Section:
@@ -69,20 +80,6 @@ def folds(study: Study) -> Section:
                 )
             )
     return Section("folds", "Each fold", blocks)
-
-
-def comparisons(study: Study) -> Section | None:
-    """Students minus their reference."""
-    if not study.comparisons:
-        return None
-    rows = [
-        (c.label, c.reference, str(len(c.folds)), plus_minus(c.wa_spread, signed=True),
-         plus_minus(c.ua_spread, signed=True))
-        for c in study.comparisons
-    ]  # fmt: skip
-    header = ("student", "reference", "folds", "WA", "UA")
-    table = Table("Differences in percentage points", header, rows, left=2, note=wording.COMPARED)
-    return Section("comparisons", "Students compared", [table])
 
 
 def classes(study: Study, figures: Figures) -> Section | None:

@@ -1,43 +1,113 @@
-"""Sections of the page about training, and where everything comes from."""
+"""Sections of the page about training: curves, loss terms, cost and settings."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 
 from distill.report import wording
-from distill.report.blocks import Facts, Figure, Section, Table
-from distill.report.data import Study
-from distill.report.page_scores import shown
-from distill.report.wording import NONE
+from distill.report.blocks import Cell, Section, Table
+from distill.report.data import Student, Study
+from distill.report.page_scores import MISSING, Figures, shown
+from distill.report.results import LossTerm
+from distill.report.wording import NONE, percent
 
 
-def curves(study: Study, figures: Mapping[str, Figure]) -> Section | None:
+def curves(study: Study, figures: Figures) -> Section | None:
     """Learning curves."""
     blocks = shown(figures, "curves")
     return Section("learning", "Learning curves", blocks) if blocks else None
 
 
+def losses(study: Study, figures: Figures) -> Section | None:
+    """Loss terms, and how much of the gradient each accounts for."""
+    students = [student for student in study.students if student.terms]
+    names = list(dict.fromkeys(term.name for student in students for term in student.terms))
+    if not names:
+        return None
+    tables = [
+        Table(
+            "Loss terms, unweighted, mean over the runs: all epochs / last epoch",
+            ["", *names],
+            [_terms(student, names, _loss) for student in students],
+            note="ce: cross-entropy with the label; kl and cos: eqs. 1-5, one term each teacher; "
+            "total: their weighted sum.",
+        )
+    ]
+    shares = [s for s in students if any(t.share_mean is not None for t in s.terms)]
+    weighted = [name for name in names if name != "total"]
+    if shares:
+        tables.append(
+            Table(
+                "Share of each weighted term in the gradient, percent: all epochs / last epoch",
+                ["", *weighted],
+                [_terms(student, weighted, _share) for student in shares],
+                note="Norm of the term's gradient with respect to the pooled output, as a share of "
+                "the sum over all terms.",
+            )
+        )
+    return Section("losses", "Loss terms and gradients", [*tables, *shown(figures, "gradients")])
+
+
+def _terms(
+    student: Student, names: Sequence[str], show: Callable[[LossTerm], str | Cell]
+) -> list[str | Cell]:
+    known = {term.name: term for term in student.terms}
+    return [student.label, *(show(known[n]) if n in known else MISSING for n in names)]
+
+
+def _loss(term: LossTerm) -> str | Cell:
+    return f"{term.mean:.4g} / {term.last:.4g}"
+
+
+def _share(term: LossTerm) -> str | Cell:
+    if term.share_mean is None:
+        return MISSING
+    return f"{percent(term.share_mean, 1)} / {percent(term.share_last, 1)}"
+
+
+def cost(study: Study) -> Section:
+    """Training time; nothing is said of what was not measured."""
+    rows: list[list[str | Cell]] = []
+    for s in study.students:
+        each = s.seconds_per_run
+        per_run = NONE if each is None else f"{each.mean:,.1f}"
+        if each is not None and each.std is not None:
+            per_run += f" ± {each.std:,.1f}"
+        rows.append([
+            s.label,
+            NONE if s.parameters is None else f"{s.parameters:,}",
+            str(len(s.runs)),
+            per_run,
+            NONE if s.seconds is None else f"{s.seconds / 60:,.1f}",
+        ])  # fmt: skip
+    table = Table(
+        "Training of the students",
+        ("", "parameters", "runs", "seconds a run", "minutes, all runs"),
+        rows,
+        note="Wall-clock seconds of each run as it recorded them, mean ± sample standard deviation "
+        "over runs; runs side by side slow each other down. The teachers' cost is the store's, "
+        "paid once. Energy was not measured.",
+    )
+    return Section("cost", "Cost", [table])
+
+
 def settings(study: Study) -> Section | None:
     """Settings that are not the same for all students."""
-    rows = [[key, *values] for key, values in wording.differing(study.students).items()]
+    rows: list[list[str | Cell]] = [
+        [key, *values] for key, values in wording.differing(study.students).items()
+    ]
+    named = sorted({name for student in study.students for name in student.temperatures})
+    for name in named:
+        rows.append([
+            f"tau of the {name} teacher",
+            *(
+                ", ".join(f"{tau:g}" for tau in s.temperatures[name])
+                if name in s.temperatures else MISSING
+                for s in study.students
+            ),
+        ])  # fmt: skip
     if not rows:
         return None
     header = ["setting", *(student.label for student in study.students)]
-    table = Table("Settings that are not the same for all students", header, rows)
-    return Section("settings", "Settings that differ", [table])
-
-
-def provenance(study: Study) -> Section:
-    """Runs, stores and versions."""
-    rows = [
-        (s.label, f"{s.experiment}/{s.key}", s.store[:12], ", ".join(map(str, s.seeds)),
-         NONE if s.parameters is None else f"{s.parameters:,}",
-         NONE if s.seconds is None else f"{s.seconds / 60:.1f}")
-        for s in study.students
-    ]  # fmt: skip
-    header = ("student", "runs", "store", "seeds", "parameters", "minutes, all runs")
-    versions = [f"{name} {' and '.join(seen)}" for name, seen in study.versions.items()]
-    stores = sorted({row.store for row in study.rows})
-    facts = Facts([("stores", ", ".join(stores)), ("versions", ", ".join(versions) or NONE)])
-    table = Table("Where each student's numbers come from", header, rows, left=4)
-    return Section("provenance", "Where it comes from", [table, facts])
+    table = Table("Settings that are not the same for all students, and temperatures", header, rows)
+    return Section("settings", "Settings", [table])
