@@ -10,7 +10,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from distill.report import panels_classes, panels_scores, panels_training, svg
+from distill.report import (
+    panels_calibration,
+    panels_classes,
+    panels_comparisons,
+    panels_scores,
+    panels_training,
+    svg,
+)
 from distill.report.data import Study
 from distill.report.panels import GREY, INK, Panel, Plot, corpus
 from featstore.schema import printable
@@ -47,7 +54,11 @@ def plots(study: Study) -> list[Plot]:
         panels_scores.scores(study),
         panels_classes.recalls(study),
         panels_classes.confusions(study),
+        panels_comparisons.differences(study),
+        panels_calibration.reliability(study),
         panels_training.curves(study),
+        panels_training.gradients(study),
+        *panels_comparisons.sweeps(study),
     )
     return [plot for plot in made if plot.panels]
 

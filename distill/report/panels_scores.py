@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 KEY = (
     "Small circles: one fold each. Filled marks with bars: mean ± standard deviation over folds "
-    "(squares: teachers, discs: students). Below them, what is no mean of folds: pooled (diamond)"
+    "(squares: teachers, discs: students). Below them, what is no mean of folds: pooled, with its 95 % interval "
+    "(diamond)"
 )
 
 
@@ -68,9 +69,11 @@ def _line(axes: Axes, row: Teacher | Student, metric: str, place: int) -> None:
         label=f"{what}: mean ± std over folds",
     )  # fmt: skip
     if results.pooled:
-        axes.plot(
-            100 * getattr(results.pooled, metric), place + 0.27, "D", markersize=4.5,
-            markerfacecolor="none", markeredgecolor=INK, label="pooled", linestyle="none",
+        value, found = getattr(results.pooled, metric), getattr(results, f"{metric}_interval")
+        bar = None if found is None else [[100 * (value - found.low)], [100 * (found.high - value)]]
+        axes.errorbar(
+            100 * value, place + 0.27, xerr=bar, fmt="D", markersize=4.5, color=INK,
+            markerfacecolor="none", linewidth=0.9, capsize=2, label="pooled, 95 % interval",
         )  # fmt: skip
     printed = getattr(row.published, metric, None)
     if printed is not None:

@@ -8,10 +8,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distill.report.data import Student, Study
-from distill.report.panels import BLUE, GREY, ORANGE, PALE, Panel, Plot, broken
+from distill.report.panels import (
+    BLUE,
+    GREY,
+    ORANGE,
+    PALE,
+    SERIES,
+    Panel,
+    Plot,
+    broken,
+    short,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+HATCHES = ("", "////", "....", "xxxx", "----", "\\\\\\\\")
 
 
 def curves(study: Study) -> Plot:
@@ -65,3 +77,47 @@ def _panel(student: Student) -> Callable[[Axes, bool], None]:
 def _points(student: Student, run: int) -> dict[int, float]:
     """Epoch -> validation UA in percent, of the epochs that have one."""
     return {epoch: 100 * ua for epoch, ua in student.curves[run].points if ua is not None}
+
+
+def gradients(study: Study) -> Plot:
+    """One panel: a bar per student, its parts the terms' shares of the gradient."""
+    students = [s for s in study.students if any(t.share_mean is not None for t in s.terms)]
+    names = list(dict.fromkeys(
+        t.name for s in students for t in s.terms if t.share_mean is not None
+    ))  # fmt: skip
+
+    def paint(axes: Axes, first: bool) -> None:
+        left = np.zeros(len(students))
+        for number, name in enumerate(names):
+            found = [
+                {t.name: t.share_mean or 0.0 for t in s.terms}.get(name, 0.0) for s in students
+            ]
+            shares = 100 * np.array(found)
+            colour, _ = SERIES[number % len(SERIES)]
+            axes.barh(
+                range(len(students)), shares, left=left, height=0.62, label=short(name, 24),
+                facecolor="none", edgecolor=colour, hatch=HATCHES[number % len(HATCHES)],
+            )  # fmt: skip
+            for place, share in enumerate(shares):
+                if share >= 6:
+                    axes.text(
+                        left[place] + share / 2, place - 0.46, f"{share:.0f}", ha="center",
+                        va="center", fontsize=7.5,
+                    )  # fmt: skip
+            left += shares
+        axes.set_yticks(range(len(students)), [broken(s.label, 18) for s in students])
+        axes.set_ylim(len(students) - 0.5, -0.7)
+        axes.set_xlim(0, 100)
+        axes.tick_params(axis="y", length=0)
+        axes.set_title("share of the gradient, %")
+
+    return Plot(
+        name="gradients",
+        title="Share of each weighted loss term in the gradient, mean over all epochs",
+        key="Each term has a hatching of its own; numbers are percent, those below 6 left out.",
+        panels=(Panel("Share of each loss term in the gradient, a bar per student; the table gives "
+                      "the numbers", paint),) if students else (),
+        width=6.4,
+        height=0.5 + 0.5 * len(students),
+        legend=True,
+    )  # fmt: skip

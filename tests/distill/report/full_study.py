@@ -1,0 +1,102 @@
+"""A study that has everything a report can show: experiments, loss terms, teachers' logits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from fake_runs import confusion, facts, predictions, write_run
+
+from distill.experiment_record import ExperimentRecord, Row, SweepPoint, write_record
+from distill.runs import RunFolder
+
+TABLE2 = {
+    "full": 0.74, "no-logits": 0.70, "no-embeddings": 0.73, "no-prosodic": 0.73,
+    "no-linguistic": 0.58, "ce-only": 0.64,
+}  # fmt: skip
+SWEPT = {"no-linguistic": (0.1, 0.5, 2.0, 4.0), "no-prosodic": (0.5, 2.0, 4.0, 10.0)}
+TERMS = ("ce", "kl_linguistic", "kl_prosodic", "cos_linguistic", "cos_prosodic")
+LABELS = {"anger": "ang", "happiness": "hap", "excited": "hap", "neutral": "neu", "sadness": "sad"}
+
+
+def teacher_logits(record: dict[str, object]) -> pd.DataFrame:
+    """Raw logits of both teachers on the fold's test and validation rows, and their record."""
+    frames = []
+    for name, hit in {"linguistic": 0.72, "prosodic": 0.55}.items():
+        frame = predictions(record | {"seed": 1 + len(name)}, hit)
+        frame.insert(0, "teacher", name)
+        frames.append(frame)
+        test = frame[frame["role"] == "test"]
+        counts = pd.crosstab(
+            pd.Categorical(test["truth"], record["classes"]),
+            pd.Categorical(test["prediction"], record["classes"]),
+            dropna=False,
+        ).to_numpy()
+        recall = np.diag(counts) / counts.sum(axis=1)
+        wa, ua = float(np.trace(counts) / counts.sum()), float(recall.mean())
+        record["teachers"][name]["test"] = {"wa": wa, "ua": ua, "confusion": counts.tolist()}  # type: ignore[index]
+    return pd.concat(frames, ignore_index=True)
+
+
+def add_run(root: Path, fold: int, variant: str, key: str, hit: float, **over: object) -> Path:
+    """A finished run with its loss terms and its teachers' logits."""
+    more = {"temperatures": {"linguistic": 5.0, "prosodic": 0.5}, "label_map": LABELS,
+            "text_overlap": {"n_test": 80, "n_shared": 31}}  # fmt: skip
+    record = facts(fold, 42, variant=variant, key=key, **(more | over))
+    record["teachers"] = {
+        name: {part: confusion(np.random.default_rng(fold), 20, hit) for part in parts}
+        for name, (hit, parts) in {
+            "linguistic": (0.95, ("train", "validation")), "prosodic": (0.8, ("train", "validation")),
+        }.items()
+    }  # fmt: skip
+    logits = teacher_logits(record)
+    alpha = 0.0 if variant in ("ce-only", "no-logits") else 1.0
+    settings = f"[losses]\nalpha = {alpha}\nbeta = 10.0\n"
+    folder = write_run(root, record, hit=hit, settings=settings, done=False, epochs=12)
+    logits.to_parquet(folder / "teachers.parquet", index=False)
+    lines = []
+    for line in (folder / "metrics.jsonl").read_text().splitlines():
+        epoch = json.loads(line)
+        terms = {name: (place + 1) / epoch["epoch"] for place, name in enumerate(TERMS)}
+        pulls = {name: value * 0.5**place for place, (name, value) in enumerate(terms.items())}
+        lines.append(json.dumps(epoch | {"train": terms | {"total": 9.0}, "gradients": pulls}))
+    (folder / "metrics.jsonl").write_text("\n".join(lines))
+    RunFolder(folder).finish()
+    return folder
+
+
+def write_full(root: Path, folds: Sequence[int] = range(1, 11), **over: object) -> Path:
+    """Table 2 with all folds but two of one row, figure 2 with two folds and a missing point."""
+    rows = [Row(label="Ours" if v == "full" else v, experiment="main", key=f"{v}-key", variant=v)
+            for v in TABLE2]  # fmt: skip
+    for variant, hit in TABLE2.items():
+        for fold in folds:
+            if variant != "ce-only" or fold < max(folds) - 1:
+                add_run(root, fold, variant, f"{variant}-key", hit, **over)
+    rows += [
+        Row(label=f"{name} teacher alone", teacher=name) for name in ("prosodic", "linguistic")
+    ]
+    record = {"student": "tiny", "store": "5f" * 32}
+    table2 = ExperimentRecord(name="table2", title="Table 2: ablations", rows=tuple(rows),
+                              schema=1, **record)  # fmt: skip
+    write_record(root, "table2-tiny", table2)
+    points = []
+    for variant, values in SWEPT.items():
+        teacher = "prosodic" if variant == "no-linguistic" else "linguistic"
+        for place, tau in enumerate(values):
+            key = f"{variant}-tau{place}"
+            point = SweepPoint(axis=f"tau of the {teacher} teacher", curve=variant, value=tau)
+            points.append(Row(label=f"{variant}, tau {tau:g}", experiment="sweep", key=key,
+                              variant=variant, point=point))  # fmt: skip
+            for fold in list(folds)[:2]:
+                if tau != 10:
+                    hit = TABLE2[variant] + 0.02 * place
+                    add_run(root, fold, variant, key, hit, experiment="sweep", **over)
+    figure2 = ExperimentRecord(name="figure2", title="Figure 2: temperatures", rows=tuple(points),
+                               schema=1, **record)  # fmt: skip
+    write_record(root, "figure2-tiny", figure2)
+    write_run(root, facts(max(folds), 42, variant="ce-only", key="ce-only-key"), done=False)
+    return root
