@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from distill.report import figures, markdown
+from distill.report import figures, markdown, tabular
 from distill.report.data import Report, Study
 from distill.report.runs import collect
 from distill.report.summary import summarise
@@ -21,7 +21,7 @@ __all__ = ["Report", "collect", "summarise", "to_tables", "write"]
 
 
 def write(report: Report, out: Path) -> list[Path]:
-    """Write ``report.md``, ``report.json`` and the figures; an older report is replaced.
+    """Write ``report.md``, ``report.json``, CSVs and figures; an older report is replaced.
 
     The figures of a single study are ``scores.png``, ``confusion.png`` and ``curves.png``; those of
     several bear the study's corpus and number as well.
@@ -40,6 +40,7 @@ def write(report: Report, out: Path) -> list[Path]:
         names.append({key: f"{stem}{key}.png" for key in drawn})
         contents |= {f"{stem}{key}.png": png for key, png in drawn.items()}
     document = json.dumps(report.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+    contents |= tabular.files(report)
     contents["report.json"] = f"{document}\n".encode()
     # last, so that a reader of the page never misses a figure
     contents["report.md"] = markdown.render(report, names).encode()

@@ -67,7 +67,9 @@ def rows_of(markdown: str, heading: str) -> list[list[str]]:
 
 def test_all_files_are_written_and_nothing_else(out: Path, report: Report) -> None:
     names = sorted(path.name for path in out.iterdir())
-    assert names == ["confusion.png", "curves.png", "report.json", "report.md", "scores.png"]
+    figures = ["confusion.png", "curves.png", "scores.png"]
+    texts = ["comparisons.csv", "report.json", "report.md", "scores.csv"]
+    assert names == sorted(figures + texts)
     assert json.loads((out / "report.json").read_text()) == json.loads(json.dumps(report.to_dict()))
 
 
@@ -111,7 +113,7 @@ def test_markdown_and_terminal_show_the_numbers(report: Report, out: Path) -> No
     assert "#### Confusion of ce-only · tiny, 3/10 folds, pooled" in page
     recall = {row[0] for row in rows_of(page, "### Recall per class")}
     assert {"full · tiny", "ce-only · tiny, 3/10 folds"} < recall
-    assert printed(report).count("ce-only · tiny, 3/10 folds") == 2
+    assert printed(report).count("ce-only · tiny, 3/10 folds") == 4
     assert "main/0f9e8d7c6b5a/fold04-seed42" in page
     assert "main/0f9e8d7c6b5a/fold04-seed42" in printed(report)
 
@@ -186,7 +188,8 @@ def test_a_study_has_files_of_its_own_where_there_are_several(
     files = {path.name: path.read_bytes() for path in write(both, tmp_path / "both")}
     assert files.pop("1-synthetic-scores.png") == b"synthetic"
     assert files.pop("2-_b_corpus__b_-scores.png") == b"<b>corpus</b>"
-    assert sorted(files) == ["report.json", "report.md"]
+    texts = ["comparisons.csv", "report.json", "report.md", "scores.csv"]
+    assert sorted(files) == texts
     assert b"](2-_b_corpus__b_-scores.png)" in files["report.md"]
 
 
