@@ -9,6 +9,7 @@ from distill.config import RunSettings, model_folder
 from distill.run_facts import RunFacts
 from distill.student import Student
 from distill.targets import FoldTargets
+from distill.temperature import taus
 from featstore.provenance import versions
 from featstore.store import Store
 from featstore.training import count_parameters
@@ -30,7 +31,7 @@ def run_facts(
         store: what it is trained from.
         targets: its fold.
         student: what is trained.
-        settings: of the run.
+        settings: of the run, its temperatures those in use.
         key: see :func:`distill.config.run_key`.
         experiment: the folder's name.
         variant: the row of Table 2.
@@ -61,6 +62,7 @@ def run_facts(
             "parameters": count_parameters(student),
         },
         "teachers": teachers,
+        "temperatures": taus(settings.losses, targets.teachers),
         "label_map": _label_map(store),
         "text_overlap": _text_overlap(store, fold.number),
         "versions": versions(),
