@@ -257,6 +257,57 @@ def run(
 
 
 @distill.command()
+def experiment(
+    grid: Annotated[
+        str, typer.Argument(help="table1, table2, figure2, controls, options, or a .toml file.")
+    ],
+    store: Annotated[Path, typer.Option(help="The store's folder.")],
+    fold: Folds = "all",
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="How many, from --seed on.")] = 1,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**62)] = None,
+    student: Annotated[
+        list[str] | None, typer.Option(help="In place of the experiment's own; may be repeated.")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="paper, safe or tiny; tiny for the tiny student.")
+    ] = None,
+    config: Config = None,
+    sets: Sets = None,
+    runs: Annotated[Path, typer.Option(help="Where results go.")] = Path("runs"),
+    weights: Annotated[
+        Path | None, typer.Option(help="The backbone's weights, where not in the cache.")
+    ] = None,
+    root: Root = None,
+    jobs: Jobs = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each run.")] = None,
+    device: Device = "auto",
+    max_steps: Annotated[
+        int | None, typer.Option(min=1, help="Stop each run after so many steps: a trial.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Every row of a table or figure, on every fold and seed; equal runs once. Resumes."""
+    from distill import experiment_plan, experiments, render
+    from distill.grids import load_grid
+    from distill.running import Resources
+
+    order = experiments.ExperimentOrder(
+        grid=load_grid(grid), store=store, folds=fold, runs=runs, n_seeds=seeds, seed=seed,
+        students=tuple(student or ()), preset=preset, config=config, sets=tuple(sets or ()),
+        resources=Resources(device, jobs, threads), weights=weights, root=root,
+        max_steps=max_steps,
+    )  # fmt: skip
+    if dry_run:
+        found = experiment_plan.plan(order)
+        _print(found, as_json, render.experiment_plan)
+        raise typer.Exit(experiment_plan.exit_code(found))
+    done, rows = experiments.run_experiment(order)
+    _print(experiments.summary(done, rows), as_json, render.experiment)
+    raise typer.Exit(done.exit_code)
+
+
+@distill.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders that hold some.")],
     out: Annotated[

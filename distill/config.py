@@ -35,11 +35,23 @@ class StreamSettings(Settings):
     """What is done to the audio of training utterances; nothing where not given."""
 
 
+class TargetSettings(Settings):
+    """Which of a store's targets a training utterance gets."""
+
+    shuffle: Literal["none", "label", "any"] = "none"
+    """A control: each training utterance gets the targets of another of the same label, or of any.
+    What is left of the gain does not come from what the teachers know of the utterance."""
+    tau: Literal["given", "validation"] = "given"
+    """Temperatures as ``losses.teachers`` gives them, or the ones that calibrate each teacher on
+    the fold's validation rows."""
+
+
 class RunSettings(Settings):
     """Everything that decides a student's weights, given a store and a fold."""
 
     student: StudentSettings = StudentSettings()
     losses: LossSettings = LossSettings()
+    targets: TargetSettings = TargetSettings()
     optim: StudentOptim = StudentOptim()
     stream: StreamSettings = StreamSettings()
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

@@ -9,6 +9,7 @@ from distill.config import RunSettings, model_folder
 from distill.run_facts import RunFacts
 from distill.student import Student
 from distill.targets import FoldTargets
+from distill.temperature import taus
 from featstore.provenance import versions
 from featstore.store import Store
 from featstore.training import count_parameters
@@ -30,7 +31,7 @@ def run_facts(
         store: what it is trained from.
         targets: its fold.
         student: what is trained.
-        settings: of the run.
+        settings: of the run, its temperatures those in use.
         key: see :func:`distill.config.run_key`.
         experiment: the folder's name.
         variant: the row of Table 2.
@@ -61,9 +62,25 @@ def run_facts(
             "parameters": count_parameters(student),
         },
         "teachers": teachers,
+        "temperatures": taus(settings.losses, targets.teachers),
+        "label_map": _label_map(store),
+        "text_overlap": _text_overlap(store, fold.number),
         "versions": versions(),
     }
     return RunFacts.model_validate(facts | outcome)
+
+
+def _label_map(store: Store) -> dict[str, str]:
+    """The corpus' own labels -> classes, of the utterances that the store holds."""
+    raw = store.utterances["label_raw"].tolist()
+    classes = [store.classes[label] for label in store.labels.tolist()]
+    return dict(sorted(set(zip(raw, classes, strict=True))))
+
+
+def _text_overlap(store: Store, fold: int) -> dict[str, Any] | None:
+    """How many of a fold's test utterances have their words in training, as the store recorded."""
+    records = store.unit("splits").facts["text_overlap"]
+    return next((record for record in records if record["fold"] == fold), None)
 
 
 def _shown(backbone: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from distill.launch import BEGINS
 from featstore.render import clean, percent, table
 
 
@@ -34,6 +35,64 @@ def outcomes(facts: Mapping[str, Any]) -> Iterator[Any]:
     yield rows
     for run in facts["folds"]:  # whole and unwrapped, to be copied
         yield clean(run["folder"])
+
+
+def experiment_plan(facts: Mapping[str, Any]) -> Iterator[Any]:
+    """``distill experiment --dry-run``."""
+    yield clean(f"{facts['experiment']}: {facts['title']}")
+    rows = table("Rows", "row", "done", "to run", "cannot", "why")
+    rows.columns[4].justify = "left"
+    for row in facts["rows"]:
+        runs = row["runs"]
+        begins = sum(runs.get(status, 0) for status in BEGINS)
+        rest = sum(runs.values()) - begins - runs.get("done", 0)
+        rows.add_row(clean(row["row"]), str(runs.get("done", 0)), str(begins), str(rest),
+                     clean(row["why"].split("\n")[0]))  # fmt: skip
+    yield rows
+    runs = facts["runs"]
+    left = sum(runs.get(status, 0) for status in BEGINS)
+    yield f"{sum(runs.values())} runs in all (rows share equal ones), {left} left to train"
+    for one in facts["estimates"]:
+        yield clean(_estimate(one))
+    for one in facts["weights"]:
+        yield clean(f"{one['student']}: {one['message']}")
+        if one["hint"]:
+            yield clean(f"hint: {one['hint']}")
+
+
+def _estimate(one: Mapping[str, Any]) -> str:
+    student, left = one["student"], one["runs"]
+    if not left:
+        return f"{student}: nothing to train"
+    if one["seconds"] is None:
+        return f"{student}: {left} run(s), no finished one yet to tell how long they take"
+    return (
+        f"{student}: {left} run(s) of about {one['seconds_a_run']:.0f} s, {one['jobs']} at a time: "
+        f"about {one['seconds'] / 60:.0f} min (from {one['measured_on']} finished run(s))"
+    )
+
+
+def experiment(facts: Mapping[str, Any]) -> Iterator[Any]:
+    """``distill experiment``."""
+    rows = table("Test scores over folds, mean and deviation", "row", "runs", "WA", "UA")
+    for row in facts["rows"]:
+        scores = [_spread(row[name]) for name in ("wa", "ua")]
+        rows.add_row(clean(row["row"]), f"{row['done']} of {row['runs']}", *scores)
+    yield rows
+    if facts["failed"]:
+        failed = table("Failed", "run", "why")
+        failed.columns[1].justify = "left"
+        for one in facts["failed"]:
+            failed.add_row(clean(one["run"]), clean(one["message"].split("\n")[0]))
+        yield failed
+
+
+def _spread(value: Mapping[str, Any] | None) -> str:
+    if value is None:
+        return "-"
+    if value["std"] is None:
+        return percent(value["mean"])
+    return f"{percent(value['mean'])} ± {percent(value['std'])}"
 
 
 def predictions(rows: Sequence[Mapping[str, Any]]) -> Iterator[Any]:

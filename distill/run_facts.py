@@ -99,7 +99,7 @@ class RunFacts(_Facts):
     student: StudentFacts
     teachers: dict[str, TeacherFacts] = {}
     temperatures: dict[str, Positive] = {}
-    """The temperature that each teacher was softened with, a fitted one too."""
+    """The temperature that each teacher's logits were softened with, given or fitted."""
     label_map: dict[str, str] | None = None
     """The corpus' own labels -> the classes that they count as."""
     text_overlap: TextOverlap | None = None

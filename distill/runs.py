@@ -1,7 +1,8 @@
 """Where a run lives and what it leaves: ``runs/<experiment>/<key>/foldNN-seedS/``.
 
-``config.toml``, ``run.json``, ``metrics.jsonl``, ``predictions.parquet``, ``student/`` and, last,
-``DONE``; while it runs also ``checkpoint/``. Every file is written beside its place and renamed.
+``config.toml``, ``run.json``, ``metrics.jsonl``, ``predictions.parquet``, ``teachers.parquet``,
+``student/`` and, last, ``DONE``; while it runs also ``checkpoint/``, and ``FAILED`` where it came
+to nothing. Every file is written beside its place and renamed.
 """
 
 from __future__ import annotations
@@ -17,20 +18,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from distill.saved import weights_of
 from featstore.files import fsync_folder, read_small, sha256_of, strict_json, write_file
 from featstore.locks import try_lock
-from featstore.schema import Corrupt, UserError
+from featstore.schema import Corrupt, UserError, printable
 from featstore.settings import digest
 
 DONE = "DONE"
+FAILED = "FAILED"
 PREDICTIONS = "predictions.parquet"
+TEACHERS = "teachers.parquet"
 CHECKPOINT, STUDENT = "checkpoint", "student"
-SUMMED = (PREDICTIONS, "run.json", "config.toml", "metrics.jsonl", f"{STUDENT}/student.json")
+SUMMED = (
+    PREDICTIONS,
+    TEACHERS,
+    "run.json",
+    "config.toml",
+    "metrics.jsonl",
+    f"{STUDENT}/student.json",
+)
 """Files whose SHA-256 ``DONE`` holds, beside its own; the student's card holds its weights'."""
 
 _BESIDE = re.compile(r"\..+\.[0-9a-f]{8}\Z")
@@ -94,6 +102,31 @@ class RunFolder:
             (self.path / ".lock").unlink(missing_ok=True)
             os.close(lock)
 
+    @property
+    def failure(self) -> str:
+        """Why it failed when it was last begun; '' where it did not."""
+        try:
+            return printable(read_small(self.path / FAILED).decode(errors="replace"))
+        except (OSError, UserError):
+            return ""
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Leave the reason in ``FAILED`` where the run fails; it is gone when the next one begins.
+
+        To be entered while the run is :meth:`held`.
+        """
+        note = self.path / FAILED
+        note.unlink(missing_ok=True)
+        try:
+            yield
+        except Exception as error:
+            told = error.message if isinstance(error, UserError) else f"{type(error).__name__}: "
+            told += "" if isinstance(error, UserError) else str(error)
+            with suppress(OSError):  # a full disk, say: the error itself is told anyway
+                write_file(note, printable(" ".join(told.split()))[:2000].encode())
+            raise
+
     def tidy(self) -> None:
         """Remove what only a run in progress needs, left by a process killed after ``DONE``."""
         if any((self.path / name).exists() for name in (CHECKPOINT, ".lock")):
@@ -115,9 +148,16 @@ class RunFolder:
 
     def write_predictions(self, table: pd.DataFrame) -> None:
         """``predictions.parquet``: the artefact that every reported number is computed from."""
+        self._write_table(PREDICTIONS, table)
+
+    def write_teachers(self, table: pd.DataFrame) -> None:
+        """``teachers.parquet``: the same of the fold's teachers, for those about them."""
+        self._write_table(TEACHERS, table)
+
+    def _write_table(self, name: str, table: pd.DataFrame) -> None:
         buffer = io.BytesIO()
         table.to_parquet(buffer, index=False)
-        write_file(self.path / PREDICTIONS, buffer.getvalue())
+        write_file(self.path / name, buffer.getvalue())
 
     def read_predictions(self) -> pd.DataFrame:
         """The table that :meth:`write_predictions` wrote."""
@@ -154,34 +194,3 @@ def _make(folder: Path) -> None:
         if not above.is_dir():
             above.mkdir(exist_ok=True)
             fsync_folder(above.parent)
-
-
-def predictions_table(
-    utterances: pd.DataFrame,
-    rows: Mapping[str, npt.NDArray[np.int64]],
-    logits: Mapping[str, npt.NDArray[np.float32]],
-    labels: npt.NDArray[np.int64],
-    classes: Sequence[str],
-    fold: int,
-) -> pd.DataFrame:
-    """Truth, prediction and raw logits of the held-out utterances.
-
-    Args:
-        utterances: the store's table.
-        rows: role (``test``, ``validation``) -> rows.
-        logits: role -> ``[rows, C]``.
-        labels: class index of every utterance of the store.
-        classes: class names in logit order.
-        fold: the fold's number.
-    """
-    parts = []
-    for role, index in rows.items():
-        part = utterances.iloc[index][["utterance_id", "speaker"]].reset_index(drop=True)
-        part["fold"] = np.int16(fold)
-        part["role"] = role
-        part["truth"] = [classes[label] for label in labels[index]]
-        part["prediction"] = [classes[best] for best in logits[role].argmax(1)]
-        for column, name in enumerate(classes):
-            part[f"logit_{name}"] = logits[role][:, column]
-        parts.append(part)
-    return pd.concat(parts, ignore_index=True)

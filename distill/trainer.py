@@ -17,17 +17,20 @@ import torch
 from distill.augment import augmentation
 from distill.bundles import refuse_giant
 from distill.config import RunSettings, portable, run_key
+from distill.controls import shuffled
 from distill.describe import run_facts
 from distill.losses import LossSettings
 from distill.metrics import from_predictions
+from distill.outputs import predictions_table, teachers_table
 from distill.parallel import ALONE, Team
-from distill.runs import RunFolder, predictions_table
+from distill.runs import RunFolder
 from distill.standing import Position, load_standing, save_standing
 from distill.step import Stepper, StepReport, steps_an_epoch
 from distill.stream import Signals, evaluation_batches, open_signals, plan_steps, stream
 from distill.stream import training_steps as steps_of_epoch
 from distill.student import build_student
 from distill.targets import FoldTargets, load_targets, rows_of
+from distill.temperature import calibrated
 from distill.tracking import log_epoch, refuse_without_tensorboard
 from featstore.console import say
 from featstore.files import sha256_of
@@ -42,8 +45,8 @@ CHECKPOINT_EVERY_S = 600.0
 
 Floats = npt.NDArray[np.float32]
 Rows = dict[str, npt.NDArray[np.int64]]
-OnEpoch = Callable[[int, int, dict[str, Any]], None]
-"""``on_epoch(fold, n_epochs, entry)`` after each epoch, with its line of ``metrics.jsonl``."""
+OnEpoch = Callable[[str, int, dict[str, Any]], None]
+"""``on_epoch(label, n_epochs, entry)`` after each epoch, with its line of ``metrics.jsonl``."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,12 @@ class RunRequest:
     weights: Path | None = None
     max_steps: int | None = None
     tensorboard: bool = False
+    title: str = ""
+
+    @property
+    def label(self) -> str:
+        """What it is called in messages; unique among the runs of one command."""
+        return self.title or f"fold {self.fold}"
 
 
 @dataclass(frozen=True)
@@ -133,13 +142,14 @@ def _run_fold(request: RunRequest, on_epoch: OnEpoch | None, team: Team) -> Outc
     with run.held() if team.leads else nullcontext():
         if team.any(team.leads and run.done):
             return _skipped(request.fold, run, store.classes, "finished meanwhile")
-        device = team.device or pick_device(request.device)
-        matched = [name for name, term in terms.items() if losses.beta * term.weight > 0]
-        targets = load_targets(store, request.fold, device, matched=matched)
-        for unit in ("audio", "lld"):
-            store.check_parents(store.unit(unit, deep=True))
-        trainer = _Trainer(request, store, targets, run, key, device, team)
-        return trainer.run(on_epoch)
+        with run.telling() if team.leads else nullcontext():
+            device = team.device or pick_device(request.device)
+            matched = [name for name, term in terms.items() if losses.beta * term.weight > 0]
+            targets = load_targets(store, request.fold, device, matched=matched)
+            for unit in ("audio", "lld"):
+                store.check_parents(store.unit(unit, deep=True))
+            trainer = _Trainer(request, store, targets, run, key, device, team)
+            return trainer.run(on_epoch)
 
 
 def require_teachers(store: Store, fold: int, losses: LossSettings) -> None:
@@ -183,9 +193,13 @@ class _Trainer:
         device: torch.device,
         team: Team,
     ) -> None:
-        self.request, self.store, self.targets, self.run_folder = request, store, targets, run
-        self.team = team
-        self.settings, self.key, self.device = request.settings, key, device
+        self.request, self.store, self.run_folder = request, store, run
+        self.settings, self.key, self.device, self.team = request.settings, key, device, team
+        if self.settings.targets.tau == "validation":
+            fitted = calibrated(self.settings.losses, targets)
+            self.settings = self.settings.model_copy(update={"losses": fitted})
+        targets = shuffled(targets, self.settings.targets.shuffle, self.settings.seed)
+        self.targets = targets
         self.signals: Signals = open_signals(store, request.root, check=False)
         self.lengths = store.lengths
         self.rows: Rows = rows_of(targets)
@@ -228,7 +242,7 @@ class _Trainer:
                 )  # fmt: skip
             entry = self._close_epoch(began)
             if on_epoch is not None:
-                on_epoch(self.request.fold, self.settings.optim.epochs, entry)
+                on_epoch(self.request.label, self.settings.optim.epochs, entry)
             self._checkpoint()
         return self._finish(time.monotonic() - began)
 
@@ -331,7 +345,7 @@ class _Trainer:
             return
         self.position, self.best = found
         say(
-            f"fold {self.request.fold}: resumed at epoch {self.position.epoch}, "
+            f"{self.request.label}: resumed at epoch {self.position.epoch}, "
             f"step {self.position.step}"
         )
 
@@ -357,8 +371,14 @@ class _Trainer:
             self.store.utterances, roles, logits, self.labels, self.targets.classes,
             self.request.fold,
         )  # fmt: skip
+        said = {name: output.logits for name, output in self.targets.outputs.items()}
+        teachers = teachers_table(
+            self.store.utterances, self.rows, said, self.labels, self.targets.classes,
+            self.request.fold,
+        )  # fmt: skip
         self.student.save_pretrained(self.run_folder.path / "student")
         self.run_folder.write_predictions(table)
+        self.run_folder.write_teachers(teachers)
         self._describe(best_epoch=self.position.best_epoch, seconds=round(seconds, 1))
         self.run_folder.finish()
         shutil.rmtree(self.run_folder.path / "checkpoint", ignore_errors=True)
@@ -370,7 +390,7 @@ class _Trainer:
             self.store, self.targets, self.student, self.settings, self.key, request.experiment,
             request.variant, **outcome,
         )  # fmt: skip
-        self.run_folder.write_text("config.toml", to_toml(portable(self.settings)))
+        self.run_folder.write_text("config.toml", to_toml(portable(request.settings)))
         self.run_folder.write_json("run.json", facts.model_dump(mode="json", by_alias=True))
 
 

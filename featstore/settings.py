@@ -69,6 +69,19 @@ def merge(base: Mapping[str, Any], delta: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as dotted keys.
+
+    >>> flat({"losses": {"alpha": 1.0}, "seed": 42})
+    {'losses.alpha': 1.0, 'seed': 42}
+    """
+    out: dict[str, Any] = {}
+    for key, value in settings.items():
+        dotted = f"{prefix}{key}"
+        out |= flat(value, f"{dotted}.") if isinstance(value, Mapping) else {dotted: value}
+    return out
+
+
 def load_toml(path: Path) -> dict[str, Any]:
     """A settings file as nested tables.
 

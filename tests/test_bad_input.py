@@ -35,8 +35,8 @@ def test_a_fold_without_one_of_the_teachers_is_not_trained(damaged: Path, tmp_pa
     shutil.rmtree(damaged / "folds/01/linguistic")
     done = launch(order(damaged, tmp_path))
     assert done.exit_code == 2
-    assert "no teacher linguistic" in done.failed[1].message
-    assert "featstore build --fold 1" in done.failed[1].hint
+    assert "no teacher linguistic" in done.failed[0].error.message
+    assert "featstore build --fold 1" in done.failed[0].error.hint
 
 
 def test_a_store_without_a_teacher_at_all_says_how_to_do_without(
@@ -45,7 +45,7 @@ def test_a_store_without_a_teacher_at_all_says_how_to_do_without(
     for fold in ("01", "02"):
         shutil.rmtree(damaged / "folds" / fold / "linguistic")
     done = launch(order(damaged, tmp_path))
-    assert "--set losses.teachers.linguistic.weight=0" in done.failed[1].hint
+    assert "--set losses.teachers.linguistic.weight=0" in done.failed[0].error.hint
     settings = run_settings("tiny", "no-linguistic", None, None, ["optim.epochs=1"], None)
     done = launch(order(damaged, tmp_path, settings=settings))
     assert [outcome.status for outcome in done.outcomes] == ["done"]

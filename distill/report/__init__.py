@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from distill.report import figures, markdown, page
+from distill.report import figures, markdown, page, tabular
 from distill.report.data import Report, Study
 from distill.report.panels import Plot
 from distill.report.runs import collect
@@ -22,7 +22,7 @@ __all__ = ["Report", "collect", "summarise", "to_tables", "write"]
 
 
 def write(report: Report, out: Path) -> list[Path]:
-    """Write ``report.html``, ``report.md``, ``report.json`` and the figures as PNG and SVG.
+    """Write ``report.html``, ``.md`` and ``.json``, CSVs, and the figures as PNG and SVG.
 
     An older report is replaced. The page holds its figures; the files are for the Markdown and for
     papers. Those of a single study are ``scores``, ``confusion``, ``curves`` and so on; those of
@@ -45,6 +45,7 @@ def write(report: Report, out: Path) -> list[Path]:
         for key, files in drawn.items():
             contents |= {f"{stem}{key}.{suffix}": content for suffix, content in files.items()}
     document = json.dumps(report.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+    contents |= tabular.files(report)
     contents["report.json"] = f"{document}\n".encode()
     # last, so that a reader of the Markdown never misses a figure
     contents["report.md"] = markdown.render(report, names).encode()

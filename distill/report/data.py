@@ -22,6 +22,7 @@ from distill.report.results import (
 )
 from distill.report.runs import LeftOut
 from distill.run_facts import ProtocolFacts
+from distill.statistics import LEVEL, RESAMPLES, SEED
 
 __all__ = [
     "Comparison", "Curve", "Experiment", "FoldResult", "FoldSplit", "LossTerm", "Report", "Results",
@@ -195,6 +196,8 @@ class Report:
             "scores": "fractions",
             "published": "percent",
             "std": "sample standard deviation over folds (ddof 1)",
+            "interval": f"{LEVEL:.0%} percentile bootstrap, {RESAMPLES} resamples, seed {SEED}",
+            "p": "two-sided sign-flip permutation over folds; p_holm: Holm over a table's rows",
             "studies": [plain(study) for study in self.studies],
             "left_out": [plain(item) for item in self.left_out],
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -14,19 +14,18 @@ from distill.metrics import Spread
 from distill.published import Figures, Published
 from distill.report.comparison import table
 from distill.report.data import Student, Teacher
-from distill.report.experiment_data import (
-    Experiment,
-    ExperimentRow,
-    MissingRun,
-    State,
-    SweepCurve,
-    SweepValue,
+from distill.report.experiment_data import Experiment, ExperimentRow, MissingRun
+from distill.report.experiment_lines import (
+    TEACHER_SEED,
+    Cell,
+    Line,
+    common_cells,
+    curves,
+    differ,
 )
-from distill.report.results import Comparison, Results
+from distill.report.results import Comparison
 from distill.report.runs import LeftOut, Run
 
-Cell = tuple[int, int]
-"""Fold and seed."""
 Place = tuple[str, str]
 """Experiment and key."""
 
@@ -38,52 +37,44 @@ class Found:
     Attributes:
         n_folds: how many the corpus has.
         teachers: its teachers.
-        students: its students, by experiment and key.
-        runs: their runs, likewise.
+        students: its students with their runs, by experiment and key.
         left_out: runs that are not among them, with the reason.
         printed: the paper's figures; None where the study is not comparable with the paper.
     """
 
     n_folds: int
     teachers: Sequence[Teacher]
-    students: Mapping[Place, Student]
-    runs: Mapping[Place, Sequence[Run]]
+    students: Mapping[Place, tuple[Student, Sequence[Run]]]
     left_out: Sequence[LeftOut]
     printed: Published | None
 
-    def teacher(self, name: str, record: ExperimentRecord) -> Teacher | None:
+    def line(self, asked: Asked, record: ExperimentRecord) -> Line:
+        """What there is of a row of a record."""
+        if asked.teacher is not None:
+            return Line(asked, self._teacher(asked.teacher, record), (), {})
+        place = asked.experiment, asked.key
+        row, runs = self.students.get(place, (None, ()))
+        lost = {(x.fold, x.seed): x for x in self.left_out if (x.experiment, x.key) == place}
+        return Line(asked, row, runs, lost)
+
+    def _teacher(self, name: str, record: ExperimentRecord) -> Teacher | None:
         """The teacher of that name in the record's store, of the record's runs where several."""
         named = [t for t in self.teachers if (t.name, t.store) == (name, record.store)]
         keys = {row.key for row in record.rows}
         return next((t for t in named if keys & set(t.keys)), named[0] if named else None)
 
-    def row(self, asked: Asked, record: ExperimentRecord) -> Teacher | Student | None:
-        """What was measured of a row of a record."""
-        if asked.teacher is not None:
-            return self.teacher(asked.teacher, record)
-        return self.students.get((asked.experiment, asked.key))
-
     def concerns(self, record: ExperimentRecord) -> bool:
         """Whether anything of a record was measured here."""
-        return any(self.row(row, record) for row in record.rows)
+        return any(self.line(row, record).row for row in record.rows)
 
 
 def experiment(stem: str, record: ExperimentRecord, found: Found) -> Experiment:
     """A record with what was measured of it."""
-    measured = [found.row(row, record) for row in record.rows]
-    cells = [_cells(row) for row in measured]
-    of_students = [
-        set(own) for row, own in zip(measured, cells, strict=True) if isinstance(row, Student)
-    ]
-    common = set.intersection(*of_students) if of_students else set()
-    differing = _differ(measured, cells)
-    lost = {(x.experiment, x.key, x.fold, x.seed): x for x in found.left_out if x.fold}
-    seeds = _seeds(record, cells, lost)
-    rows = tuple(
-        _row(asked, row, own, found, _Asked(record, seeds, lost), common if differing else set())
-        for asked, row, own in zip(record.rows, measured, cells, strict=True)
-    )
-    reference = _reference(record, rows)
+    lines = [found.line(row, record) for row in record.rows]
+    common, differing = common_cells(lines), differ(lines)
+    seeds = sorted({s for line in lines for _, s in (*line.cells, *line.lost) if s != TEACHER_SEED})
+    rows = tuple(_row(line, record, found, seeds, common if differing else set()) for line in lines)
+    reference = _reference(lines)
     return Experiment(
         stem=stem,
         name=record.name,
@@ -91,60 +82,20 @@ def experiment(stem: str, record: ExperimentRecord, found: Found) -> Experiment:
         student=record.student,
         store=record.store,
         rows=rows,
-        reference=None if reference is None else rows[reference].label,
-        comparisons=_comparisons(record, rows, reference, found),
-        curves=_curves(rows, cells, found, measured),
+        reference=reference.asked.label if reference else None,
+        comparisons=_comparisons(lines, reference),
+        curves=curves(lines, found.printed),
         common=tuple(sorted(common)),
-        warnings=_warnings(rows, differing, common),
+        warnings=_warnings(lines, differing, common),
     )
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What a row's runs are counted against."""
-
-    record: ExperimentRecord
-    seeds: Sequence[int]
-    lost: Mapping[tuple[str, str, int, int], LeftOut]
-
-
-def _cells(row: Teacher | Student | None) -> dict[Cell, tuple[float, float]]:
-    """(fold, seed) -> WA and UA; a teacher's seed is -1."""
-    if isinstance(row, Student):
-        return {(run.fold, run.seed): (run.wa, run.ua) for run in row.runs}
-    return {(fold.fold, -1): (fold.wa, fold.ua) for fold in row.results.folds} if row else {}
-
-
-def _differ(
-    rows: Sequence[Teacher | Student | None], cells: Sequence[Mapping[Cell, object]]
-) -> bool:
-    """Whether measured rows have other folds or seeds than each other."""
-    students = {frozenset(c) for r, c in zip(rows, cells, strict=True) if isinstance(r, Student)}
-    folds = {frozenset(f for f, _ in c) for r, c in zip(rows, cells, strict=True) if r}
-    return len(students) > 1 or len(folds) > 1
-
-
-def _seeds(
-    record: ExperimentRecord,
-    cells: Sequence[Mapping[Cell, object]],
-    lost: Iterable[tuple[str, str, int, int]],
-) -> list[int]:
-    """Seeds that any row has a run of, finished or not."""
-    places = {(row.experiment, row.key) for row in record.rows if row.teacher is None}
-    begun = {seed for experiment, key, _, seed in lost if (experiment, key) in places}
-    return sorted(begun | {seed for own in cells for _, seed in own if seed >= 0})
-
-
 def _row(
-    asked: Asked,
-    row: Teacher | Student | None,
-    own: Mapping[Cell, tuple[float, float]],
-    found: Found,
-    against: _Asked,
-    common: set[Cell],
+    line: Line, record: ExperimentRecord, found: Found, seeds: Sequence[int], common: set[Cell]
 ) -> ExperimentRow:
-    figures = _published(asked, row, against.record, found)
-    wa, ua = _over(own, common)
+    row, asked = line.row, line.asked
+    figures = _published(line, record, found.printed)
+    wa, ua = _over(line, common)
     return ExperimentRow(
         label=asked.label,
         row=row.label if row else None,
@@ -152,8 +103,8 @@ def _row(
         variant=asked.variant,
         results=row.results if row else None,
         seeds=row.seeds if isinstance(row, Student) else (),
-        n_runs=len(row.runs) if isinstance(row, Student) else 0,
-        missing=_missing(asked, row, own, found, against),
+        n_runs=len(line.runs),
+        missing=_missing(line, found.n_folds, seeds),
         published=figures,
         wa_difference=_minus(row, "wa", figures),
         ua_difference=_minus(row, "ua", figures),
@@ -163,14 +114,12 @@ def _row(
     )
 
 
-def _published(
-    asked: Asked, row: Teacher | Student | None, record: ExperimentRecord, found: Found
-) -> Figures | None:
-    """The printed pair, where the row is that row of the paper's tables and no setting's own."""
-    if found.printed is None or asked.point is not None or row is None:
+def _published(line: Line, record: ExperimentRecord, printed: Published | None) -> Figures | None:
+    """The printed pair, where the row is one of the paper's tables and not a setting of its own."""
+    if printed is None or line.row is None or line.asked.point is not None:
         return None
-    labels = {line.printed for line in found.printed.table2}
-    return row.published if record.name == "table1" or asked.label in labels else None
+    labels = {row.printed for row in printed.table2}
+    return line.row.published if record.name == "table1" or line.asked.label in labels else None
 
 
 def _minus(row: Teacher | Student | None, metric: str, figures: Figures | None) -> float | None:
@@ -181,14 +130,12 @@ def _minus(row: Teacher | Student | None, metric: str, figures: Figures | None) 
     return mean - float(printed) / 100
 
 
-def _over(
-    own: Mapping[Cell, tuple[float, float]], common: set[Cell]
-) -> tuple[Spread | None, Spread | None]:
+def _over(line: Line, common: set[Cell]) -> tuple[Spread | None, Spread | None]:
     """Spreads over folds of a row's common runs; a teacher's over the common folds."""
     folds = {fold for fold, _ in common}
     by_fold: dict[int, list[tuple[float, float]]] = defaultdict(list)
-    for (fold, seed), pair in sorted(own.items()):
-        if (fold, seed) in common or (seed < 0 and fold in folds):
+    for (fold, seed), pair in sorted(line.cells.items()):
+        if (fold, seed) in common or (seed == TEACHER_SEED and fold in folds):
             by_fold[fold].append(pair)
     if not by_fold:
         return None, None
@@ -196,121 +143,54 @@ def _over(
     return metrics.spread(wa), metrics.spread(ua)
 
 
-def _missing(
-    asked: Asked,
-    row: Teacher | Student | None,
-    own: Mapping[Cell, object],
-    found: Found,
-    against: _Asked,
-) -> tuple[MissingRun, ...]:
-    out = []
-    for fold in range(1, found.n_folds + 1):
-        if asked.teacher is not None:
-            if (fold, -1) not in own:
-                why = "no finished run of this store tells of it"
-                out.append(MissingRun(fold, None, "not run", why))
-            continue
-        for seed in against.seeds or (None,):
-            if seed is not None and (fold, seed) in own:
-                continue
-            lost = against.lost.get(
-                (asked.experiment, asked.key, fold, -1 if seed is None else seed)
-            )
-            state: State = "not run"
-            if lost and lost.state != "duplicate":
-                state = lost.state
-            out.append(MissingRun(fold, seed, state, lost.reason if lost else ""))
-    return tuple(out)
+def _missing(line: Line, n_folds: int, seeds: Sequence[int]) -> tuple[MissingRun, ...]:
+    """Folds and seeds that a row lacks, of the corpus' folds and the experiment's seeds."""
+    folds = range(1, n_folds + 1)
+    if line.asked.teacher is not None:
+        why = "no finished run tells of it"
+        lacking = [fold for fold in folds if (fold, TEACHER_SEED) not in line.cells]
+        return tuple(MissingRun(fold, None, "not run", why) for fold in lacking)
+    if not seeds:
+        return tuple(MissingRun(fold, None, "not run", "") for fold in folds)
+    cells = [(fold, seed) for fold in folds for seed in seeds if (fold, seed) not in line.cells]
+    return tuple(_lost(cell, line.lost.get(cell)) for cell in cells)
 
 
-def _reference(record: ExperimentRecord, rows: Sequence[ExperimentRow]) -> int | None:
+def _lost(cell: Cell, lost: LeftOut | None) -> MissingRun:
+    if lost is None or lost.state == "duplicate":
+        return MissingRun(*cell, "not run", "")
+    return MissingRun(*cell, lost.state, lost.reason)
+
+
+def _reference(lines: Sequence[Line]) -> Line | None:
     """The full student, or the first one; none among the points of a figure."""
-    students = [
-        place
-        for place, (asked, row) in enumerate(zip(record.rows, rows, strict=True))
-        if row.results and asked.teacher is None and asked.point is None
-    ]
-    full = [place for place in students if rows[place].variant == "full"]
+    students = [line for line in lines if line.compares]
+    full = [line for line in students if line.asked.variant == "full"]
     return next(iter(full or students), None)
 
 
-def _comparisons(
-    record: ExperimentRecord, rows: Sequence[ExperimentRow], reference: int | None, found: Found
-) -> tuple[Comparison, ...]:
+def _comparisons(lines: Sequence[Line], reference: Line | None) -> tuple[Comparison, ...]:
     if reference is None:
         return ()
-    base = _place(record.rows[reference])
     others = [
-        (asked.label, found.runs[_place(asked)])
-        for asked, row in zip(record.rows, rows, strict=True)
-        if row.results and asked.teacher is None and asked.point is None and _place(asked) != base
+        (line.asked.label, line.runs)
+        for line in lines
+        if line.compares and line.row is not reference.row
     ]
-    return table((rows[reference].label, found.runs[base]), others)
+    return table((reference.asked.label, reference.runs), others)
 
 
-def _place(asked: Asked) -> Place:
-    return asked.experiment, asked.key
-
-
-def _curves(
-    rows: Sequence[ExperimentRow],
-    cells: Sequence[Mapping[Cell, object]],
-    found: Found,
-    measured: Sequence[Teacher | Student | None],
-) -> tuple[SweepCurve, ...]:
-    curves: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for place, row in enumerate(rows):
-        if row.point:
-            curves[row.point.axis, row.point.curve].append(place)
-    out = []
-    for (axis, name), places in curves.items():
-        points = sorted((row.point.value, place) for place in places if (row := rows[place]).point)
-        known = [(value, rows[place].results) for value, place in points if rows[place].results]
-        alike = len({frozenset(cells[p]) for p in places if rows[p].results}) == 1
-        comparable = alike and len(known) > 1
-        out.append(
-            SweepCurve(
-                axis=axis,
-                name=name,
-                points=tuple(SweepValue(value, rows[place].label) for value, place in points),
-                best_wa=_best(known, "wa") if comparable else None,
-                best_ua=_best(known, "ua") if comparable else None,
-                best_published=_best_published(name, found, [measured[p] for p in places]),
-            )
-        )
-    return tuple(out)
-
-
-def _best(points: Iterable[tuple[float, Results | None]], metric: str) -> float:
-    """The value of the highest mean; of equals the lowest."""
-    means = [(getattr(results, metric).mean, -value) for value, results in points if results]
-    return -max(means)[1]
-
-
-def _best_published(
-    curve: str, found: Found, rows: Iterable[Teacher | Student | None]
-) -> float | None:
-    """The paper's best, for the student that its figure 2 is about."""
-    if found.printed is None:
-        return None
-    backbones = {row.backbone for row in rows if isinstance(row, Student)}
-    if not any(found.printed.student(curve, backbone) for backbone in backbones):
-        return None
-    return next((s.best for s in found.printed.figure2 if s.variant == curve), None)
-
-
-def _warnings(rows: Sequence[ExperimentRow], differing: bool, common: set[Cell]) -> tuple[str, ...]:
+def _warnings(lines: Sequence[Line], differing: bool, common: set[Cell]) -> tuple[str, ...]:
     out = []
     if differing and common:
         folds = len({fold for fold, _ in common})
         out.append(
-            "rows differ in folds or seeds: compare them over the "
-            f"{len(common)} run(s) of {folds} fold(s) that all measured students have, not by "
-            "their own means"
+            f"rows differ in folds or seeds: compare them over the {len(common)} run(s) of {folds} "
+            "fold(s) that all measured students have, not by their own means"
         )
     elif differing:
         out.append("rows differ in folds or seeds and have none in common: do not compare them")
-    unknown = [row.label for row in rows if row.results is None]
+    unknown = sum(line.row is None for line in lines)
     if unknown:
-        out.append(f"nothing was measured of {len(unknown)} of {len(rows)} rows")
+        out.append(f"nothing was measured of {unknown} of {len(lines)} rows")
     return tuple(out)

@@ -18,6 +18,7 @@ from distill.report.data import Student
 from distill.report.results import Curve, FoldResult, LossTerm, Results, RunResult
 from distill.report.runs import Run
 from distill.report.teachers import calibrated
+from featstore.settings import flat
 
 SHOWN_ELSEWHERE = {"seed", "variant", "experiment"}
 """Settings that a student's row carries anyway."""
@@ -138,16 +139,3 @@ def _mean(values: Iterable[float | None]) -> float | None:
 def _share(norms: Mapping[str, float], name: str) -> float | None:
     total = math.fsum(norms.values())
     return norms[name] / total if name in norms and total > 0 else None
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as dotted keys.
-
-    >>> flat({"losses": {"alpha": 1.0}, "seed": 42})
-    {'losses.alpha': 1.0, 'seed': 42}
-    """
-    out: dict[str, Any] = {}
-    for key, value in settings.items():
-        dotted = f"{prefix}{key}"
-        out |= flat(value, f"{dotted}.") if isinstance(value, Mapping) else {dotted: value}
-    return out

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from distill import published
 from distill.experiment_record import FOLDER as RECORDS
-from distill.published import Figures, Published
+from distill.published import Published
 from distill.report.agreements import agreements
 from distill.report.comparison import comparisons
 from distill.report.data import FoldSplit, Report, Student, Study, Teacher
 from distill.report.experiments import Found, experiment
 from distill.report.runs import LeftOut, Run, RunSet
+from distill.report.speakers import test_rows
 from distill.report.students import student
 from distill.report.teachers import teacher_rows
+from distill.report.verdicts import ranges
 from distill.run_facts import RunFacts
+from featstore.settings import flat
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -61,26 +64,14 @@ def _study(runs: Sequence[Run], printed: Published, runset: RunSet) -> Study:
     facts = runs[0].facts
     reason = incomparable(facts, printed)
     shown = None if reason else printed
-    groups = _ordered(_grouped(runs, _student_key).values(), printed)
-    swept = {
-        (row.experiment, row.key) for r in runset.records.values() for row in r.rows if row.point
-    }
-    students = [
-        student(group, label, _published(group[0].facts, shown, swept))
-        for group, label in zip(groups, _labels(groups), strict=True)
-    ]
     known, conflicts = teacher_rows(runs, shown)
     teachers = tuple(row for row, _ in known)
-    rows: tuple[Teacher | Student, ...] = (*teachers, *students)
-    notes = [note for row in rows for note in _missing(row)]
-    for row, group in zip(students, groups, strict=True):
-        notes += _notes(row, group)
-    places = [(row.experiment, row.key) for row in students]
+    students = _students(runs, printed, shown, runset)
+    rows = tuple(row for row, _ in students)
     found = Found(
-        n_folds=facts.n_folds, teachers=teachers, students=dict(zip(places, students, strict=True)),
-        runs=dict(zip(places, groups, strict=True)), left_out=runset.left_out, printed=shown,
+        n_folds=facts.n_folds, teachers=teachers, left_out=runset.left_out, printed=shown,
+        students={(row.experiment, row.key): (row, group) for row, group in students},
     )  # fmt: skip
-    label_map, differing = _label_map(runs)
     return Study(
         dataset=facts.dataset,
         full_release=facts.full_release,
@@ -88,14 +79,14 @@ def _study(runs: Sequence[Run], printed: Published, runset: RunSet) -> Study:
         protocol=facts.protocol,
         n_folds=facts.n_folds,
         teachers=teachers,
-        students=tuple(students),
-        comparisons=comparisons(students, groups),
+        students=rows,
+        comparisons=comparisons(rows, [group for _, group in students]),
         incomparable=reason,
         versions=_versions(runs),
-        notes=(*notes, *conflicts, *differing),
+        notes=(*_notes(teachers, students), *conflicts, *_label_note(runs)),
         folds=_splits(runs),
-        label_map=label_map,
-        agreements=agreements(known, zip(students, groups, strict=True)),
+        label_map=_label_map(runs),
+        agreements=agreements(known, students),
         experiments=tuple(
             experiment(stem, record, found)
             for stem, record in sorted(runset.records.items())
@@ -104,13 +95,22 @@ def _study(runs: Sequence[Run], printed: Published, runset: RunSet) -> Study:
     )
 
 
-def _published(
-    facts: RunFacts, printed: Published | None, swept: Collection[tuple[str, str]]
-) -> Figures | None:
-    """The printed pair of a student; a point of a sweep is no row of the paper's tables."""
-    if printed is None or (facts.experiment, facts.key) in swept:
-        return None
-    return printed.student(facts.variant, facts.student.backbone)
+def _students(
+    runs: Sequence[Run], printed: Published, shown: Published | None, runset: RunSet
+) -> list[tuple[Student, list[Run]]]:
+    """Rows with their runs. A point of a sweep alone is no row of the paper's tables."""
+    groups = _ordered(_grouped(runs, _student_key).values(), printed)
+    asked = [row for record in runset.records.values() for row in record.rows]
+    tabled = {(row.experiment, row.key) for row in asked if not row.point}
+    swept = {(row.experiment, row.key) for row in asked if row.point} - tabled
+    out = []
+    for group, label in zip(groups, _labels(groups), strict=True):
+        facts = group[0].facts
+        figures = None
+        if shown and (facts.experiment, facts.key) not in swept:
+            figures = shown.student(facts.variant, facts.student.backbone)
+        out.append((student(group, label, figures), group))
+    return out
 
 
 def _splits(runs: Sequence[Run]) -> tuple[FoldSplit, ...]:
@@ -131,15 +131,20 @@ def _splits(runs: Sequence[Run]) -> tuple[FoldSplit, ...]:
     return tuple(found[key] for key in sorted(found))
 
 
-def _label_map(runs: Sequence[Run]) -> tuple[dict[str, str] | None, list[str]]:
-    """What the corpus' own labels count as, and a note where runs differ about it."""
-    told = {
-        tuple(sorted(run.facts.label_map.items()))
-        for run in runs
-        if run.facts.label_map is not None
-    }
-    note = ["runs count the corpus' labels as different classes"] if len(told) > 1 else []
-    return (dict(min(told)) if told else None), note
+def _label_maps(runs: Sequence[Run]) -> list[tuple[tuple[str, str], ...]]:
+    maps = [run.facts.label_map for run in runs]
+    return sorted({tuple(sorted(told.items())) for told in maps if told is not None})
+
+
+def _label_map(runs: Sequence[Run]) -> dict[str, str] | None:
+    told = _label_maps(runs)
+    return dict(told[0]) if told else None
+
+
+def _label_note(runs: Sequence[Run]) -> list[str]:
+    if len(_label_maps(runs)) < 2:
+        return []
+    return ["the runs do not agree on the classes that the corpus' own labels count as"]
 
 
 def _student_key(run: Run) -> tuple[str, str, str, str]:
@@ -179,6 +184,14 @@ def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
     return short
 
 
+def _notes(
+    teachers: Sequence[Teacher], students: Sequence[tuple[Student, Sequence[Run]]]
+) -> list[str]:
+    notes = [note for row in teachers for note in _missing(row)]
+    notes += [note for row, _ in students for note in _missing(row)]
+    return notes + [note for row, runs in students for note in _unbalanced(row, runs)]
+
+
 def _missing(row: Teacher | Student) -> list[str]:
     """Which folds a row's means are without."""
     results = row.results
@@ -188,7 +201,7 @@ def _missing(row: Teacher | Student) -> list[str]:
     return [f"{row.label}: {done}; missing {ranges(results.missing)}"]
 
 
-def _notes(student: Student, runs: Sequence[Run]) -> list[str]:
+def _unbalanced(student: Student, runs: Sequence[Run]) -> list[str]:
     """What else keeps a student's numbers from being those of a balanced experiment."""
     import pandas as pd
 
@@ -197,27 +210,11 @@ def _notes(student: Student, runs: Sequence[Run]) -> list[str]:
     if lacking:
         folds = ranges([f.fold for f in lacking])
         notes.append(f"{student.label}: not every seed was run on fold {folds}")
-    tests = pd.concat([r.predictions for r in runs])
-    tests = tests[tests["role"] == "test"]
+    tests = test_rows(pd.concat([run.predictions for run in runs]))
     twice = int(tests.duplicated(["seed", "utterance_id"]).sum())
     if twice:
         notes.append(f"{student.label}: {twice} utterance(s) are tested in more than one fold")
     return notes
-
-
-def ranges(numbers: Iterable[int]) -> str:
-    """Numbers as the command line takes them.
-
-    >>> ranges([1, 2, 3, 7, 9, 10])
-    '1..3,7,9..10'
-    """
-    runs: list[list[int]] = []
-    for number in sorted(set(numbers)):
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ",".join(f"{r[0]}..{r[-1]}" if len(r) > 1 else str(r[0]) for r in runs)
 
 
 def _versions(runs: Sequence[Run]) -> dict[str, tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from rich import box
 from rich.columns import Columns
@@ -12,14 +13,18 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from distill.report import wording
-from distill.report.data import Report, Student, Study, Teacher
+from distill.report import sections, wording
+from distill.report.data import Experiment, Report, Student, Study, Teacher
+from distill.report.sections import Section
 from distill.report.wording import NONE, percent, plus_minus, published_pair
 from featstore.schema import printable
 
 WIDTH = 100
 LABEL_WIDTH = 30
 FOLDS_ABREAST = 10
+MANY = 8
+"""Rows beyond which folds and confusions are left to the files that ``--out`` writes."""
+COMPARED = "percentage points on common folds and seeds; tests and intervals are over folds"
 
 
 def to_tables(report: Report) -> list[RenderableType]:
@@ -47,12 +52,52 @@ def _study(study: Study) -> list[RenderableType]:
         *(_line(f"note: {note}") for note in study.notes),
     ]
     out: list[RenderableType] = [Group(*lines), _scores(study)]
-    out += _per_fold(study)
+    for experiment in study.experiments:
+        out += _experiment(experiment, study)
+    few = len(study.rows) <= MANY
+    out += [*(_per_fold(study) if few else []), _section(sections.intervals(study), after=-1)]
     if study.teachers:
         out.append(_teachers(study.teachers))
-    out += _comparisons(study)
-    out += [_recall(study), _confusions(study.rows)]
-    return out
+    for section in sections.compared(study.comparisons):
+        out.append(_section(section, caption=COMPARED))
+    out += [_section(sections.calibration(study, ("test",)), after=-1), _recall(study)]
+    if few:
+        out.append(_confusions(study.rows))
+    return [*out, _line("More of all this: --out FOLDER")]
+
+
+def _section(section: Section, *, after: int | None = None, caption: str | None = None) -> Group:
+    """A section's table between its lines, those below up to ``after``."""
+    parts = [_line(line) for line in section.before]
+    table: list[RenderableType] = []
+    if section.rows:
+        table = [_table(section.title, section.header, section.rows, section.left, caption=caption)]
+    return Group(*parts, *table, *(_line(line) for line in section.after[:after]))
+
+
+def _experiment(experiment: Experiment, study: Study) -> list[RenderableType]:
+    """Its rows in as many columns as fit, then its comparisons and curves."""
+    rows, *others = sections.experiment_sections(experiment, study)
+    kept = _kept(rows.header)
+    narrow = replace(
+        rows,
+        header=tuple(rows.header[place] for place in kept),
+        rows=tuple(tuple(row[place] for place in kept) for row in rows.rows),
+    )
+    return [_section(narrow), *(_section(other, caption=COMPARED) for other in others)]
+
+
+def _kept(header: Sequence[str]) -> list[int]:
+    """The columns of an experiment's table that a terminal shows.
+
+    >>> _kept(["", "folds x seeds", "WA", "UA", "WA pooled", "UA pooled", "paper WA / UA"])
+    [0, 1, 2, 3, 6]
+    """
+    paper = any(name.startswith("paper") for name in header)
+    dropped = {"WA pooled", "UA pooled"} if paper or "UA, common runs" in header else {"WA pooled"}
+    if paper and "UA, common runs" in header:
+        dropped |= {"paper WA / UA", "minus paper, WA / UA"}
+    return [place for place, name in enumerate(header) if name not in dropped]
 
 
 def _scores(study: Study) -> Table:
@@ -106,26 +151,6 @@ def _teachers(teachers: Iterable[Teacher]) -> Table:
         for t in teachers
     ]
     return _table("Teachers on what they saw and what they did not", header, rows)
-
-
-def _comparisons(study: Study) -> list[RenderableType]:
-    """A table for each student that others are set against."""
-    out: list[RenderableType] = []
-    for reference in dict.fromkeys(c.reference for c in study.comparisons):
-        rows = [
-            (
-                c.label,
-                str(len(c.folds)),
-                plus_minus(c.wa_spread, signed=True),
-                plus_minus(c.ua_spread, signed=True),
-            )
-            for c in study.comparisons
-            if c.reference == reference
-        ]
-        caption = "percentage points on common folds and seeds; significance is not tested here"
-        header = ("", "folds", "WA", "UA")
-        out.append(_table(f"Difference from {reference}", header, rows, caption=caption))
-    return out
 
 
 def _recall(study: Study) -> Table:

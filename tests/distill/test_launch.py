@@ -1,6 +1,5 @@
 """distill/launch.py: many folds at once are the folds one by one, and one failure stops none."""
 
-import queue
 from pathlib import Path
 
 import pytest
@@ -8,17 +7,13 @@ from small_runs import copied, flip_byte, folder_of, results, settings_of, train
 
 from distill.config import RunSettings
 from distill.launch import (
-    Done,
     Order,
-    _collect,
-    _Ticker,
     experiment_name,
     launch,
     plan,
     run_settings,
 )
-from distill.trainer import Outcome
-from featstore.schema import Corrupt, Refused, TaskFailed, UserError
+from featstore.schema import UserError
 
 
 def order(store, runs, **over):
@@ -129,7 +124,7 @@ def test_folds_that_the_store_does_not_have(small_store, tmp_path):
 
 def test_two_processes_leave_what_one_left_after_the_other(finished, small_store, tmp_path, capsys):
     done = launch(order(small_store, tmp_path, jobs=2))
-    assert done.failed == {}
+    assert done.failed == []
     assert done.exit_code == 0
     by_fold = {outcome.fold: outcome for outcome in done.outcomes}
     assert sorted(by_fold) == [1, 2]
@@ -145,52 +140,10 @@ def test_two_processes_leave_what_one_left_after_the_other(finished, small_store
     assert table["folds"][0]["folder"] == str(by_fold[1].folder)
 
 
-def test_one_failure_stops_none_and_is_told_at_once(tmp_path, capsys):
-    results = {
-        1: Corrupt("folds/01/x: torn\x1b[31m\nsecond line", "build it again"),
-        2: Outcome(2, "done", tmp_path, wa=0.5, ua=0.25),
-        4: RuntimeError("out of memory"),
-    }
-    runs = [(order(tmp_path, tmp_path).request(fold, 1), one) for fold, one in results.items()]
-    steps, done = [], Done()
-    news: queue.Queue[object] = queue.Queue()
-    news.put((2, 3, {"epoch": 2, "train": {"total": 1.5}, "validation": {"wa": 0.5, "ua": 0.25}}))
-    news.put((2, 3, {"epoch": 1, "train": {"total": 2.5}}))  # overtaken
-    _collect(runs, _Ticker(news, lambda n=1, note="": steps.append((n, note)), 3), done)
-    assert [outcome.fold for outcome in done.outcomes] == [2]
-    assert done.failed[1].exit_code == 3
-    assert isinstance(done.failed[4], TaskFailed)
-    assert done.failed[4].message == "RuntimeError: out of memory"
-    assert done.exit_code == 3
-    assert steps == [
-        (2, "fold 2 epoch 2/3 loss 1.500 val WA 50.0 UA 25.0"),
-        (1, "fold 2 test WA 50.0 UA 25.0"),
-    ]
-    told = capsys.readouterr().err
-    assert "error: fold 1: folds/01/x: torn\\x1b[31m\nsecond line\n" in told
-    assert "hint: build it again\n" in told
-    assert "error: fold 4: RuntimeError: out of memory\n" in told
-    assert done.to_dict()["failed"]["1"]["hint"] == "build it again"
-
-
-@pytest.mark.parametrize(
-    ("errors", "code"),
-    [
-        ([], 0),
-        ([TaskFailed("")], 1),
-        ([UserError(""), TaskFailed("")], 2),
-        ([Corrupt(""), UserError("")], 3),
-        ([TaskFailed(""), Refused(""), Corrupt("")], 4),
-    ],
-)
-def test_the_exit_code_is_the_gravest(errors, code):
-    assert Done(failed=dict(enumerate(errors))).exit_code == code
-
-
 def test_a_request_is_the_order_for_one_fold(small_store, tmp_path):
     asked = order(small_store, tmp_path, max_steps=3, root=tmp_path, tensorboard=True)
-    request = asked.request(2, threads=5)
-    assert (request.fold, request.threads) == (2, 5)
+    request = asked.request(2)
+    assert request.fold == 2
     for name in ("store", "settings", "runs", "experiment", "variant", "device", "root",
                  "weights", "max_steps", "tensorboard"):  # fmt: skip
         assert getattr(request, name) == getattr(asked, name)

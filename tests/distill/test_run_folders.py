@@ -13,7 +13,8 @@ import pytest
 from small_runs import settings_of
 
 from distill import runs
-from distill.runs import SUMMED, RunFolder, predictions_table
+from distill.outputs import predictions_table
+from distill.runs import SUMMED, RunFolder
 from distill.student import build_student
 from featstore.schema import Corrupt, UserError
 from featstore.settings import digest

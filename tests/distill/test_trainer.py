@@ -27,10 +27,11 @@ from distill import runs, tracking
 from distill.predict import predict_files
 from distill.report import collect
 from distill.run_facts import RunFacts
+from distill.runs import FAILED
 from distill.step import Stepper
 from distill.student import Student
 from distill.trainer import key_of, run_fold
-from featstore.folds import TEST
+from featstore.folds import OUT, TEST, TRAIN, VALIDATION
 from featstore.schema import FOUR_CLASSES, Corrupt, TaskFailed, UserError
 from featstore.scores import ua, wa
 from featstore.store import Store
@@ -46,6 +47,7 @@ def test_it_leaves_what_was_promised(finished):
     assert folder.name == "fold01-seed42"
     assert sorted(path.name for path in folder.iterdir()) == [
         "DONE", "config.toml", "metrics.jsonl", "predictions.parquet", "run.json", "student",
+        "teachers.parquet",
     ]  # fmt: skip
     assert tomllib.loads((folder / "config.toml").read_text())["student"]["backbone"] == "tiny"
     entries = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -75,6 +77,37 @@ def test_predictions_are_of_the_held_out_speakers(finished, small_store):
     truth, said = (tests[c].map(FOUR_CLASSES.index).to_numpy() for c in ("truth", "prediction"))
     assert outcome.wa == pytest.approx(wa(truth, said))
     assert outcome.ua == pytest.approx(ua(truth, said, 4))
+
+
+def test_what_the_teachers_said_of_every_utterance_is_kept_beside_it(finished, small_store):
+    table = pd.read_parquet(finished[1].folder / "teachers.parquet")
+    store = Store.open(small_store)
+    place = {name: row for row, name in enumerate(store.utterances["utterance_id"])}
+    for name, outputs in store.fold(1).items():
+        part = table[table["teacher"] == name]
+        assert len(part) == part["utterance_id"].nunique() == (store.roles[0] != OUT).sum()
+        rows = [place[one] for one in part["utterance_id"]]
+        assert np.array_equal(part[LOGITS].to_numpy(), outputs.logits[rows])
+        for role, number in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
+            assert (store.roles[0][rows][part["role"] == role] == number).all()
+        scores = outputs.unit.facts["scores"]["test"]
+        tests = part[part["role"] == "test"]
+        assert (tests["truth"] == tests["prediction"]).mean() == pytest.approx(scores["wa"])
+
+
+def test_why_a_run_failed_stays_in_its_folder_until_it_is_begun_again(small_store, tmp_path):
+    order = request(small_store, tmp_path)
+    folder = folder_of(order).path
+    wide = ["optim.lr=1e30", "precision=fp32"]
+    hot = request(small_store, tmp_path, *wide)
+    with pytest.raises(TaskFailed) as caught:
+        run_fold(hot)
+    told = (folder_of(hot).path / FAILED).read_text()
+    assert told == " ".join(caught.value.message.split())[:2000]
+    folder.mkdir(parents=True)
+    (folder / FAILED).write_text("an earlier failure")
+    assert run_fold(order).status == "done"
+    assert not (folder / FAILED).exists()
 
 
 def test_the_report_reads_it_without_complaint(finished):

@@ -118,7 +118,7 @@ def test_failing_disk(
     calls = injection.split(":")[0]
     under = (*STRACE, "-e", f"trace={calls}", "-e", f"inject={injection}")
     done = call("featstore", *arguments, under=under)
-    one_line(done, f"{store}", words)
+    one_line(done, f"{tmp_path}", words)  # the store or, before it is made, the folder it goes into
     earlier_units_are_sound(store)
     assert call("featstore", *arguments).returncode == 0
     assert Store.open(store).content_hash() == Store.open(undisturbed).content_hash()

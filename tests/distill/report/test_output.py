@@ -22,7 +22,7 @@ from distill.report.runs import RunSet
 from distill.runs import RunFolder
 from featstore.schema import UserError, printable
 
-FIGURES = ["confusion", "curves", "recall", "scores"]
+FIGURES = ["confusion", "curves", "differences", "recall", "reliability", "scores"]
 HOSTILE = ["a|b<img src=x>", "$x$ *c*", "\u202egnirts", "neu\x1b[31m", "`d`", "[e](http://f)"]
 
 
@@ -69,7 +69,8 @@ def rows_of(markdown: str, heading: str) -> list[list[str]]:
 def test_all_files_are_written_and_nothing_else(out: Path, report: Report) -> None:
     names = sorted(path.name for path in out.iterdir())
     figures = [f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")]
-    assert names == sorted([*figures, "report.html", "report.json", "report.md"])
+    texts = ["comparisons.csv", "report.html", "report.json", "report.md", "scores.csv"]
+    assert names == sorted(figures + texts)
     assert json.loads((out / "report.json").read_text()) == json.loads(json.dumps(report.to_dict()))
 
 
@@ -113,7 +114,7 @@ def test_markdown_and_terminal_show_the_numbers(report: Report, out: Path) -> No
     assert "#### Confusion of ce-only · tiny, 3/10 folds, pooled" in page
     recall = {row[0] for row in rows_of(page, "### Recall per class")}
     assert {"full · tiny", "ce-only · tiny, 3/10 folds"} < recall
-    assert printed(report).count("ce-only · tiny, 3/10 folds") == 2
+    assert printed(report).count("ce-only · tiny, 3/10 folds") == 4
     assert "main/0f9e8d7c6b5a/fold04-seed42" in page
     assert "main/0f9e8d7c6b5a/fold04-seed42" in printed(report)
 
