@@ -113,6 +113,19 @@ class Section:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """What a table of differences amounts to.
+
+    Attributes:
+        title: which table, against which reference.
+        sentences: what is significant, what is not, and what could not be.
+    """
+
+    title: str
+    sentences: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Chapter:
     """All sections about one study.
 
@@ -128,6 +141,6 @@ class Chapter:
     anchor: str
     title: str
     lead: str
-    findings: Sequence[str]
+    findings: Sequence[Finding]
     notes: Sequence[str]
     sections: Sequence[Section]

@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from distill.report import page_words as words
-from distill.report.blocks import Block, Cell, Items, Section, Table, Words
+from distill.report import wording
+from distill.report.blocks import Block, Cell, Finding, Items, Section, Table, Words
 from distill.report.data import Study
 from distill.report.experiment_data import Experiment, ExperimentRow
 from distill.report.page_scores import MISSING, Figures, shown
+from distill.report.panels_comparisons import ordered
 from distill.report.results import Comparison
-from distill.report.summary import ranges
-from distill.report.wording import plus_minus
+from distill.report.verdicts import missing_lines, outcome, ranges, runs_of, significance
+from distill.report.wording import bracketed, p_value, plus_minus
 from distill.statistics import SignTest
 
 Row = list[str | Cell]
@@ -20,49 +21,45 @@ Row = list[str | Cell]
 
 def comparisons(study: Study, figures: Figures) -> Section | None:
     """Each student minus its reference, a table for each reference."""
-    references = dict.fromkeys(c.reference for c in study.comparisons)
-    blocks: list[Block] = [
-        difference_table(reference, [c for c in study.comparisons if c.reference == reference])
-        for reference in references
+    blocks = [
+        block for rows in by_reference(study.comparisons) for block in difference_tables(rows)
     ]
     if not blocks:
         return None
     return Section("comparisons", "Students compared", [*blocks, *shown(figures, "differences")])
 
 
-def difference_table(reference: str, rows: Sequence[Comparison]) -> Table:
-    """Differences with their intervals and tests."""
-    metrics = ("difference", "95 % interval", "p", "Holm", "significant")
-    return Table(
-        f"Differences from {reference}, percentage points",
-        ("", "folds", *metrics, *metrics),
-        [
-            [c.label, str(len(c.folds)), *_tested(c, "wa"), *_tested(c, "ua")]
-            for c in rows
-        ],
-        spans=(("", 2), ("WA", 5), ("UA", 5)),
-        note=words.TESTED,
-    )  # fmt: skip
+def difference_tables(rows: Sequence[Comparison]) -> list[Block]:
+    """Differences of rows that share a reference, with intervals and tests; UA, then WA."""
+    header = ("", "folds", "mean ± std", "95 % interval", "p", "p (Holm)", "significant")
+    return [
+        Table(
+            f"{metric.upper()}: difference from {rows[0].reference}, percentage points",
+            header,
+            [[c.label, str(len(c.folds)), *_tested(c, metric)] for c in rows],
+            note=wording.COMPARED if metric == "wa" else "",
+        )
+        for metric in ("ua", "wa")
+    ]
 
 
 def _tested(found: Comparison, metric: str) -> Row:
     test: SignTest = getattr(found, f"{metric}_test")
+    said = {True: "yes", False: "no", None: "not tested"}[test.significant]
+    mean = plus_minus(getattr(found, f"{metric}_spread"), signed=True)
     return [
-        Cell(
-            plus_minus(getattr(found, f"{metric}_spread"), signed=True),
-            "strong" if test.significant else "",
-        ),
-        words.interval(getattr(found, f"{metric}_interval"), signed=True),
-        words.p_value(test.p),
-        words.p_value(test.p_holm),
-        Cell(words.verdict(test), "strong" if test.significant else "quiet"),
+        Cell(mean, "strong") if test.significant else mean,
+        bracketed(getattr(found, f"{metric}_interval"), signed=True),
+        p_value(test.p),
+        p_value(test.p_holm),
+        Cell(said, "strong" if test.significant else "quiet"),
     ]
 
 
 def experiments(study: Study, figures: Figures) -> list[Section]:
     """A section for each experiment that was asked for."""
     out = []
-    for number, experiment in enumerate(study.experiments, start=1):
+    for number, experiment in enumerate(ordered(study), start=1):
         plain = re.sub(r"[^A-Za-z0-9]+", "-", experiment.stem).strip("-")
         title = f"{experiment.title} ({experiment.student})"
         blocks = _blocks(experiment, study, shown(figures, f"sweep-{number}"))
@@ -73,15 +70,13 @@ def experiments(study: Study, figures: Figures) -> list[Section]:
 def _blocks(experiment: Experiment, study: Study, sweeps: Sequence[Block]) -> list[Block]:
     blocks: list[Block] = [Words(f"Note: {text}.", "warning") for text in experiment.warnings]
     blocks.append(_table(experiment, study))
-    lacking = [
-        f"{row.label}: {words.absent(row.missing)}" for row in experiment.rows if row.missing
-    ]
+    lacking = missing_lines(experiment)
     if lacking:
         blocks += [Words("Missing, and why:"), Items(lacking)]
     blocks += sweeps
     blocks += [Words(text) for text in _best(experiment)]
-    if experiment.comparisons and experiment.reference is not None:
-        blocks.append(difference_table(experiment.reference, experiment.comparisons))
+    if experiment.comparisons:
+        blocks += difference_tables(experiment.comparisons)
     return blocks
 
 
@@ -89,14 +84,10 @@ def _table(experiment: Experiment, study: Study) -> Table:
     """Measured scores, the paper's beside them where they may be compared, and the difference."""
     compared = any(row.published for row in experiment.rows)
     common = any(row.common_wa for row in experiment.rows)
-    each = [
-        "measured",
-        *(["paper", "difference"] if compared else []),
-        *(["common"] if common else []),
-    ]
+    each = ["measured"] + ["paper", "difference"] * compared + ["common"] * common
     rows: list[Row] = []
     for row in experiment.rows:
-        cells: Row = [row.label, _folds(row)]
+        cells: Row = [row.label, runs_of(row) if row.results else Cell(outcome(row), "missing")]
         for metric in ("wa", "ua"):
             cells += _scores(row, metric, compared, common)
         rows.append(cells)
@@ -113,19 +104,11 @@ def _table(experiment: Experiment, study: Study) -> Table:
         )
     return Table(
         experiment.title,
-        ["", "folds", *each, *each],
+        ["", "folds x seeds", *(each + each if len(each) > 1 else ("WA", "UA"))],
         rows,
-        spans=(("", 2), ("WA", len(each)), ("UA", len(each))),
+        spans=(("", 2), ("WA", len(each)), ("UA", len(each))) if len(each) > 1 else (),
         note=" ".join(notes),
     )
-
-
-def _folds(row: ExperimentRow) -> str | Cell:
-    if row.results is None:
-        return Cell("not measured", "missing")
-    done = str(len(row.results.folds))
-    done = f"{done} of {row.results.n_folds}" if row.results.missing else done
-    return f"{done}, {len(row.seeds)} seeds each" if len(row.seeds) > 1 else done
 
 
 def _scores(row: ExperimentRow, metric: str, compared: bool, common: bool) -> Row:
@@ -155,22 +138,29 @@ def _best(experiment: Experiment) -> list[str]:
             if measured
             else "no best value is named, since its points differ in folds or seeds or are too few"
         )
-        paper = (
-            "" if curve.best_published is None else f"; the paper's best: {curve.best_published:g}"
-        )
-        out.append(f"{curve.axis} ({curve.name}): {said}{paper}.")
+        if curve.best_published is not None:
+            said += f"; the paper's best: {curve.best_published:g}"
+        out.append(f"{curve.axis} ({curve.name}): {said}.")
     return out
 
 
-def conclusions(study: Study) -> list[str]:
+def conclusions(study: Study) -> list[Finding]:
     """Which differences are significant and which are not: by experiment, else over all."""
-    out: list[str] = []
-    for experiment in study.experiments:
-        if experiment.comparisons:
-            title = f"{experiment.title} ({experiment.student}), against {experiment.reference}"
-            out += words.findings(title, experiment.comparisons)
-    if not out:
-        for reference in dict.fromkeys(c.reference for c in study.comparisons):
-            rows = [c for c in study.comparisons if c.reference == reference]
-            out += words.findings(f"Against {reference}", rows)
-    return out
+    asked = [
+        Finding(
+            f"{experiment.title} ({experiment.student}), against {experiment.reference}",
+            significance(experiment.comparisons),
+        )
+        for experiment in ordered(study)
+        if experiment.comparisons
+    ]
+    return asked or [
+        Finding(f"Students against {rows[0].reference}", significance(rows))
+        for rows in by_reference(study.comparisons)
+    ]
+
+
+def by_reference(rows: Sequence[Comparison]) -> list[list[Comparison]]:
+    """Rows that share a reference together."""
+    references = dict.fromkeys(row.reference for row in rows)
+    return [[row for row in rows if row.reference == reference] for reference in references]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from distill.report import page_words as words
 from distill.report import wording
 from distill.report.blocks import Block, Cell, Figure, Items, Section, Table
 from distill.report.data import Student, Study
-from distill.report.wording import NONE, percent, plus_minus, published_pair
+from distill.report.wording import NONE, bracketed, percent, plus_minus, published_pair
 
 Figures = Mapping[str, Figure]
 FOLDS_ABREAST = 10
@@ -34,9 +33,9 @@ def scores(study: Study, figures: Figures) -> Section:
             plus_minus(results.wa),
             plus_minus(results.ua),
             percent(pooled.wa if pooled else None),
-            words.interval(results.wa_interval),
+            bracketed(results.wa_interval),
             percent(pooled.ua if pooled else None),
-            words.interval(results.ua_interval),
+            bracketed(results.ua_interval),
             *([] if study.incomparable else [published_pair(row.published)]),
         ])  # fmt: skip
     paper = [] if study.incomparable else [("paper", 1)]
@@ -46,14 +45,14 @@ def scores(study: Study, figures: Figures) -> Section:
         rows,
         spans=[("", 3), ("mean of folds", 2), ("pooled", 4), *paper],
         rule=len(study.teachers),
-        note=f"{wording.HOW_TO_READ} {words.INTERVALS}",
+        note=f"{wording.HOW_TO_READ} {wording.INTERVALS}",
     )
-    why = [
-        f"No interval for {row.label}: {row.results.no_interval}."
-        for row in study.rows
-        if row.results.no_interval
-    ]
-    lines = [Items(why)] if why else []
+    why: dict[str, list[str]] = {}
+    for row in study.rows:
+        if row.results.no_interval:
+            why.setdefault(row.results.no_interval, []).append(row.label)
+    lacking = [f"No interval, {reason}: {', '.join(labels)}." for reason, labels in why.items()]
+    lines = [Items(lacking)] if lacking else []
     return Section("scores", "Scores", [table, *lines, *shown(figures, "scores")])
 
 

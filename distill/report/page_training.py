@@ -41,8 +41,7 @@ def losses(study: Study, figures: Figures) -> Section | None:
                 "Share of each weighted term in the gradient, percent: all epochs / last epoch",
                 ["", *weighted],
                 [_terms(student, weighted, _share) for student in shares],
-                note="Norm of the term's gradient with respect to the pooled output, as a share of "
-                "the sum over all terms.",
+                note=wording.TERMS,
             )
         )
     return Section("losses", "Loss terms and gradients", [*tables, *shown(figures, "gradients")])
@@ -84,9 +83,7 @@ def cost(study: Study) -> Section:
         "Training of the students",
         ("", "parameters", "runs", "seconds a run", "minutes, all runs"),
         rows,
-        note="Wall-clock seconds of each run as it recorded them, mean ± sample standard deviation "
-        "over runs; runs side by side slow each other down. The teachers' cost is the store's, "
-        "paid once. Energy was not measured.",
+        note=f"Seconds a run: mean ± sample standard deviation over the runs. {wording.COST}",
     )
     return Section("cost", "Cost", [table])
 

@@ -39,9 +39,7 @@ def _diagram(row: Teacher | Student, found: Calibration) -> Callable[[Axes, bool
     colour, marker = (ORANGE, "s") if isinstance(row, Teacher) else (BLUE, "o")
 
     def paint(axes: Axes, first: bool) -> None:
-        filled = [
-            b for b in found.bins if b.n and b.confidence is not None and b.accuracy is not None
-        ]
+        filled = [b for b in found.bins if b.n]
         x = 100 * np.array([b.confidence for b in filled], dtype=float)
         y = 100 * np.array([b.accuracy for b in filled], dtype=float)
         shares = np.array([b.n for b in filled]) / found.n

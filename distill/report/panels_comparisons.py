@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 def differences(study: Study) -> Plot:
-    """Each student minus its reference: folds, mean with its interval, and whether it is certain."""
+    """Each student minus its reference: every fold, the mean with its interval, the verdict."""
     rows = study.comparisons
     references = dict.fromkeys(row.reference for row in rows)
     return Plot(
         name="differences",
         title="Differences from the reference, percentage points",
-        key="Small circles: one fold each. Discs with bars: mean difference with its 95 % interval, "
+        key="Small circles: one fold each. Discs with bars: mean difference, 95 % interval, "
         "filled where it is significant after Holm's correction. Right of the line the student is "
         f"better than its reference ({', '.join(references)}).",
         panels=tuple(
@@ -72,7 +72,7 @@ def _forest(rows: Sequence[Comparison], metric: str) -> Callable[[Axes, bool], N
 def sweeps(study: Study) -> list[Plot]:
     """For each experiment with a figure, a panel for each of its curves."""
     out = []
-    for number, experiment in enumerate(study.experiments, start=1):
+    for number, experiment in enumerate(ordered(study), start=1):
         out.append(
             Plot(
                 name=f"sweep-{number}",
@@ -92,6 +92,11 @@ def sweeps(study: Study) -> list[Plot]:
             )
         )  # fmt: skip
     return out
+
+
+def ordered(study: Study) -> list[Experiment]:
+    """Tables before figures, in both the order of the study."""
+    return sorted(study.experiments, key=lambda experiment: bool(experiment.curves))
 
 
 def _by_label(experiment: Experiment) -> dict[str, ExperimentRow]:

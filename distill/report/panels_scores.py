@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 KEY = (
     "Small circles: one fold each. Filled marks with bars: mean ± standard deviation over folds "
-    "(squares: teachers, discs: students). Below them, what is no mean of folds: pooled, with its 95 % interval "
-    "(diamond)"
+    "(squares: teachers, discs: students). Below them, what is no mean of folds: "
+    "pooled (diamond, 95 % interval)"
 )
 
 

@@ -23,7 +23,7 @@ from distill.report.panels import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-HATCHES = ("", "////", "....", "xxxx", "----", "\\\\\\\\")
+HATCHES = ("", "///", "---", "\\\\\\", "|||", "xxx")
 
 
 def curves(study: Study) -> Plot:
@@ -81,7 +81,7 @@ def _points(student: Student, run: int) -> dict[int, float]:
 
 def gradients(study: Study) -> Plot:
     """One panel: a bar per student, its parts the terms' shares of the gradient."""
-    students = [s for s in study.students if any(t.share_mean is not None for t in s.terms)]
+    students = [student for student in study.students if _shares(student)]
     names = list(dict.fromkeys(
         t.name for s in students for t in s.terms if t.share_mean is not None
     ))  # fmt: skip
@@ -89,10 +89,7 @@ def gradients(study: Study) -> Plot:
     def paint(axes: Axes, first: bool) -> None:
         left = np.zeros(len(students))
         for number, name in enumerate(names):
-            found = [
-                {t.name: t.share_mean or 0.0 for t in s.terms}.get(name, 0.0) for s in students
-            ]
-            shares = 100 * np.array(found)
+            shares = 100 * np.array([_shares(student).get(name, 0.0) for student in students])
             colour, _ = SERIES[number % len(SERIES)]
             axes.barh(
                 range(len(students)), shares, left=left, height=0.62, label=short(name, 24),
@@ -121,3 +118,8 @@ def gradients(study: Study) -> Plot:
         height=0.5 + 0.5 * len(students),
         legend=True,
     )  # fmt: skip
+
+
+def _shares(student: Student) -> dict[str, float]:
+    """Share of each term in the gradient, over all epochs."""
+    return {t.name: t.share_mean for t in student.terms if t.share_mean is not None}

@@ -19,7 +19,6 @@ from distill.report.students import student
 from distill.report.teachers import teacher_rows
 from distill.report.verdicts import ranges
 from distill.run_facts import RunFacts
-from featstore.settings import flat
 
 T = TypeVar("T")
 K = TypeVar("K")
