@@ -8,6 +8,7 @@ from statistics import fmean
 
 from distill import metrics
 from distill.report.data import Student
+from distill.report.paper import as_printed
 from distill.report.results import Comparison
 from distill.report.runs import Run
 from distill.statistics import bootstrap_mean, sign_tests
@@ -19,15 +20,23 @@ Named = tuple[str, Sequence[Run]]
 def comparisons(
     students: Sequence[Student], groups: Sequence[Sequence[Run]]
 ) -> tuple[Comparison, ...]:
-    """Each student minus the ``full`` one of its backbone, or the first where there is none."""
+    """Each student minus the ``full`` one of its backbone, or another where there is none."""
     out: tuple[Comparison, ...] = ()
     for backbone in dict.fromkeys(student.backbone for student in students):
         mine = [pair for pair in zip(students, groups, strict=True) if pair[0].backbone == backbone]
-        full = [pair for pair in mine if pair[0].variant == "full"] or mine
-        reference = max(full, key=lambda pair: len(pair[1]))
+        reference = _reference(mine)
         others = [(s.label, runs) for s, runs in mine if s is not reference[0]]
         out += table((reference[0].label, reference[1]), others)
     return out
+
+
+def _reference(pairs: Sequence[tuple[Student, Sequence[Run]]]) -> tuple[Student, Sequence[Run]]:
+    """The full student as in the paper, not a control; of several the one with most runs."""
+    full = [pair for pair in pairs if pair[0].variant == "full"] or list(pairs)
+    if len(full) > 1:
+        plain = [pair for pair in full if as_printed(pair[0].variant, pair[0].settings)]
+        full = plain or full
+    return max(full, key=lambda pair: len(pair[1]))
 
 
 def table(reference: Named, others: Sequence[Named]) -> tuple[Comparison, ...]:

@@ -121,7 +121,8 @@ class Experiment:
         student: the student's name in the record.
         store: fingerprint of its store.
         rows: in order, missing ones too.
-        reference: label of the row that others are compared with; None where nothing was measured.
+        reference: label of the row that others are compared with, of the first student where there
+            are several; None where no student was measured.
         comparisons: its students minus the reference, on common folds and seeds, under the labels
             of the rows; corrected over this table alone.
         curves: its figure, if it has one.

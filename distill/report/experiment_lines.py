@@ -42,11 +42,6 @@ class Line:
         folds = self.row.results.folds if self.row else ()
         return {(fold.fold, TEACHER_SEED): (fold.wa, fold.ua) for fold in folds}
 
-    @property
-    def compares(self) -> bool:
-        """Whether it is a measured student outside any figure."""
-        return isinstance(self.row, Student) and self.asked.point is None
-
 
 def differ(lines: Sequence[Line]) -> bool:
     """Whether measured rows have other folds or seeds than each other."""

@@ -74,7 +74,7 @@ def experiment(stem: str, record: ExperimentRecord, found: Found) -> Experiment:
     common, differing = common_cells(lines), differ(lines)
     seeds = sorted({s for line in lines for _, s in (*line.cells, *line.lost) if s != TEACHER_SEED})
     rows = tuple(_row(line, record, found, seeds, common if differing else set()) for line in lines)
-    reference = _reference(lines)
+    references = _references(lines)
     return Experiment(
         stem=stem,
         name=record.name,
@@ -82,8 +82,8 @@ def experiment(stem: str, record: ExperimentRecord, found: Found) -> Experiment:
         student=record.student,
         store=record.store,
         rows=rows,
-        reference=reference.asked.label if reference else None,
-        comparisons=_comparisons(lines, reference),
+        reference=references[0][0].asked.label if references else None,
+        comparisons=tuple(row for one, others in references for row in _comparisons(one, others)),
         curves=curves(lines, found.printed),
         common=tuple(sorted(common)),
         warnings=_warnings(lines, differing, common),
@@ -118,8 +118,10 @@ def _published(line: Line, record: ExperimentRecord, printed: Published | None) 
     """The printed pair, where the row is one of the paper's tables and not a setting of its own."""
     if printed is None or line.row is None or line.asked.point is not None:
         return None
-    labels = {row.printed for row in printed.table2}
-    return line.row.published if record.name == "table1" or line.asked.label in labels else None
+    backbone = line.row.backbone if isinstance(line.row, Student) else ""
+    label = line.asked.label.removesuffix(f" · {backbone}")
+    in_table = record.name == "table1" or label in {row.printed for row in printed.table2}
+    return line.row.published if in_table else None
 
 
 def _minus(row: Teacher | Student | None, metric: str, figures: Figures | None) -> float | None:
@@ -162,22 +164,28 @@ def _lost(cell: Cell, lost: LeftOut | None) -> MissingRun:
     return MissingRun(*cell, lost.state, lost.reason)
 
 
-def _reference(lines: Sequence[Line]) -> Line | None:
-    """The full student, or the first one; none among the points of a figure."""
-    students = [line for line in lines if line.compares]
-    full = [line for line in students if line.asked.variant == "full"]
-    return next(iter(full or students), None)
+def _references(lines: Sequence[Line]) -> list[tuple[Line, list[Line]]]:
+    """What is compared with what: of each backbone its full student, or its first, with the others.
+
+    Points of a figure are not compared. Where each backbone has one row, all are with the first.
+    """
+    by_backbone: dict[str, list[Line]] = defaultdict(list)
+    for line in lines:
+        if isinstance(line.row, Student) and line.asked.point is None:
+            by_backbone[line.row.backbone].append(line)
+    groups = list(by_backbone.values())
+    if all(len(group) == 1 for group in groups):
+        groups = [[line for group in groups for line in group]] if groups else []
+    out = []
+    for group in groups:
+        reference = next((line for line in group if line.asked.variant == "full"), group[0])
+        out.append((reference, [line for line in group if line.row is not reference.row]))
+    return out
 
 
-def _comparisons(lines: Sequence[Line], reference: Line | None) -> tuple[Comparison, ...]:
-    if reference is None:
-        return ()
-    others = [
-        (line.asked.label, line.runs)
-        for line in lines
-        if line.compares and line.row is not reference.row
-    ]
-    return table((reference.asked.label, reference.runs), others)
+def _comparisons(reference: Line, others: Sequence[Line]) -> tuple[Comparison, ...]:
+    named = [(line.asked.label, line.runs) for line in others]
+    return table((reference.asked.label, reference.runs), named)
 
 
 def _warnings(lines: Sequence[Line], differing: bool, common: set[Cell]) -> tuple[str, ...]:

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-import pandas as pd
-
 from distill import metrics
 from distill.metrics import Scores
 from distill.published import Figures
@@ -27,6 +25,8 @@ TOTAL = "total"
 
 def student(runs: Sequence[Run], label: str, published: Figures | None) -> Student:
     """A student's row; the same whatever the order of its runs."""
+    import pandas as pd
+
     ordered = sorted(runs, key=lambda run: (run.facts.fold, run.facts.seed))
     first = ordered[0].facts
     frames = [run.predictions for run in ordered]

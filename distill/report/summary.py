@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from distill import published
 from distill.experiment_record import FOLDER as RECORDS
-from distill.published import Published
+from distill.published import Figures, Published
 from distill.report.agreements import agreements
 from distill.report.comparison import comparisons
 from distill.report.data import FoldSplit, Report, Student, Study, Teacher
 from distill.report.experiments import Found, experiment
+from distill.report.paper import as_printed, incomparable
 from distill.report.runs import LeftOut, Run, RunSet
 from distill.report.speakers import test_rows
 from distill.report.students import student
@@ -35,23 +36,6 @@ def summarise(runset: RunSet) -> Report:
         for stem in sorted(set(runset.records) - shown)
     ]
     return Report(tuple(studies), (*runset.left_out, *empty))
-
-
-def incomparable(facts: RunFacts, printed: Published) -> str:
-    """Why a run's scores must not be held against the paper's; empty where they may be."""
-    source = printed.source
-    if facts.dataset != source.dataset:
-        return f"they are about {source.dataset.upper()}, this corpus is {facts.dataset}"
-    if set(facts.classes) != set(source.classes):
-        return f"they are about the classes {', '.join(source.classes)}"
-    if not facts.full_release:
-        return f"this is not the full {source.dataset.upper()} release"
-    protocol = facts.protocol
-    if (protocol.scheme, facts.n_folds) != (source.scheme, source.folds):
-        return f"they are about {source.folds} folds with one speaker left out"
-    if protocol.kind != "all" or protocol.script_disjoint:
-        return "they are about scripted and improvised dialogues together, texts overlapping"
-    return ""
 
 
 def _study_key(facts: RunFacts) -> tuple[Any, ...]:
@@ -97,19 +81,25 @@ def _study(runs: Sequence[Run], printed: Published, runset: RunSet) -> Study:
 def _students(
     runs: Sequence[Run], printed: Published, shown: Published | None, runset: RunSet
 ) -> list[tuple[Student, list[Run]]]:
-    """Rows with their runs. A point of a sweep alone is no row of the paper's tables."""
+    """Rows with their runs, in order."""
     groups = _ordered(_grouped(runs, _student_key).values(), printed)
-    asked = [row for record in runset.records.values() for row in record.rows]
-    tabled = {(row.experiment, row.key) for row in asked if not row.point}
-    swept = {(row.experiment, row.key) for row in asked if row.point} - tabled
-    out = []
-    for group, label in zip(groups, _labels(groups), strict=True):
-        facts = group[0].facts
-        figures = None
-        if shown and (facts.experiment, facts.key) not in swept:
-            figures = shown.student(facts.variant, facts.student.backbone)
-        out.append((student(group, label, figures), group))
-    return out
+    asked = {
+        (row.experiment, row.key): row.label
+        for _, record in sorted(runset.records.items(), reverse=True)
+        for row in record.rows
+    }
+    labels = _labels(groups, asked)
+    return [
+        (student(group, label, _figures(group, shown)), group)
+        for group, label in zip(groups, labels, strict=True)
+    ]
+
+
+def _figures(runs: Sequence[Run], printed: Published | None) -> Figures | None:
+    """The paper's pair of a student, unless its targets or losses are none of the paper's."""
+    facts = runs[0].facts
+    figures = printed.student(facts.variant, facts.student.backbone) if printed else None
+    return figures if figures and as_printed(facts.variant, runs[0].settings) else None
 
 
 def _splits(runs: Sequence[Run]) -> tuple[FoldSplit, ...]:
@@ -168,19 +158,20 @@ def _ordered(groups: Iterable[list[Run]], printed: Published) -> list[list[Run]]
     return sorted(groups, key=place)
 
 
-def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
-    """Short names, told apart by experiment or else by key where they would be equal."""
+def _labels(groups: Sequence[Sequence[Run]], asked: Mapping[tuple[str, str], str]) -> list[str]:
+    """Short names, told apart where they would be equal: by experiment, by row, at last by key."""
     facts = [group[0].facts for group in groups]
-    short = [f"{f.variant} · {f.student.backbone.rsplit('/', 1)[-1]}" for f in facts]
-    for extra in ([f.experiment for f in facts], [f.key[:8] for f in facts]):
-        count = Counter(short)
-        if set(count.values()) <= {1}:
-            break
-        short = [
-            f"{name} ({more})" if count[name] > 1 else name
-            for name, more in zip(short, extra, strict=True)
+    names = [f"{f.variant} · {f.student.backbone.rsplit('/', 1)[-1]}" for f in facts]
+    rows = [asked.get((f.experiment, f.key), "") for f in facts]
+    for extra in ([f.experiment for f in facts], rows, [f.key[:8] for f in facts]):
+        shared: dict[str, set[str]] = defaultdict(set)
+        for name, more in zip(names, extra, strict=True):
+            shared[name].add(more)
+        names = [
+            f"{name} ({more})" if more and len(shared[name]) > 1 else name
+            for name, more in zip(names, extra, strict=True)
         ]
-    return short
+    return names
 
 
 def _notes(
