@@ -48,7 +48,7 @@ def render(report: Report, plots: Sequence[Sequence[Plot]]) -> str:
         for number, (study, drawn) in enumerate(zip(report.studies, plots, strict=True), start=1)
     ]
     return environment.from_string(_resource("page.html.jinja")).render(
-        title=chapters[0].title if one else "What the runs measured",
+        title=f"EmoDistill on {chapters[0].title}" if one else "EmoDistill report",
         first_lines=wording.first_lines(report),
         chapters=chapters,
         appendix=_appendix(report),

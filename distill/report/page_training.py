@@ -89,22 +89,21 @@ def cost(study: Study) -> Section:
 
 
 def settings(study: Study) -> Section | None:
-    """Settings that are not the same for all students."""
-    rows: list[list[str | Cell]] = [
-        [key, *values] for key, values in wording.differing(study.students).items()
-    ]
-    named = sorted({name for student in study.students for name in student.temperatures})
-    for name in named:
-        rows.append([
-            f"tau of the {name} teacher",
-            *(
-                ", ".join(f"{tau:g}" for tau in s.temperatures[name])
-                if name in s.temperatures else MISSING
-                for s in study.students
-            ),
-        ])  # fmt: skip
-    if not rows:
+    """Settings that are not the same for all students, and the teachers' temperatures."""
+    columns = dict(wording.differing(study.students))
+    for name in sorted({name for student in study.students for name in student.temperatures}):
+        columns[f"tau of the {name} teacher"] = tuple(
+            ", ".join(f"{tau:g}" for tau in student.temperatures.get(name, ())) or NONE
+            for student in study.students
+        )
+    if not columns:
         return None
-    header = ["setting", *(student.label for student in study.students)]
-    table = Table("Settings that are not the same for all students, and temperatures", header, rows)
+    labels = [student.label for student in study.students]
+    caption = "Settings that are not the same for all students, and temperatures"
+    if len(columns) < len(labels):  # the narrower way round
+        turned = zip(labels, *columns.values(), strict=True)
+        rows = [list(cells) for cells in turned]
+        table = Table(caption, ["", *columns], rows)
+    else:
+        table = Table(caption, ["", *labels], [[key, *values] for key, values in columns.items()])
     return Section("settings", "Settings", [table])

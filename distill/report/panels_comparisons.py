@@ -121,6 +121,12 @@ def _sweep(curve: SweepCurve, rows: Mapping[str, ExperimentRow]) -> Callable[[Ax
                 markerfacecolor=fill, markersize=6, capsize=3, linewidth=1.6, linestyle="-",
                 label=f"{metric.upper()}: mean ± std over folds",
             )  # fmt: skip
+            if known:  # the curves bear their names, so that nobody needs the legend
+                x, spread = known[-1]
+                axes.annotate(
+                    metric.upper(), (x, 100 * spread.mean), (7, 0), textcoords="offset points",
+                    color=colour, va="bottom" if metric == "ua" else "top", fontweight="bold",
+                )  # fmt: skip
         for point in curve.points:
             if rows[point.label].results is None:
                 axes.plot(
