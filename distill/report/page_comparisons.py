@@ -70,6 +70,8 @@ def experiments(study: Study, figures: Figures) -> list[Section]:
 def _blocks(experiment: Experiment, study: Study, sweeps: Sequence[Block]) -> list[Block]:
     blocks: list[Block] = [Words(f"Note: {text}.", "warning") for text in experiment.warnings]
     blocks.append(_table(experiment, study))
+    if any(row.common_wa for row in experiment.rows):
+        blocks.append(_common(experiment))
     lacking = missing_lines(experiment)
     if lacking:
         blocks += [Words("Missing, and why:"), Items(lacking)]
@@ -83,45 +85,52 @@ def _blocks(experiment: Experiment, study: Study, sweeps: Sequence[Block]) -> li
 def _table(experiment: Experiment, study: Study) -> Table:
     """Measured scores, the paper's beside them where they may be compared, and the difference."""
     compared = any(row.published for row in experiment.rows)
-    common = any(row.common_wa for row in experiment.rows)
-    each = ["measured"] + ["paper", "difference"] * compared + ["common"] * common
-    rows: list[Row] = []
-    for row in experiment.rows:
-        cells: Row = [row.label, runs_of(row) if row.results else Cell(outcome(row), "missing")]
-        for metric in ("wa", "ua"):
-            cells += _scores(row, metric, compared, common)
-        rows.append(cells)
     notes = ["Mean ± sample standard deviation over folds, percent."]
     if compared:
         notes.append("Paper: as printed; difference: measured mean minus paper, points.")
     elif study.incomparable:
         notes.append(f"The paper's figures are not shown: {study.incomparable}.")
-    if common:
-        folds = sorted({fold for fold, _ in experiment.common})
-        notes.append(
-            f"Common: over the {len(experiment.common)} runs (folds {ranges(folds)}) that all "
-            "measured rows have; only these columns compare like with like."
-        )
+    rows: list[Row] = []
+    for row in experiment.rows:
+        done = runs_of(row) if row.results else Cell(outcome(row), "missing")
+        pairs = [_scores(row, metric, compared) for metric in ("wa", "ua")]
+        rows.append([row.label, done, *(cell for pair in pairs for cell in pair)])
+    each = ["measured", "paper", "difference"]
     return Table(
         experiment.title,
-        ["", "folds x seeds", *(each + each if len(each) > 1 else ("WA", "UA"))],
+        ["", "folds x seeds", *(each + each if compared else ("WA", "UA"))],
         rows,
-        spans=(("", 2), ("WA", len(each)), ("UA", len(each))) if len(each) > 1 else (),
+        spans=(("", 2), ("WA", 3), ("UA", 3)) if compared else (),
         note=" ".join(notes),
     )
 
 
-def _scores(row: ExperimentRow, metric: str, compared: bool, common: bool) -> Row:
+def _scores(row: ExperimentRow, metric: str, compared: bool) -> Row:
+    measured = plus_minus(getattr(row.results, metric)) if row.results else MISSING
+    if not compared:
+        return [measured]
     printed = getattr(row.published, metric, None)
     difference = getattr(row, f"{metric}_difference")
-    cells: Row = [plus_minus(getattr(row.results, metric)) if row.results else MISSING]
-    if compared:
-        cells.append(f"{printed:.2f}" if printed is not None else MISSING)
-        cells.append(f"{100 * difference:+.2f}" if difference is not None else MISSING)
-    if common:
-        spread = getattr(row, f"common_{metric}")
-        cells.append(plus_minus(spread) if spread else MISSING)
-    return cells
+    return [
+        measured,
+        MISSING if printed is None else f"{printed:.2f}",
+        MISSING if difference is None else f"{100 * difference:+.2f}",
+    ]
+
+
+def _common(experiment: Experiment) -> Table:
+    """Scores over the runs that all measured rows have."""
+    folds = sorted({fold for fold, _ in experiment.common})
+    return Table(
+        f"{experiment.title}: the {len(experiment.common)} runs (folds {ranges(folds)}) that all "
+        "measured rows have; only these compare like with like",
+        ("", "WA", "UA"),
+        [
+            [row.label, plus_minus(row.common_wa), plus_minus(row.common_ua)]
+            for row in experiment.rows
+            if row.common_wa
+        ],
+    )
 
 
 def _best(experiment: Experiment) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from distill.report import wording
 from distill.report.blocks import Block, Cell, Figure, Items, Section, Table
 from distill.report.data import Student, Study
-from distill.report.wording import NONE, bracketed, percent, plus_minus, published_pair
+from distill.report.wording import NONE, percent, plus_minus, published_pair, with_interval
 
 Figures = Mapping[str, Figure]
 FOLDS_ABREAST = 10
@@ -21,7 +21,7 @@ def shown(figures: Figures, *names: str) -> list[Block]:
 
 def scores(study: Study, figures: Figures) -> Section:
     """Mean and pooled scores of every row."""
-    header = ["", "folds", "seeds", "WA", "UA", "WA", "95 % interval", "UA", "95 % interval"]
+    header = ["", "folds", "seeds", "WA", "UA", "WA", "UA"]
     rows = []
     for row in study.rows:
         results = row.results
@@ -32,10 +32,8 @@ def scores(study: Study, figures: Figures) -> Section:
             str(len(row.seeds)) if isinstance(row, Student) else MISSING,
             plus_minus(results.wa),
             plus_minus(results.ua),
-            percent(pooled.wa if pooled else None),
-            bracketed(results.wa_interval),
-            percent(pooled.ua if pooled else None),
-            bracketed(results.ua_interval),
+            with_interval(pooled.wa, results.wa_interval) if pooled else MISSING,
+            with_interval(pooled.ua, results.ua_interval) if pooled else MISSING,
             *([] if study.incomparable else [published_pair(row.published)]),
         ])  # fmt: skip
     paper = [] if study.incomparable else [("paper", 1)]
@@ -43,7 +41,7 @@ def scores(study: Study, figures: Figures) -> Section:
         "Scores on the test speakers, percent",
         header if study.incomparable else [*header, "WA / UA"],
         rows,
-        spans=[("", 3), ("mean of folds", 2), ("pooled", 4), *paper],
+        spans=[("", 3), ("mean of folds", 2), ("pooled, 95 % interval", 2), *paper],
         rule=len(study.teachers),
         note=f"{wording.HOW_TO_READ} {wording.INTERVALS}",
     )

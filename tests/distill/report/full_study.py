@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import pandas as pd
 from fake_runs import confusion, facts, predictions, write_run
 
 from distill.experiment_record import ExperimentRecord, Row, SweepPoint, write_record
+from distill.published import load
 from distill.runs import RunFolder
 
 TABLE2 = {
@@ -75,35 +76,55 @@ def add_run(root: Path, fold: int, variant: str, key: str, hit: float, **over: o
     return folder
 
 
-def write_full(root: Path, folds: Sequence[int] = range(1, 11), **over: object) -> Path:
-    """Table 2 with all folds but two of one row, figure 2 with two folds and a missing point."""
-    rows = [Row(label="Ours" if v == "full" else v, experiment="main", key=key_of(v), variant=v)
-            for v in TABLE2]  # fmt: skip
-    for variant, hit in TABLE2.items():
-        for fold in folds:
-            if variant != "ce-only" or fold < max(folds) - 1:
-                add_run(root, fold, variant, key_of(variant), hit, **over)
-    rows += [
-        Row(label=f"{name} teacher alone", teacher=name) for name in ("prosodic", "linguistic")
-    ]
-    record = {"student": "tiny", "store": "5f" * 32}
-    table2 = ExperimentRecord(name="table2", title="Table 2: ablations", rows=tuple(rows),
-                              schema=1, **record)  # fmt: skip
-    write_record(root, "table2-tiny", table2)
-    points = []
-    for variant, values in SWEPT.items():
+def write_full(
+    root: Path,
+    folds: Sequence[int] = range(1, 11),
+    variants: Sequence[str] = tuple(TABLE2),
+    swept: Mapping[str, Sequence[float]] = SWEPT,
+    **over: object,
+) -> Path:
+    """Table 2 and figure 2 as ``distill experiment`` leaves them, some of their runs missing."""
+    write_table2(root, folds, variants, **over)
+    write_figure2(root, folds[:2], swept, **over)
+    return root
+
+
+def write_table2(root: Path, folds: Sequence[int], variants: Sequence[str], **over: object) -> None:
+    """One run a fold; the last two of the student without distillation are missing."""
+    rows = []
+    for asked in load().table2:
+        if asked.teacher:
+            rows.append(Row(label=asked.printed, teacher=asked.teacher))
+        elif asked.variant in variants:
+            key = key_of(asked.variant)
+            rows.append(Row(label=asked.printed, experiment="main", key=key, variant=asked.variant))
+            for fold in folds if asked.variant != "ce-only" else folds[:-2]:
+                add_run(root, fold, asked.variant, key, TABLE2[asked.variant], **over)
+    _record(root, "table2", "Table 2: ablations", rows)
+    key = key_of("ce-only")
+    write_run(root, facts(folds[-1], 42, variant="ce-only", key=key, **over), done=False)
+
+
+def write_figure2(
+    root: Path, folds: Sequence[int], swept: Mapping[str, Sequence[float]], **over: object
+) -> None:
+    """One run a fold and temperature; the last temperature of each curve is missing."""
+    rows = []
+    for variant, values in swept.items():
         teacher = "prosodic" if variant == "no-linguistic" else "linguistic"
         for place, tau in enumerate(values):
             key = key_of(f"{variant} tau {tau}")
             point = SweepPoint(axis=f"tau of the {teacher} teacher", curve=variant, value=tau)
-            points.append(Row(label=f"{variant}, tau {tau:g}", experiment="sweep", key=key,
-                              variant=variant, point=point))  # fmt: skip
-            for fold in list(folds)[:2]:
-                if tau != 10:
-                    hit = TABLE2[variant] + 0.02 * place
-                    add_run(root, fold, variant, key, hit, experiment="sweep", **over)
-    figure2 = ExperimentRecord(name="figure2", title="Figure 2: temperatures", rows=tuple(points),
-                               schema=1, **record)  # fmt: skip
-    write_record(root, "figure2-tiny", figure2)
-    write_run(root, facts(max(folds), 42, variant="ce-only", key=key_of("ce-only")), done=False)
-    return root
+            label = f"{variant}, tau {tau:g}"
+            rows.append(Row(label=label, experiment="sweep", key=key, variant=variant, point=point))
+            for fold in folds if tau != max(values) else ():
+                hit = TABLE2[variant] + 0.02 * place
+                add_run(root, fold, variant, key, hit, experiment="sweep", **over)
+    _record(root, "figure2", "Figure 2: temperatures", rows)
+
+
+def _record(root: Path, name: str, title: str, rows: Sequence[Row]) -> None:
+    record = ExperimentRecord(
+        schema=1, name=name, title=title, student="tiny", store="5f" * 32, rows=tuple(rows)
+    )
+    write_record(root, f"{name}-tiny", record)
