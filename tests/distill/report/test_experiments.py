@@ -385,7 +385,7 @@ def test_text_of_records_is_shown_and_not_obeyed(
 def test_teachers_answers_that_do_not_fit_are_damage(tmp_path: Path) -> None:
     for number, (change, said) in enumerate(
         [
-            (lambda f: f.assign(speaker="Ses01F"), "test speaker Ses01F is in role train"),
+            (lambda f: f.assign(speaker="Ses01F"), "test speaker Ses01F is in role validation"),
             (lambda f: f.assign(role="dev"), "a role is none of test, validation, train"),
             (lambda f: f.drop(columns="teacher"), "lacks the column(s) teacher"),
             (lambda f: f.assign(logit_ang=float("inf")), "a logit is not finite"),
