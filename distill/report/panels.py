@@ -77,7 +77,9 @@ def broken(text: str, width: int, lines: int = 2) -> str:
     >>> broken("no-linguistic · hubert-base", 16)
     'no-linguistic ·\nhubert-base'
     """
-    found = wrap(printable(text), width, max_lines=lines, placeholder="…") or [""]
+    found = wrap(
+        printable(text), width, max_lines=lines, placeholder="…", break_on_hyphens=False
+    ) or [""]  # fmt: skip
     return "\n".join(found)
 
 
@@ -94,8 +96,8 @@ def short(text: str, limit: int) -> str:
 def rows_down(axes: Axes, rows: Sequence[Teacher | Student], first: bool) -> None:
     """A line a row from top to bottom, ruled off, teachers above students."""
     if first:
-        labels = ["\n".join(filter(None, (broken(r.label, 18), wording.fewer(r)))) for r in rows]
-        axes.set_yticks(range(len(rows)), labels)
+        labels = [broken(wording.named(row), 24, 3) for row in rows]
+        axes.set_yticks(range(len(rows)), labels, fontsize=8.5)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(axis="x", color=PALE, linewidth=0.8)
     axes.set_axisbelow(True)

@@ -16,6 +16,7 @@ from distill.report.panels import (
     SERIES,
     Panel,
     Plot,
+    broken,
     rows_down,
     short,
 )  # fmt: skip
@@ -71,7 +72,9 @@ def _matrix(row: Teacher | Student, pooled: Scores) -> Callable[[Axes, bool], No
         for spine in axes.spines.values():
             spine.set_visible(False)
         scores = f"WA {100 * pooled.wa:.1f}  UA {100 * pooled.ua:.1f}"
-        axes.set_title("\n".join((short(row.label, 28), " · ".join(filter(None, (scores, fewer))))))
+        axes.set_title(
+            "\n".join((broken(row.label, 30), " · ".join(filter(None, (scores, fewer)))))
+        )
         axes.set_xlabel("predicted")
         if first:
             axes.set_ylabel("truth")

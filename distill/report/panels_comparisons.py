@@ -59,7 +59,8 @@ def _forest(rows: Sequence[Comparison], metric: str) -> Callable[[Axes, bool], N
                 else "not significant: mean, 95 % interval",
             )  # fmt: skip
         if first:
-            axes.set_yticks(range(len(rows)), [broken(row.label, 18) for row in rows])
+            labels = [broken(row.label, 24, 3) for row in rows]
+            axes.set_yticks(range(len(rows)), labels, fontsize=8.5)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.grid(axis="x", color=PALE, linewidth=0.8)
         axes.set_axisbelow(True)
@@ -124,7 +125,7 @@ def _sweep(curve: SweepCurve, rows: Mapping[str, ExperimentRow]) -> Callable[[Ax
             if known:  # the curves bear their names, so that nobody needs the legend
                 x, spread = known[-1]
                 axes.annotate(
-                    metric.upper(), (x, 100 * spread.mean), (7, 0), textcoords="offset points",
+                    metric.upper(), (x, 100 * spread.mean), (9, 0), textcoords="offset points",
                     color=colour, va="bottom" if metric == "ua" else "top", fontweight="bold",
                 )  # fmt: skip
         for point in curve.points:

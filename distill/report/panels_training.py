@@ -102,7 +102,8 @@ def gradients(study: Study) -> Plot:
                         va="center", fontsize=7.5,
                     )  # fmt: skip
             left += shares
-        axes.set_yticks(range(len(students)), [broken(s.label, 18) for s in students])
+        labels = [broken(student.label, 24, 3) for student in students]
+        axes.set_yticks(range(len(students)), labels, fontsize=8.5)
         axes.set_ylim(len(students) - 0.5, -0.7)
         axes.set_xlim(0, 100)
         axes.tick_params(axis="y", length=0)

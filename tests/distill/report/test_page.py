@@ -122,7 +122,7 @@ def test_both_themes_paper_and_phone_have_their_style(text: str) -> None:
         assert f"{variable}:" in paper, f"{variable} would be a dark theme's on paper"
     # every ink of the figures follows the theme
     for kind, colour in set(re.findall(r'(fill|stroke)="(#[0-9a-f]{6})"', text)):
-        assert f'svg [{kind}="{colour}"] {{ {kind}: var(--' in style, (kind, colour)
+        assert f'\n[{kind}="{colour}"] {{ {kind}: var(--' in style, (kind, colour)
 
 
 def test_figures_are_xml_and_have_all_panels(text: str, plots: list[Plot]) -> None:

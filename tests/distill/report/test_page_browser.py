@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from full_study import write_full
+from PIL import Image
 
 from distill.report import collect, figures, page, summarise
 
@@ -67,6 +68,19 @@ def seen(folder: Path, width: int, *arguments: str) -> dict[str, object]:
     (found,) = re.findall(r'data-seen="([^"]*)"', done.stdout)
     measured: dict[str, object] = json.loads(found.replace("&quot;", '"'))
     return measured
+
+
+def test_no_mark_keeps_the_colours_of_paper_in_the_dark(folder: Path) -> None:
+    address, shots = (folder / "report.html").as_uri(), []
+    for scheme in ("1", "0"):
+        target = folder / f"scheme{scheme}.png"
+        chromium(f"--blink-settings=preferredColorScheme={scheme}", "--window-size=1280,9000",
+                 f"--screenshot={target}", address)  # fmt: skip
+        with Image.open(target) as image:
+            shots.append({colour for _, colour in image.convert("RGB").getcolors(1 << 24) or []})
+    inks = {(0, 0x72, 0xB2), (0xD5, 0x5E, 0)}  # BLUE and ORANGE, as Matplotlib wrote them
+    assert inks <= shots[0]
+    assert inks.isdisjoint(shots[1])
 
 
 @pytest.mark.parametrize("width", [360, 768, 1280])
