@@ -128,6 +128,10 @@ def build(
     embed_audio: Annotated[bool, typer.Option(help="Keep the signals in the store.")] = True,
     embed_text: Annotated[bool, typer.Option(help="Keep the transcripts in the store.")] = True,
     keep_teachers: Annotated[bool, typer.Option(help="Keep the teachers' weights too.")] = False,
+    cross_fit: Annotated[
+        int | None,
+        typer.Option(metavar="K", help="Also targets by K teachers that never saw the speaker."),
+    ] = None,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Replace units made from something else.")
     ] = False,
@@ -155,7 +159,7 @@ def build(
     manifest = load(dataset, root, settings.corpus)
     request = plans.Request(
         manifest, settings, store or Path("stores") / dataset, fold, jobs, device, rebuild,
-        keep_teachers, repair,
+        keep_teachers, repair, cross_fit,
     )  # fmt: skip
     sums = steps.source_sums(manifest)
     request = builds.heard_first(request, sums)
@@ -259,7 +263,7 @@ def run(
 @distill.command()
 def experiment(
     grid: Annotated[
-        str, typer.Argument(help="table1, table2, figure2, controls, options, or a .toml file.")
+        str, typer.Argument(help="table1, table2, figure2, controls, crossfit, options, or a .toml file.")
     ],
     store: Annotated[Path, typer.Option(help="The store's folder.")],
     fold: Folds = "all",

@@ -6,23 +6,15 @@ over all folds of one store.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from benchmarks import stores
 from benchmarks.common import Answer, Bench, Row
-from distill.config import VARIANTS, RunSettings
-from distill.trainer import key_of
+from distill.config import RunSettings
+from distill.grids import load_grid
+from distill.request import key_of
 from featstore.plan import Request, make_plan
 from featstore.schema import TaskFailed
 from featstore.settings import resolve
 from featstore.store import Store
-
-TAUS: Mapping[str, tuple[float, ...]] = {
-    "prosodic": (0.1, 0.5, 2.0, 4.0),
-    "linguistic": (0.5, 2.0, 4.0, 10.0),
-}
-"""Figure 2: one teacher alone, at these temperatures."""
 
 
 def measure(bench: Bench) -> Answer:
@@ -71,13 +63,8 @@ def _planned(bench: Bench, n: int, store: Store) -> int:
 
 def _study() -> list[RunSettings]:
     """Table 2's students and Figure 2's."""
-    deltas: list[Mapping[str, Any]] = list(VARIANTS.values())
-    for name, taus in TAUS.items():
-        [other] = set(TAUS) - {name}
-        deltas += [
-            {"losses": {"teachers": {name: {"tau": tau}, other: {"weight": 0.0}}}} for tau in taus
-        ]
-    return [resolve(RunSettings, delta) for delta in deltas]
+    cells = [cell for name in ("table2", "figure2") for cell in load_grid(name).cells()]
+    return [resolve(RunSettings, cell.delta) for cell in cells if cell.row.teacher is None]
 
 
 def _teachers(settings: RunSettings) -> int:

@@ -44,6 +44,9 @@ class TargetSettings(Settings):
     tau: Literal["given", "validation"] = "given"
     """Temperatures as ``losses.teachers`` gives them, or the ones that calibrate each teacher on
     the fold's validation rows."""
+    cross_fit: int = Field(0, ge=0)
+    """K: the targets of ``featstore build --cross-fit K``, in which no teacher speaks for a speaker
+    that it was fitted on (PAPER.md row 21); 0: the teachers' own, as in the paper."""
 
 
 class RunSettings(Settings):
@@ -127,6 +130,9 @@ def run_key(
     """
     told = portable(settings).model_dump(mode="json", exclude={"seed"})
     del told["student"]["gradient_checkpointing"]  # the same numbers from less memory
+    told["targets"] = settings.targets.model_dump(mode="json", exclude_defaults=True)
+    if not told["targets"]:  # as all runs were before there was a choice
+        del told["targets"]
     made_from: dict[str, Any] = {
         "settings": told,
         "store": store,

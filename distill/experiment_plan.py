@@ -105,7 +105,7 @@ def _weights(
     order: ExperimentOrder, rows: Sequence[Line], found: Mapping[str, Standing]
 ) -> Iterator[dict[str, Any]]:
     """What each student that would be trained needs first."""
-    for student in dict.fromkeys(line.student for line in rows):
+    for student in dict.fromkeys(line.student for line in rows if line.teacher is None):
         mine = [name for line in rows if line.student == student for name, _ in line.runs()]
         if not any(found[name].status in BEGINS for name in mine):
             continue

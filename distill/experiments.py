@@ -17,8 +17,8 @@ from distill.experiment_record import ExperimentRecord, Row, write_record
 from distill.grids import Cell, Grid
 from distill.launch import experiment_name, refuse_runs
 from distill.metrics import spread
+from distill.request import Outcome, RunRequest, key_of
 from distill.running import Done, Resources, run_all
-from distill.trainer import Outcome, RunRequest, key_of
 from featstore.folds import parse_numbers
 from featstore.schema import UserError, listed
 from featstore.settings import choose, flat, load_toml, overrides, resolve
@@ -64,12 +64,12 @@ class ExperimentOrder:
 
 @dataclass(frozen=True)
 class Line:
-    """A row of the grid for one student.
+    """A row of the grid for one student, or for a teacher alone.
 
     Attributes:
         label: the row's, and the student's where there are several.
         cell: the row.
-        student: its backbone.
+        student: its backbone; empty for a teacher alone.
         experiment: folder of its runs; empty for a teacher alone.
         same: equal for rows that come to the same settings.
         requests: its runs, by fold and seed.
@@ -77,7 +77,7 @@ class Line:
 
     label: str
     cell: Cell
-    student: str
+    student: str = ""
     experiment: str = ""
     same: str = ""
     requests: tuple[RunRequest, ...] = ()
@@ -94,7 +94,7 @@ class Line:
 
 
 def lines(order: ExperimentOrder, folds: Sequence[int]) -> list[Line]:
-    """The rows with the runs that they need.
+    """The rows with the runs that they need, teachers last.
 
     Raises:
         UserError: settings that no row can have, or that the rows vary themselves.
@@ -106,11 +106,14 @@ def lines(order: ExperimentOrder, folds: Sequence[int]) -> list[Line]:
             f"--weights is for one backbone, here are {len(students)}: {', '.join(students)}",
             "name one: --student hubert-base --weights FILE",
         )
-    return [
+    cells = order.grid.cells()
+    trained = [cell for cell in cells if cell.row.teacher is None]
+    rows = [
         _line(order, cell, student, folds, several=len(students) > 1)
         for student in students
-        for cell in order.grid.cells()
+        for cell in trained
     ]
+    return rows + [Line(cell.row.label, cell) for cell in cells if cell.row.teacher is not None]
 
 
 def runs_of(rows: Sequence[Line]) -> dict[str, RunRequest]:
@@ -130,7 +133,7 @@ def run_experiment(order: ExperimentOrder) -> tuple[Done, list[Line]]:
         UserError: the store, folds or settings are not there, or do not fit.
     """
     store, rows = _opened(order)
-    students = "+".join(dict.fromkeys(line.student for line in rows))
+    students = "+".join(order.students or order.grid.students)
     record = ExperimentRecord(
         schema=1, name=order.grid.name, title=order.grid.title, student=students,
         store=store.fingerprint(), rows=tuple(_record(store, line) for line in rows),
@@ -168,8 +171,6 @@ def _line(
     order: ExperimentOrder, cell: Cell, student: str, folds: Sequence[int], several: bool
 ) -> Line:
     label = f"{cell.row.label} · {student}" if several else cell.row.label
-    if cell.row.teacher is not None:
-        return Line(label, cell, student)
     first = _settings(order, cell, student)
     experiment = experiment_name(student, cell.row.variant)
     requests = []

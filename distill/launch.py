@@ -9,9 +9,9 @@ from typing import Any
 
 from distill.backbones import check_weights
 from distill.config import PRESETS, VARIANTS, RunSettings, default_preset
+from distill.request import RunRequest, key_of
 from distill.running import Done, Resources, run_all
 from distill.runs import CHECKPOINT, RunFolder
-from distill.trainer import RunRequest, key_of
 from featstore.folds import parse_numbers
 from featstore.schema import UTTERANCE_ID, Corrupt, Refused, UserError, printable
 from featstore.settings import choose, load_toml, overrides, resolve

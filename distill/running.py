@@ -16,7 +16,8 @@ from multiprocessing.queues import Queue
 from typing import Any
 
 from distill.parallel import Team, TeamLost, join, launched
-from distill.trainer import OnEpoch, Outcome, RunRequest, run_fold
+from distill.request import Outcome, RunRequest
+from distill.trainer import OnEpoch, run_fold
 from featstore.console import Advance, printable_lines, progress, say, trace
 from featstore.disk import io_failure
 from featstore.processes import default_jobs, each, worker_setup

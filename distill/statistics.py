@@ -164,8 +164,8 @@ def _p_value(differences: Sequence[float]) -> float | None:
 
 
 def _holm(p_values: Sequence[float]) -> list[float]:
-    if not p_values:
-        return []
+    if len(p_values) < 2:  # one test needs no correction
+        return list(p_values)
     from statsmodels.stats.multitest import multipletests
 
     return [float(p) for p in multipletests(p_values, method="holm")[1]]

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from featstore.folds import TEST, TRAIN, VALIDATION, Fold, prove
+from featstore.holdout import cross_fit_fault
 from featstore.schema import Corrupt, Refused, UserError, listed, printable
 from featstore.store import Store, TeacherOutputs
 from featstore.units import Unit
@@ -61,6 +62,7 @@ def load_targets(
     device: torch.device,
     *,
     matched: Collection[str] | None = None,
+    cross_fit: int = 0,
     deep: bool = True,
 ) -> FoldTargets:
     """Read and verify what the student of a fold needs beside audio.
@@ -70,6 +72,8 @@ def load_targets(
         number: the fold's.
         device: where the tensors are to be.
         matched: the teachers whose embeddings the student is to match; all where not given.
+        cross_fit: take the targets that are cross-fitted by so many parts, under the teachers'
+            plain names; 0 takes the teachers' own.
         deep: compare every file's SHA-256.
 
     Raises:
@@ -79,7 +83,7 @@ def load_targets(
     """
     for unit in ("corpus", "splits"):
         store.check_parents(store.unit(unit, deep=deep))
-    outputs = store.fold(number, deep=deep)
+    outputs = store.fold(number, cross_fit=cross_fit, deep=deep)
     fold = store.folds[number - 1]
     refuse_leaks(fold, outputs)
     prove(store.utterances, store.folds, store.roles)
@@ -106,9 +110,11 @@ def refuse_leaks(fold: Fold, outputs: Mapping[str, TeacherOutputs]) -> None:
     """
     for teacher in outputs.values():
         if what := _leak(fold, teacher.unit):
+            parts = teacher.unit.settings.get("cross_fit")
+            flag = f" --cross-fit {parts}" if parts else ""
             raise Refused(
                 f"{teacher.unit.unit}: this teacher {what}",
-                f"rebuild the fold: `featstore build --fold {fold.number} --rebuild`",
+                f"rebuild the fold: `featstore build --fold {fold.number}{flag} --rebuild`",
             )
 
 
@@ -127,7 +133,7 @@ def _leak(fold: Fold, unit: Unit) -> str:
         return f"was fitted on {_names(strange)}, on whom fold {number} does not train"
     if strange := selected - set(fold.validation):
         return f"was selected on {_names(strange)}, on whom fold {number} does not validate"
-    return ""
+    return cross_fit_fault(parts, fold) if (parts := facts.get("parts")) else ""
 
 
 def _names(speakers: Iterable[str]) -> str:

@@ -6,23 +6,20 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from distill.augment import augmentation
-from distill.bundles import refuse_giant
-from distill.config import RunSettings, portable, run_key
+from distill.config import portable
 from distill.controls import shuffled
 from distill.describe import run_facts
-from distill.losses import LossSettings
 from distill.metrics import from_predictions
 from distill.outputs import predictions_table, teachers_table
 from distill.parallel import ALONE, Team
+from distill.request import Outcome, RunRequest, key_of, require_teachers
 from distill.runs import RunFolder
 from distill.standing import Position, load_standing, save_standing
 from distill.step import Stepper, StepReport, steps_an_epoch
@@ -33,8 +30,7 @@ from distill.targets import FoldTargets, load_targets, rows_of
 from distill.temperature import calibrated
 from distill.tracking import log_epoch, refuse_without_tensorboard
 from featstore.console import say
-from featstore.files import sha256_of
-from featstore.schema import SAMPLING_RATE, TaskFailed, UserError
+from featstore.schema import SAMPLING_RATE, TaskFailed
 from featstore.scores import ua, wa
 from featstore.settings import to_toml
 from featstore.store import Store
@@ -47,64 +43,6 @@ Floats = npt.NDArray[np.float32]
 Rows = dict[str, npt.NDArray[np.int64]]
 OnEpoch = Callable[[str, int, dict[str, Any]], None]
 """``on_epoch(label, n_epochs, entry)`` after each epoch, with its line of ``metrics.jsonl``."""
-
-
-@dataclass(frozen=True)
-class RunRequest:
-    """What to train, and where; only ``settings`` and the store decide the numbers."""
-
-    store: Path
-    fold: int
-    settings: RunSettings
-    runs: Path
-    experiment: str
-    variant: str
-    device: str = "auto"
-    threads: int | None = None
-    root: Path | None = None
-    weights: Path | None = None
-    max_steps: int | None = None
-    tensorboard: bool = False
-    title: str = ""
-
-    @property
-    def label(self) -> str:
-        """What it is called in messages; unique among the runs of one command."""
-        return self.title or f"fold {self.fold}"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a run; scores are of the test speaker."""
-
-    fold: int
-    status: Literal["done", "skipped", "stopped"]
-    folder: Path
-    why: str = ""
-    wa: float | None = None
-    ua: float | None = None
-    seconds: float = 0.0
-
-
-def key_of(store: Store, fold: int, settings: RunSettings, weights: Path | None = None) -> str:
-    """The key of a run; the same for every fold of a store.
-
-    Raises:
-        UserError: the store lacks the fold, or there is no such file of weights.
-    """
-    if weights is not None:
-        refuse_giant(weights)
-    units = [output.unit for _, output in sorted(store.fold(fold).items())]
-    made_from = [
-        {
-            "name": unit.unit.split("/")[-1],
-            "teacher": unit.settings["teacher"],
-            "parents": dict(unit.parents),
-        }
-        for unit in units
-    ]
-    given = sha256_of(weights) if weights is not None else None
-    return run_key(settings, store.fingerprint(), made_from, given)
 
 
 def run_fold(request: RunRequest, on_epoch: OnEpoch | None = None, team: Team = ALONE) -> Outcome:
@@ -133,9 +71,9 @@ def _run_fold(request: RunRequest, on_epoch: OnEpoch | None, team: Team) -> Outc
         refuse_without_tensorboard()
     store = Store.open(request.store)
     key = key_of(store, request.fold, request.settings, request.weights)
-    losses = request.settings.losses
-    terms = losses.for_teachers(store.teacher_names(request.fold))
-    require_teachers(store, request.fold, losses)
+    losses, cross_fit = request.settings.losses, request.settings.targets.cross_fit
+    terms = losses.for_teachers(store.teacher_names(request.fold, cross_fit))
+    require_teachers(store, request.fold, losses, cross_fit)
     run = RunFolder.of(request.runs, request.experiment, key, request.fold, request.settings.seed)
     if team.any(team.leads and run.done):
         return _skipped(request.fold, run, store.classes, "finished before")
@@ -145,32 +83,13 @@ def _run_fold(request: RunRequest, on_epoch: OnEpoch | None, team: Team) -> Outc
         with run.telling() if team.leads else nullcontext():
             device = team.device or pick_device(request.device)
             matched = [name for name, term in terms.items() if losses.beta * term.weight > 0]
-            targets = load_targets(store, request.fold, device, matched=matched)
+            targets = load_targets(
+                store, request.fold, device, matched=matched, cross_fit=cross_fit
+            )
             for unit in ("audio", "lld"):
                 store.check_parents(store.unit(unit, deep=True))
             trainer = _Trainer(request, store, targets, run, key, device, team)
             return trainer.run(on_epoch)
-
-
-def require_teachers(store: Store, fold: int, losses: LossSettings) -> None:
-    """Refuse to train without a teacher that the losses count on or that other folds have.
-
-    A killed build leaves such folds; a student of one teacher would pass for one of both.
-
-    Raises:
-        UserError: with what to build, or how to do without on purpose.
-    """
-    names = set(store.teacher_names(fold))
-    elsewhere = {name for n in range(1, len(store.folds) + 1) for name in store.teacher_names(n)}
-    taught = losses.alpha > 0 or losses.beta > 0
-    wanted = {name for name, term in losses.teachers.items() if taught and term.weight > 0}
-    for name in sorted((wanted | elsewhere) - names):
-        without = f"; to do without: --set losses.teachers.{name}.weight=0"
-        raise UserError(
-            f"fold {fold}: {store.path} has no teacher {name} for it",
-            f"finish the build: `featstore build --fold {fold}`"
-            + ("" if name in elsewhere else without),
-        )
 
 
 def _skipped(fold: int, run: RunFolder, classes: tuple[str, ...], why: str) -> Outcome:

@@ -203,18 +203,18 @@ def _fit_teachers(plan: Plan, request: Request, jobs: int, result: Result) -> No
         return
     workers = jobs if _on_cpu(request.device) else request.jobs or 1
     with (
-        progress("teachers", len(plan.jobs), unit="fits") as advance,
+        progress("teachers", sum(job.n_fits for job in plan.jobs), unit="fits") as advance,
         closing(each(fit, plan.jobs, workers)) as fits,
     ):
         for job, facts in fits:
             if isinstance(facts, Exception):  # whatever it is, it must not stop the others
                 trace(facts)
                 result.failed[job.unit] = _why(facts)
-                advance(note=f"{job.unit}: failed")
+                advance(job.n_fits, note=f"{job.unit}: failed")
             else:
                 result.built.append(job.unit)
                 ua = 100 * facts["scores"]["test"]["ua"]
-                advance(note=f"{job.unit}: test UA {ua:.1f}")
+                advance(job.n_fits, note=f"{job.unit}: test UA {ua:.1f}")
 
 
 def _why(error: Exception) -> str:

@@ -6,6 +6,7 @@ arguments of the functions that use them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -124,6 +125,18 @@ class ProsodicSettings(Settings):
 
 TeacherSettings = Annotated[LinguisticSettings | ProsodicSettings, Field(discriminator="kind")]
 
+CROSS_FITTED = re.compile(r"(?P<teacher>.+)-crossfit(?P<parts>\d+)\Z", re.ASCII)
+"""Names of cross-fitted targets, see :func:`cross_fitted`; no user's teacher has one."""
+
+
+def cross_fitted(teacher: str, parts: int) -> str:
+    """The name of a teacher's targets, cross-fitted by so many parts; its own name for 0.
+
+    >>> cross_fitted("linguistic", 4), cross_fitted("linguistic", 0)
+    ('linguistic-crossfit4', 'linguistic')
+    """
+    return f"{teacher}-crossfit{parts}" if parts else teacher
+
 
 def _paper_teachers() -> dict[str, TeacherSettings]:
     return {"linguistic": LinguisticSettings(), "prosodic": ProsodicSettings()}
@@ -160,6 +173,8 @@ class BuildSettings(Settings):
         for name in self.teachers:
             if not UTTERANCE_ID.match(name):
                 raise ValueError(f"teacher name {name!r} has characters beyond A-Z a-z 0-9 _ . -")
+            if CROSS_FITTED.match(name):
+                raise ValueError(f"teacher name {name!r} is kept for what --cross-fit makes")
         return self
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from featstore.config import FoldSettings
 from featstore.schema import UserError, listed, printable
@@ -82,6 +82,79 @@ def resolve_validation(utterances: pd.DataFrame, settings: FoldSettings) -> Fold
     return settings
 
 
+def cross_fit_groups(
+    training: pd.DataFrame, fold: Fold, parts: int, seed: int
+) -> tuple[tuple[str, ...], ...]:
+    """A fold's training speakers in groups of about as many training utterances each.
+
+    A group's targets will come from a teacher fitted on the other groups (PAPER.md row 21).
+
+    Args:
+        training: the fold's training rows of a manifest's table.
+        fold: whose training speakers.
+        parts: how many groups.
+        seed: of the fold settings; decides between speakers of as many utterances.
+
+    Raises:
+        UserError: there are not that many speakers, or a group has a class that no other has.
+    """
+    counts = Counter(training["speaker"])
+    if not 2 <= parts <= len(counts):
+        raise UserError(
+            f"--cross-fit {parts}: fold {fold.number} trains on {len(counts)} speaker(s)",
+            f"give a number of speaker groups within 2..{len(counts)}"
+            if len(counts) > 1
+            else "hold fewer speakers out: a fold needs two training speakers to cross-fit",
+        )
+    loads = {name: counts[name] for name in fold.train}  # some may have no training utterance
+    groups = tuple(_balanced(loads, parts, f"cross-fit {seed} {fold.number}"))
+    classes = set(training["label"])
+    faults = [
+        f"fold {fold.number}: {', '.join(map(printable, sorted(missing)))} without the speakers "
+        + ", ".join(map(printable, group))
+        for group in groups
+        if (missing := classes - set(training["label"][~training["speaker"].isin(group)]))
+    ]
+    if faults:
+        raise UserError(
+            f"--cross-fit {parts}: classes without a training utterance:\n{listed(faults)}",
+            "another number of groups, or another folds.seed, may part the speakers better",
+        )
+    return groups
+
+
+def cross_fit_fault(parts: Sequence[Mapping[str, Any]], fold: Fold) -> str:
+    """What is wrong with the parts of cross-fitted targets; '' if nothing.
+
+    Args:
+        parts: of each teacher, ``fitted_on``, ``selected_on`` and ``held_out``, the speakers whose
+            targets it gave.
+        fold: whose training speakers are to have such targets.
+
+    >>> fold = Fold(1, ("d",), ("c",), ("a", "b"))
+    >>> seen = {"fitted_on": ["a"], "selected_on": ["c"], "held_out": ["a"]}
+    >>> cross_fit_fault([seen, seen], fold)
+    'part 1 teaches a, on whom it was fitted'
+    """
+    taught: list[str] = []
+    for number, part in enumerate(parts, start=1):
+        fitted, held_out = set(part["fitted_on"]), set(part["held_out"])
+        if seen := fitted & held_out:
+            return f"part {number} teaches {_names(seen)}, on whom it was fitted"
+        if strange := (fitted | held_out) - set(fold.train):
+            return f"part {number} has {_names(strange)}, on whom fold {fold.number} does not train"
+        if strange := set(part["selected_on"]) - set(fold.validation):
+            return f"part {number} was selected on {_names(strange)}"
+        taught += held_out
+    if sorted(taught) != sorted(fold.train):
+        return f"teaches {_names(taught)}, fold {fold.number} trains on {_names(fold.train)}"
+    return ""
+
+
+def _names(speakers: Iterable[str]) -> str:
+    return ", ".join(map(printable, sorted(speakers)))
+
+
 def _partners(utterances: pd.DataFrame) -> dict[str, str]:
     """Speaker -> the other one of the session; empty unless all sessions are pairs."""
     members = _sessions(utterances)
@@ -115,7 +188,7 @@ def _test_groups(utterances: pd.DataFrame, settings: FoldSettings) -> list[tuple
             f"folds.groups: {settings.groups} groups of {len(counts)} speakers",
             f"set folds.groups to {len(counts)} or fewer",
         )
-    return _balanced(counts, settings.groups, settings.seed)
+    return _balanced(counts, settings.groups, f"groups {settings.seed}")
 
 
 def _session_groups(utterances: pd.DataFrame) -> list[tuple[str, ...]]:
@@ -135,13 +208,13 @@ def _session_groups(utterances: pd.DataFrame) -> list[tuple[str, ...]]:
     return [tuple(sorted(members[session])) for session in sorted(members)]
 
 
-def _balanced(counts: Mapping[str, int], n_groups: int, seed: int) -> list[tuple[str, ...]]:
+def _balanced(counts: Mapping[str, int], n_groups: int, draw: str) -> list[tuple[str, ...]]:
     """Speakers into groups of about as many utterances each: the largest first, to the lightest.
 
-    >>> _balanced({"a": 5, "b": 4, "c": 1, "d": 2}, 2, seed=0)
+    >>> _balanced({"a": 5, "b": 4, "c": 1, "d": 2}, 2, "groups 0")
     [('a', 'c'), ('b', 'd')]
     """
-    order = sorted(counts, key=lambda name: (-counts[name], _lot(f"groups {seed}", name)))
+    order = sorted(counts, key=lambda name: (-counts[name], _lot(draw, name)))
     groups: list[list[str]] = [[] for _ in range(n_groups)]
     loads = [0] * n_groups
     for name in order:

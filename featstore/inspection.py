@@ -11,6 +11,7 @@ from featstore.folds import ROLE_NAMES
 from featstore.lld import F0, LOUDNESS
 from featstore.schema import SAMPLING_RATE, UserError
 from featstore.store import Store, unit_name
+from featstore.units import Unit
 
 
 def overview(store: Store) -> dict[str, Any]:
@@ -76,7 +77,8 @@ def utterance(store: Store, fold: int, utterance_id: str, tau: float) -> dict[st
         )
     row = int(matches[0])
     record = store.utterances.iloc[row]
-    outputs = store.fold(fold)
+    store.fold(fold)  # refuses a fold that is not there
+    outputs = {name: store.outputs(unit_name(fold, name)) for name in store.target_names(fold)}
     return {
         "utterance_id": utterance_id,
         "row": row,
@@ -138,7 +140,7 @@ def _fold(store: Store, number: int) -> dict[str, Any]:
         "test": list(fold.test),
         "validation": list(fold.validation),
         "utterances": {name: int((roles == role).sum()) for role, name in ROLE_NAMES.items()},
-        "teachers": store.teacher_names(number),
+        "teachers": store.target_names(number),
     }
 
 
@@ -146,7 +148,7 @@ def _teachers(store: Store) -> dict[str, Any]:
     """Each teacher's settings and its scores by fold."""
     out: dict[str, Any] = {}
     for number in range(1, len(store.folds) + 1):
-        for name in store.teacher_names(number):
+        for name in store.target_names(number):
             unit = store.unit(unit_name(number, name))
             entry = out.setdefault(
                 name,
@@ -154,15 +156,25 @@ def _teachers(store: Store) -> dict[str, Any]:
                     "settings": unit.settings["teacher"],
                     "parameters": unit.facts["parameters"],
                     "embedding_width": unit.facts["embedding_width"],
+                    "cross_fit": unit.settings.get("cross_fit", 0),
                     "folds": {},
                 },
             )
             entry["folds"][str(number)] = {
-                "best_epoch": unit.facts["best_epoch"],
+                **_fits(unit),
                 **{part: {key: score[key] for key in ("wa", "ua", "n")}
                    for part, score in unit.facts["scores"].items()},
             }  # fmt: skip
     return out
+
+
+def _fits(unit: Unit) -> dict[str, Any]:
+    """Which epoch a fit kept; of cross-fitted targets, of each part, and whom it has seen."""
+    if parts := unit.facts.get("parts"):
+        keys = ("held_out", "fitted_on", "residual", "best_epoch")
+        told = [{key: part[key] for key in keys} for part in parts]
+        return {"parts": told, "agreement": unit.facts["agreement"]}
+    return {"best_epoch": unit.facts["best_epoch"]}
 
 
 def _nearest(wanted: str, known: list[str]) -> str:

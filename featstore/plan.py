@@ -16,12 +16,22 @@ import numpy as np
 import numpy.typing as npt
 
 from featstore import steps, teachers
-from featstore.config import BuildSettings, TeacherSettings
-from featstore.folds import Fold, make_folds, parse_numbers, prove, resolve_validation, roles
+from featstore.config import BuildSettings, TeacherSettings, cross_fitted
+from featstore.folds import (
+    TRAIN,
+    Fold,
+    Roles,
+    make_folds,
+    parse_numbers,
+    prove,
+    resolve_validation,
+    roles,
+)
+from featstore.holdout import cross_fit_groups
 from featstore.lld_unit import lld_identity
-from featstore.schema import Corrupt, Manifest, OtherVersion, Refused
+from featstore.schema import Corrupt, Manifest, OtherVersion, Refused, UserError
 from featstore.settings import differences
-from featstore.store import Store, unit_name
+from featstore.store import TEACHER_UNIT, Store, unit_name
 from featstore.teachers.fit import TeacherJob
 from featstore.units import Identity, Unit
 
@@ -33,7 +43,10 @@ Status = Literal["done", "build", "replace", "conflict"]
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asks of ``featstore build``; of these only ``settings`` decide bytes."""
+    """What a user asks of ``featstore build``; of these only ``settings`` decide bytes.
+
+    ``cross_fit`` asks for units beside the plain ones: targets cross-fitted by so many parts.
+    """
 
     manifest: Manifest
     settings: BuildSettings
@@ -44,6 +57,7 @@ class Request:
     rebuild: bool = False
     keep_teachers: bool = False
     repair: bool = False
+    cross_fit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +111,7 @@ def make_plan(request: Request, sums: dict[str, str]) -> Plan:
         sums: SHA-256 of the corpus' audio files, see :func:`featstore.steps.source_sums`.
 
     Raises:
-        UserError: the folds cannot be made from this corpus.
+        UserError: the folds cannot be made from this corpus, or not parted to cross-fit.
         Refused: the folds would leak.
     """
     settings, manifest = request.settings, request.manifest
@@ -125,7 +139,7 @@ def make_plan(request: Request, sums: dict[str, str]) -> Plan:
         for identity in (corpus, splits, lld)
     ]
     jobs = []
-    for job in _teacher_jobs(request, table, folds, shared):
+    for job in _all_jobs(request, table, folds, role, shared):
         step = _step(store, job.identity, request, 0)
         keep = job.keep or (store.path / job.weights.unit).is_dir()
         if step.status == "done" and keep:
@@ -136,6 +150,45 @@ def make_plan(request: Request, sums: dict[str, str]) -> Plan:
         if step.status != "done":
             jobs.append(replace(job, keep=keep, replace=step.status == "replace"))
     return Plan(tuple(plan), table, folds, role, tuple(jobs))
+
+
+def _all_jobs(
+    request: Request,
+    table: pd.DataFrame,
+    folds: Sequence[Fold],
+    role: Roles,
+    shared: dict[str, Identity],
+) -> Iterator[TeacherJob]:
+    """The plain teachers of all folds, and after them the cross-fitted ones."""
+    jobs = list(_teacher_jobs(request, table, folds, shared))
+    yield from jobs
+    if request.cross_fit is None:
+        return
+    if request.keep_teachers:
+        raise UserError(
+            f"--keep-teachers --cross-fit {request.cross_fit}: the parts of cross-fitted targets "
+            "are not kept",
+            "build twice: once with each of the two",
+        )
+    seed = request.settings.folds.seed
+    groups = {
+        number: cross_fit_groups(
+            table[role[number - 1] == TRAIN], folds[number - 1], request.cross_fit, seed
+        )
+        for number in {job.fold.number for job in jobs}
+    }
+    yield from (_parted(job, groups[job.fold.number]) for job in jobs)
+
+
+def _parted(job: TeacherJob, groups: tuple[tuple[str, ...], ...]) -> TeacherJob:
+    """The job that makes a teacher's cross-fitted targets; its unit's name tells it from others."""
+    name = cross_fitted(job.name, len(groups))
+    unit = unit_name(job.fold.number, name)
+    if not TEACHER_UNIT.match(unit):
+        raise UserError(f"--cross-fit: {name} is too long a name", "name that teacher shorter")
+    settings = {**job.identity.settings, "cross_fit": len(groups)}
+    identity = Identity(unit, settings, job.identity.parents)
+    return replace(job, name=name, identity=identity, groups=groups)
 
 
 def _teacher_jobs(
@@ -212,6 +265,6 @@ def plan_dict(plan: Plan, settings: BuildSettings) -> dict[str, Any]:
         ],
         "utterances": len(plan.table),
         "folds": len(plan.folds),
-        "fits": len(plan.jobs),
+        "fits": sum(job.n_fits for job in plan.jobs),
         "settings": settings.model_dump(mode="json"),
     }

@@ -7,11 +7,12 @@ this program could have written. A key that is ever removed or changes its meani
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
 from featstore.config import (
+    CROSS_FITTED,
     AudioSettings,
     CorpusSettings,
     FoldSettings,
@@ -143,6 +144,58 @@ class TeacherFacts(Settings):
     history: tuple[dict[str, float], ...]
 
 
+class CrossFitMadeFrom(TeacherMadeFrom):
+    """``settings`` of ``folds/NN/<teacher>-crossfit<K>``; ``cross_fit`` is K."""
+
+    cross_fit: int = Field(ge=2, strict=True)
+
+
+class CrossFitPart(Settings):
+    """One of K teachers: whom it has seen, and in ``held_out`` whose targets it gave."""
+
+    held_out: Names
+    fitted_on: Names
+    selected_on: tuple[str, ...]
+    residual: Annotated[float, Field(ge=0)]
+    """How far its class means remain from the common axes, relative to their distance from 0."""
+    parameters: Count
+    best_epoch: Number
+    history: tuple[dict[str, float], ...]
+
+
+class Agreement(Settings):
+    """Mean cosine of different parts' embeddings, over utterances that none was fitted on."""
+
+    same: float
+    """Of the same utterance."""
+    different: float
+    """Of two different ones: what ``same`` is to be compared with."""
+
+
+class CrossFitFacts(Settings):
+    """``facts`` of ``folds/NN/<teacher>-crossfit<K>``.
+
+    ``scores`` of training are of each utterance by the part that never saw its speaker.
+    """
+
+    fold: Number
+    kind: str
+    fitted_on: Names
+    """By any part."""
+    selected_on: tuple[str, ...]
+    held_out: Names
+    """By all parts: the fold's test speakers."""
+    parts: tuple[CrossFitPart, ...] = Field(min_length=2)
+    beyond_training: Literal["mean of the parts"]
+    """What is kept of utterances that are not the fold's training utterances."""
+    agreement: Agreement
+    temperature: None
+    parameters: Count
+    """Of all parts together."""
+    embedding_width: Number
+    scores: dict[str, Scores]
+
+
 class Nothing(Settings):
     """A kept teacher's record tells nothing beyond its files and its parent."""
 
@@ -153,6 +206,7 @@ _KINDS: dict[str, tuple[type[Settings], type[Settings]]] = {
     "lld": (LldMadeFrom, LldFacts),
     "splits": (SplitsMadeFrom, SplitsFacts),
     "folds": (TeacherMadeFrom, TeacherFacts),
+    "cross-fit": (CrossFitMadeFrom, CrossFitFacts),
     "weights": (Nothing, Nothing),
 }
 
@@ -170,8 +224,11 @@ def check_record(unit: str, settings: Any, facts: Any, place: str) -> None:
         Corrupt: with every fault at once.
     """
     faults: list[str] = []
+    kind = unit.partition("/")[0]
+    if kind == "folds" and CROSS_FITTED.match(unit):
+        kind = "cross-fit"
     for name, model, value in zip(
-        ("settings", "facts"), _KINDS[unit.partition("/")[0]], (settings, facts), strict=True
+        ("settings", "facts"), _KINDS[kind], (settings, facts), strict=True
     ):
         try:
             model.model_validate_json(canonical(value))
@@ -182,6 +239,6 @@ def check_record(unit: str, settings: Any, facts: Any, place: str) -> None:
             ]
     if faults:
         raise Corrupt(
-            f"{place}: not the record of a {unit.partition('/')[0]} unit:\n{listed(faults, 5)}",
+            f"{place}: not the record of a {kind} unit:\n{listed(faults, 5)}",
             REPAIR,
         )

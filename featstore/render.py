@@ -167,15 +167,19 @@ def _folds(facts: Mapping[str, Any]) -> Table:
 
 
 def _teacher(name: str, teacher: Mapping[str, Any]) -> Table:
+    parts = teacher["cross_fit"]
+    title = f"Teacher {clean(name)}: {teacher['parameters']:,} parameters"
+    title += f" in {parts} parts (validation and test: of their mean)" if parts else ""
     rows = table(
-        f"Teacher {clean(name)}: {teacher['parameters']:,} parameters, "
-        f"embeddings of {teacher['embedding_width']}",
-        "fold", "train UA", "validation UA", "test UA", "test WA", "epoch kept",
+        f"{title}, embeddings of {teacher['embedding_width']}",
+        "fold", "unseen train UA" if parts else "train UA", "validation UA", "test UA", "test WA",
+        "epochs kept" if parts else "epoch kept",
     )  # fmt: skip
     for number, fold in teacher["folds"].items():
-        parts = [fold.get(part, {}).get("ua") for part in ("train", "validation", "test")]
+        shares = [fold.get(role, {}).get("ua") for role in ("train", "validation", "test")]
+        epochs = [part["best_epoch"] for part in fold.get("parts", [fold])]
         rows.add_row(
-            number, *map(percent, parts), percent(fold["test"]["wa"]), str(fold["best_epoch"])
+            number, *map(percent, shares), percent(fold["test"]["wa"]), ", ".join(map(str, epochs))
         )
     tests = [fold["test"] for fold in teacher["folds"].values()]
     rows.add_section()

@@ -8,6 +8,8 @@
     STORE/lld/                            values, offsets
     STORE/splits/                         role [fold, utterance]
     STORE/folds/NN/<teacher>/             logits, embeddings
+    STORE/folds/NN/<teacher>-crossfit<K>/ the same, of each training utterance by one of K
+                                          teachers that never saw its speaker
     STORE/weights/NN/<teacher>/           the teacher itself, where it was kept
 
 Any Zarr reader opens the arrays; ours adds the checks that Zarr lacks.
@@ -28,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featstore.arrays import group_json, read_array, write_group
+from featstore.config import CROSS_FITTED, cross_fitted
 from featstore.files import make_folders, read_small, strict_json, write_file
 from featstore.folds import Fold
 from featstore.reader import Ragged
@@ -221,13 +224,29 @@ class Store:
             for fold in self.unit("splits").facts["folds"]
         )
 
-    def teacher_names(self, fold: int) -> list[str]:
-        """The teachers that a fold has."""
+    def target_names(self, fold: int) -> list[str]:
+        """All that a fold has to teach: its teachers' targets, cross-fitted ones under theirs."""
         prefix = unit_name(fold, "")
         return [name.removeprefix(prefix) for name in self.units() if name.startswith(prefix)]
 
-    def fold(self, number: int, *, deep: bool = False) -> Mapping[str, TeacherOutputs]:
+    def teacher_names(self, fold: int, cross_fit: int = 0) -> list[str]:
+        """The teachers that a fold has; with ``cross_fit``, those cross-fitted by so many parts."""
+        names = self.target_names(fold)
+        if not cross_fit:
+            return [name for name in names if not CROSS_FITTED.match(name)]
+        found = filter(None, map(CROSS_FITTED.match, names))
+        return [match["teacher"] for match in found if match["parts"] == str(cross_fit)]
+
+    def fold(
+        self, number: int, *, cross_fit: int = 0, deep: bool = False
+    ) -> Mapping[str, TeacherOutputs]:
         """The teachers of a fold, by name.
+
+        Args:
+            number: the fold's.
+            cross_fit: take the targets that are cross-fitted by so many parts; 0 takes the
+                teachers' own.
+            deep: compare every file's SHA-256.
 
         Raises:
             UserError: the store has no such fold, or it has no teacher yet.
@@ -237,13 +256,18 @@ class Store:
                 f"fold {number}: the store has folds 1..{len(self.folds)}",
                 "`featstore inspect` lists them",
             )
-        names = self.teacher_names(number)
+        names = self.teacher_names(number, cross_fit)
         if not names:
+            flag = f" --cross-fit {cross_fit}" if cross_fit else ""
+            by = f" cross-fitted by {cross_fit} parts" if cross_fit else ""
             raise UserError(
-                f"fold {number}: no teacher in {self.path} yet",
-                f"run `featstore build --fold {number}` with the settings of this store",
+                f"fold {number}: no teacher{by} in {self.path} yet",
+                f"run `featstore build --fold {number}{flag}` with the settings of this store",
             )
-        return {name: self.outputs(unit_name(number, name), deep=deep) for name in names}
+        return {
+            name: self.outputs(unit_name(number, cross_fitted(name, cross_fit)), deep=deep)
+            for name in names
+        }
 
     def fingerprint(self) -> str:
         """What a run's key is made from: the corpus, the audio and the splits."""

@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 
 from featstore.arrays import is_group, read_array
+from featstore.config import cross_fitted
 from featstore.disk import io_failure
 from featstore.folds import prove
+from featstore.holdout import cross_fit_fault
 from featstore.reader import Ragged
 from featstore.schema import Corrupt, Refused, TaskFailed, UserError, listed, printable
 from featstore.store import SHARED_UNITS, TEACHER_UNIT, Store
@@ -219,6 +221,11 @@ def _teacher(store: Store, unit: Unit) -> Checks:
     number, n_folds = unit.facts["fold"], len(store.folds)
     here = number == int(unit.unit.split("/")[1]) <= n_folds
     yield f"fitted for fold {number} of {n_folds}", here
+    if here and (parts := unit.facts.get("parts")):
+        named = unit.unit.endswith(cross_fitted("", len(parts)))
+        yield f"{len(parts)} parts", named and unit.settings["cross_fit"] == len(parts)
+        fault = cross_fit_fault(parts, store.folds[number - 1])
+        yield fault, not fault
     output = store.outputs(unit.unit)
     for part, values in (("logits", output.logits), ("embeddings", output.embeddings)):
         yield f"{part}: not finite", bool(np.isfinite(values).all())

@@ -63,6 +63,21 @@ def small_store(small_request: Any) -> Path:
     return Path(small_request.store)
 
 
+@pytest.fixture(scope="session")
+def cross_store(small_request: Any, small_store: Path, tmp_path_factory: Any) -> Path:
+    """The small store, and beside its teachers of fold 1 targets that are cross-fitted by two
+    parts; never written into.
+    """
+    from featstore.build import build
+
+    place = tmp_path_factory.mktemp("cross") / "store"
+    shutil.copytree(small_store, place)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("featstore.processes.ProcessPoolExecutor", InlineExecutor)
+        build(replace(small_request, store=place, folds="1", jobs=1, cross_fit=2))
+    return place
+
+
 @pytest.fixture
 def store_copy(small_store: Path, tmp_path: Path) -> Path:
     """The small store, to damage or to build into."""

@@ -190,3 +190,31 @@ def test_predict_loads_no_teacher_text_or_lld_code(ran, small_corpus):
                  "opensmile", "tokenizers", "distill.trainer")  # fmt: skip
     assert not [name for name in modules if name.startswith(forbidden)]
     assert "distill.predict" in modules
+
+
+def test_an_experiment_from_plan_to_table(ran, damaged_store, tmp_path):
+    _, runs = ran
+    grid = tmp_path / "two.toml"
+    grid.write_text('[[rows]]\nlabel = "both"\n\n[[rows]]\nlabel = "<b>"\nteacher = "prosodic"\n')
+    args = ("experiment", grid, "--store", damaged_store, "--runs", runs, "--jobs", 1, *TINY)
+    code, out, err = distill(*args, "--fold", "1..2", "--dry-run", "--json")
+    assert code == 2, err
+    planned = json.loads(out)
+    # fold 2 was trained by `distill run`, and is the same run
+    assert planned["rows"][0]["runs"] == {"damaged": 1, "done": 1}
+    code, out, _ = distill(*args, "--fold", "1..2", "--dry-run")
+    assert "2 runs in all" in out
+    assert "prosodic" in planned["rows"][0]["why"]
+    code, out, err = distill(*args, "--fold", "1..2")
+    assert code == 3
+    assert "both" in out
+    assert "1 of 2" in out
+    assert errors_of(err)[0].startswith("error: both, fold 1, seed 42: ")
+    assert (runs / "experiments" / "tiny-two.json").is_file()
+    code, out, _ = distill(*args, "--fold", "2", "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert [(row["row"], row["done"]) for row in told["rows"]] == [("both", 1)]
+    code, _, err = distill("experiment", "table9", "--store", damaged_store)
+    assert code == 2
+    assert errors_of(err)[0] == "error: experiment table9: not known"

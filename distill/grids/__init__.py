@@ -106,7 +106,7 @@ def shipped() -> list[str]:
     """Names of the experiments that come with the package.
 
     >>> shipped()
-    ['controls', 'figure2', 'options', 'table1', 'table2']
+    ['controls', 'crossfit', 'figure2', 'options', 'table1', 'table2']
     """
     files = resources.files("distill").joinpath("grids").iterdir()
     return sorted(one.name.removesuffix(_SUFFIX) for one in files if one.name.endswith(_SUFFIX))

@@ -22,7 +22,7 @@ def agreements(
     teachers: Sequence[tuple[Teacher, Record]],
     students: Iterable[tuple[Student, Sequence[Run]]],
 ) -> tuple[Agreement, ...]:
-    """Of each two teachers of one store, then of each teacher with each student it taught.
+    """Of each two teachers of one store, then of each teacher with each student from it.
 
     Pairs without a common test utterance in the runs' tables have no row.
     """

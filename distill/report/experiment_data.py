@@ -96,7 +96,7 @@ class SweepCurve:
         name: the curve's name, e.g. the variant.
         points: its measured and missing points, ascending.
         best_wa: value of the highest mean WA among points with the same folds and seeds; None where
-            they differ or fewer than two were measured.
+            they differ, fewer than two were measured, or several are the highest.
         best_ua: likewise for UA.
         best_published: the value that the paper found best; None where the study is not comparable
             with the paper, or the curve is none of its figure 2.

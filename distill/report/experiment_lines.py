@@ -84,10 +84,12 @@ def _curve(
     )
 
 
-def _best(points: Sequence[tuple[float, Line]], metric: str) -> float:
-    """The value of the highest mean; of equals the lowest."""
-    means = [(getattr(line.row.results, metric).mean, -value) for value, line in points if line.row]
-    return -max(means)[1]
+def _best(points: Sequence[tuple[float, Line]], metric: str) -> float | None:
+    """The value of the highest mean; None where several are equal."""
+    means = [(getattr(line.row.results, metric).mean, value) for value, line in points if line.row]
+    highest = max(mean for mean, _ in means)
+    best = [value for mean, value in means if mean == highest]
+    return best[0] if len(best) == 1 else None
 
 
 def _best_published(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from distill.report import wording
@@ -33,6 +33,7 @@ class Section:
         left: how many columns are text, set to the left.
         before: lines above the table.
         after: lines below it.
+        caption: what its numbers are, in short.
     """
 
     title: str
@@ -41,12 +42,13 @@ class Section:
     left: int = 1
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
+    caption: str = ""
 
 
 def experiment_sections(experiment: Experiment, study: Study) -> list[Section]:
     """An experiment's rows, its comparisons and its curves."""
     rows = Section(
-        title=f"Experiment {experiment.name}, {experiment.student}: {experiment.title}",
+        title=f"{experiment.title or experiment.name} ({experiment.name}, {experiment.student})",
         header=_experiment_header(experiment, study),
         rows=tuple(_experiment_row(row, experiment, study) for row in experiment.rows),
         before=tuple(f"Warning: {line}." for line in experiment.warnings),
@@ -102,6 +104,7 @@ def compared(comparisons: Sequence[Comparison]) -> list[Section]:
                 rows=tuple(row for c in own for row in _compared(c)),
                 left=2,
                 after=tuple(significance(own)),
+                caption="percentage points, common folds and seeds; tests and intervals over folds",
             )
         )
     return out
@@ -133,13 +136,14 @@ def _curves(experiment: Experiment) -> list[Section]:
             shown = [plus_minus(row.results.wa), plus_minus(row.results.ua)] if row.results else []
             lines.append((f"{point.value:g}", *(shown or [outcome(row)] * 2), marks))
         header = (curve.axis, "WA", "UA", "")
-        out.append(Section(f"{curve.axis} ({curve.name})", header, tuple(lines)))
+        out.append(Section(f"Curve of {curve.name}", header, tuple(lines)))
     return out
 
 
 def intervals(study: Study) -> Section:
     """Pooled scores with their interval over speakers."""
-    rows, reasons = [], []
+    rows = []
+    reasons: dict[str, list[str]] = {}
     for row in study.rows:
         found, pooled = row.results, row.results.pooled
         if pooled and found.wa_interval and found.ua_interval:
@@ -149,10 +153,17 @@ def intervals(study: Study) -> Section:
                 with_interval(pooled.ua, found.ua_interval),
             ))  # fmt: skip
         else:
-            reasons.append(f"{row.label}: no interval ({found.no_interval or 'not pooled'}).")
+            reasons.setdefault(found.no_interval or "not pooled", []).append(row.label)
     header = ("", "speakers", "WA pooled", "UA pooled")
     title = "Pooled scores with intervals"
-    return Section(title, header, tuple(rows), after=(*reasons, wording.INTERVALS))
+    how = (wording.INTERVALS,) if rows else ()
+    return Section(title, header, tuple(rows), after=(*_without(reasons, study), *how))
+
+
+def _without(reasons: Mapping[str, Sequence[str]], study: Study) -> list[str]:
+    every = len(study.rows)
+    named = {why: "every row" if len(x) == every else ", ".join(x) for why, x in reasons.items()}
+    return [f"{labels}: no interval, {why}." for why, labels in named.items()]
 
 
 def calibration(study: Study, roles: Sequence[str] = ("train", "validation", "test")) -> Section:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from distill import published
 from distill.experiment_record import FOLDER as RECORDS
+from distill.experiment_record import ExperimentRecord
 from distill.published import Figures, Published
 from distill.report.agreements import agreements
 from distill.report.comparison import comparisons
@@ -72,7 +74,7 @@ def _study(runs: Sequence[Run], printed: Published, runset: RunSet) -> Study:
         agreements=agreements(known, students),
         experiments=tuple(
             experiment(stem, record, found)
-            for stem, record in sorted(runset.records.items())
+            for stem, record in sorted(runset.records.items(), key=_tables_first)
             if found.concerns(record)
         ),
     )
@@ -82,17 +84,29 @@ def _students(
     runs: Sequence[Run], printed: Published, shown: Published | None, runset: RunSet
 ) -> list[tuple[Student, list[Run]]]:
     """Rows with their runs, in order."""
-    groups = _ordered(_grouped(runs, _student_key).values(), printed)
-    asked = {
-        (row.experiment, row.key): row.label
-        for _, record in sorted(runset.records.items(), reverse=True)
-        for row in record.rows
-    }
+    asked = _asked(runset)
+    groups = _ordered(_grouped(runs, _student_key).values(), printed, list(asked))
     labels = _labels(groups, asked)
     return [
         (student(group, label, _figures(group, shown)), group)
         for group, label in zip(groups, labels, strict=True)
     ]
+
+
+def _tables_first(item: tuple[str, ExperimentRecord]) -> tuple[bool, str]:
+    """Order of experiments: those with a figure last."""
+    stem, record = item
+    return any(row.point for row in record.rows), stem
+
+
+def _asked(runset: RunSet) -> dict[tuple[str, str], str]:
+    """Experiment and key -> label of an experiment's row: of a table rather than of a figure."""
+    records = sorted(runset.records.items())
+    rows = [row for _, record in records for row in record.rows if row.teacher is None]
+    found: dict[tuple[str, str], str] = {}
+    for row in sorted(rows, key=lambda row: row.point.value if row.point else -math.inf):
+        found.setdefault((row.experiment, row.key), row.label)
+    return found
 
 
 def _figures(runs: Sequence[Run], printed: Published | None) -> Figures | None:
@@ -141,9 +155,13 @@ def _student_key(run: Run) -> tuple[str, str, str, str]:
     return facts.experiment, facts.key, facts.variant, facts.student.backbone
 
 
-def _ordered(groups: Iterable[list[Run]], printed: Published) -> list[list[Run]]:
-    """Students by backbone, then in the order of Table 2, then by name."""
+def _ordered(
+    groups: Iterable[list[Run]], printed: Published, asked: Sequence[tuple[str, str]]
+) -> list[list[Run]]:
+    """Students by backbone, in the order of Table 2, in that of experiments, then by name."""
     rank = {row.variant: place for place, row in enumerate(printed.table2) if row.variant}
+
+    place_of = {where: place for place, where in enumerate(asked)}
 
     def place(group: list[Run]) -> tuple[Any, ...]:
         facts = group[0].facts
@@ -151,6 +169,7 @@ def _ordered(groups: Iterable[list[Run]], printed: Published) -> list[list[Run]]
             facts.student.backbone,
             rank.get(facts.variant, len(rank)),
             facts.variant,
+            place_of.get((facts.experiment, facts.key), len(place_of)),
             facts.experiment,
             facts.key,
         )
@@ -177,18 +196,24 @@ def _labels(groups: Sequence[Sequence[Run]], asked: Mapping[tuple[str, str], str
 def _notes(
     teachers: Sequence[Teacher], students: Sequence[tuple[Student, Sequence[Run]]]
 ) -> list[str]:
-    notes = [note for row in teachers for note in _missing(row)]
-    notes += [note for row, _ in students for note in _missing(row)]
-    return notes + [note for row, runs in students for note in _unbalanced(row, runs)]
+    rows: list[Teacher | Student] = [*teachers, *(row for row, _ in students)]
+    return _missing(rows) + [note for row, runs in students for note in _unbalanced(row, runs)]
 
 
-def _missing(row: Teacher | Student) -> list[str]:
-    """Which folds a row's means are without."""
-    results = row.results
-    if not results.missing:
-        return []
-    done = f"{len(results.folds)} of {results.n_folds} folds"
-    return [f"{row.label}: {done}; missing {ranges(results.missing)}"]
+def _missing(rows: Sequence[Teacher | Student]) -> list[str]:
+    """Which folds rows' means are without; said once where it is the same for every row."""
+    notes: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        lacking = row.results.missing
+        done = f"{len(row.results.folds)} of {row.results.n_folds} folds"
+        notes[f"{done}; missing {ranges(lacking)}" if lacking else ""].append(row.label)
+    every = len(notes) == 1 and len(rows) > 1
+    return [
+        f"{label}: {said}"
+        for said, labels in notes.items()
+        if said
+        for label in (["every row"] if every else labels)
+    ]
 
 
 def _unbalanced(student: Student, runs: Sequence[Run]) -> list[str]:

@@ -24,7 +24,6 @@ LABEL_WIDTH = 30
 FOLDS_ABREAST = 10
 MANY = 8
 """Rows beyond which folds and confusions are left to the files that ``--out`` writes."""
-COMPARED = "percentage points on common folds and seeds; tests and intervals are over folds"
 
 
 def to_tables(report: Report) -> list[RenderableType]:
@@ -55,24 +54,30 @@ def _study(study: Study) -> list[RenderableType]:
     for experiment in study.experiments:
         out += _experiment(experiment, study)
     few = len(study.rows) <= MANY
-    out += [*(_per_fold(study) if few else []), _section(sections.intervals(study), after=-1)]
+    out += [*(_per_fold(study) if few else []), _section(sections.intervals(study))]
     if study.teachers:
         out.append(_teachers(study.teachers))
-    for section in sections.compared(study.comparisons):
-        out.append(_section(section, caption=COMPARED))
-    out += [_section(sections.calibration(study, ("test",)), after=-1), _recall(study)]
+    if few or not study.experiments:
+        out += map(_section, sections.compared(study.comparisons))
     if few:
+        out += [_section(sections.calibration(study, ("test",))), _recall(study)]
         out.append(_confusions(study.rows))
-    return [*out, _line("More of all this: --out FOLDER")]
+    return [*out, _line("More of all this, and how to read it: --out FOLDER")]
 
 
-def _section(section: Section, *, after: int | None = None, caption: str | None = None) -> Group:
-    """A section's table between its lines, those below up to ``after``."""
+def _section(section: Section) -> Group:
+    """A section's table between its lines; how it is to be read is for the files to say."""
     parts = [_line(line) for line in section.before]
     table: list[RenderableType] = []
     if section.rows:
-        table = [_table(section.title, section.header, section.rows, section.left, caption=caption)]
-    return Group(*parts, *table, *(_line(line) for line in section.after[:after]))
+        table = [
+            _table(
+                section.title, section.header, section.rows, section.left,
+                caption=section.caption or None,
+            )
+        ]  # fmt: skip
+    after = [_line(line) for line in section.after if line not in wording.EXPLANATIONS]
+    return Group(*parts, *table, *after)
 
 
 def _experiment(experiment: Experiment, study: Study) -> list[RenderableType]:
@@ -84,7 +89,7 @@ def _experiment(experiment: Experiment, study: Study) -> list[RenderableType]:
         header=tuple(rows.header[place] for place in kept),
         rows=tuple(tuple(row[place] for place in kept) for row in rows.rows),
     )
-    return [_section(narrow), *(_section(other, caption=COMPARED) for other in others)]
+    return [_section(narrow), *map(_section, others)]
 
 
 def _kept(header: Sequence[str]) -> list[int]:

@@ -46,6 +46,8 @@ TERMS = (
     "all terms; it says how hard a term pulls, not where to."
 )
 COST = "Training time alone, as the runs logged it on whatever machine; energy was not measured."
+EXPLANATIONS = (HOW_TO_READ, INTERVALS, COMPARED, CALIBRATED, AGREED, TERMS, COST)
+"""For a page; a terminal goes without."""
 
 
 def percent(value: float | None, digits: int = 2) -> str:

@@ -27,6 +27,8 @@ class TeacherJob:
         settings: of the teacher, with ``model`` as the user gave it.
         identity: of the unit.
         texts: transcripts in the store's row order (the store itself may hold none).
+        groups: of training speakers, where the targets are to be cross-fitted: each group's by a
+            teacher that is fitted on the other groups.
         keep: also write the fitted teacher, as the unit ``weights/NN/<teacher>``.
         replace: swap out a unit that stands in the way.
         device: where to compute.
@@ -39,6 +41,7 @@ class TeacherJob:
     identity: Identity
     texts: tuple[str, ...]
     provenance: Mapping[str, str]
+    groups: tuple[tuple[str, ...], ...] = ()
     keep: bool = False
     replace: bool = False
     device: str = "auto"
@@ -47,6 +50,11 @@ class TeacherJob:
     def unit(self) -> str:
         """The unit that this job makes."""
         return self.identity.unit
+
+    @property
+    def n_fits(self) -> int:
+        """How many teachers it fits."""
+        return max(len(self.groups), 1)
 
     @property
     def weights(self) -> Identity:
@@ -58,21 +66,23 @@ class TeacherJob:
 def fit(job: TeacherJob) -> dict[str, Any]:
     """Fine-tune, freeze, run once over all utterances, commit; the unit's facts.
 
+    Cross-fitted targets take as many fits as there are groups.
+
     On the CPU a fit uses one thread, so its bytes do not depend on how many run beside it.
     """
     import torch
 
-    from featstore.teachers import prepare
-    from featstore.teachers.finetune import finetune, run_once, score
-    from featstore.training import count_parameters, pick_device
+    from featstore.teachers.cross_fit import fit_parts
+    from featstore.training import pick_device
 
     device = pick_device(job.device)
     if device.type == "cpu":
         torch.set_num_threads(1)
     data = _fold_data(job)
-    task = prepare(data, job.settings, getattr(job.settings, "model", ""))
-    result = finetune(task, data, job.settings.optim, job.settings.seed, device)
-    logits, embeddings = run_once(task, data, device)
+    if job.groups:
+        logits, embeddings, outcome = fit_parts(data, job.fold, job.groups, job.settings, device)
+    else:
+        logits, embeddings, outcome = _fit_whole(job, data, device)
     facts = {
         "fold": job.fold.number,
         "kind": job.settings.kind,
@@ -80,14 +90,8 @@ def fit(job: TeacherJob) -> dict[str, Any]:
         "selected_on": list(job.fold.validation),
         "held_out": list(job.fold.test),
         "temperature": None,
-        "parameters": count_parameters(task.model),
-        "embedding_width": int(embeddings.shape[1]),
-        "scores": score(logits, data),
-        "best_epoch": result.best_epoch,
-        "history": list(result.history),
+        **outcome,
     }
-    if job.keep:
-        _keep(job, task.model, task.save)
     _write_groups_above(job.store, job.unit)
     place, n_bytes = job.store / job.unit, logits.nbytes + embeddings.nbytes
     with staged(place, job.identity, replace=job.replace, n_bytes=n_bytes) as staging:
@@ -97,6 +101,27 @@ def fit(job: TeacherJob) -> dict[str, Any]:
         staging.facts.update(facts)
         staging.provenance.update(versions(), **job.provenance)
     return facts
+
+
+def _fit_whole(job: TeacherJob, data: Any, device: Any) -> tuple[Any, Any, dict[str, Any]]:
+    """One teacher of all training rows: logits, embeddings, and the facts of its fit."""
+    from featstore.teachers import prepare
+    from featstore.teachers.finetune import finetune, run_once, score
+    from featstore.training import count_parameters
+
+    task = prepare(data, job.settings, getattr(job.settings, "model", ""))
+    result = finetune(task, data, job.settings.optim, job.settings.seed, device)
+    logits, embeddings = run_once(task, data, device)
+    if job.keep:
+        _keep(job, task.model, task.save)
+    facts = {
+        "parameters": count_parameters(task.model),
+        "embedding_width": int(embeddings.shape[1]),
+        "scores": score(logits, data),
+        "best_epoch": result.best_epoch,
+        "history": list(result.history),
+    }
+    return logits, embeddings, facts
 
 
 def _fold_data(job: TeacherJob) -> Any:

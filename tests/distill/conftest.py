@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from small_runs import train
 
-from distill.trainer import Outcome
+from distill.request import Outcome
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,9 @@ from torch import nn
 
 from distill import trainer
 from distill.parallel import Team, join
+from distill.request import RunRequest
 from distill.step import Stepper
-from distill.trainer import RunRequest, run_fold
+from distill.trainer import run_fold
 from featstore.schema import UserError
 
 FAILS_AFTER = STEPS + 2

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from distill.config import PRESETS, VARIANTS, RunSettings
+from distill.request import Outcome, RunRequest, key_of
 from distill.runs import RunFolder
-from distill.trainer import Outcome, RunRequest, key_of, run_fold
+from distill.trainer import run_fold
 from featstore.arrays import read_array, read_metadata, write_array
 from featstore.files import sha256_of
 from featstore.settings import digest, overrides, resolve

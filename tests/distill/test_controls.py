@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from small_runs import request, results, train
 
 from distill.controls import handed_on, shuffled
+from distill.request import key_of
 from distill.runs import TEACHERS
 from distill.targets import load_targets
-from distill.trainer import key_of, run_fold
+from distill.trainer import run_fold
 from featstore.folds import TRAIN
 from featstore.store import Store
 

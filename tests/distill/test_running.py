@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from small_runs import request
 
+from distill.request import Outcome
 from distill.running import Done, Failure, _collect, _Ticker
-from distill.trainer import Outcome
 from featstore.schema import Corrupt, Refused, TaskFailed, UserError
 
 

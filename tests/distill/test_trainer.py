@@ -26,11 +26,12 @@ from transformers import HubertConfig
 from distill import runs, tracking
 from distill.predict import predict_files
 from distill.report import collect
+from distill.request import key_of
 from distill.run_facts import RunFacts
 from distill.runs import FAILED
 from distill.step import Stepper
 from distill.student import Student
-from distill.trainer import key_of, run_fold
+from distill.trainer import run_fold
 from featstore.folds import OUT, TEST, TRAIN, VALIDATION
 from featstore.schema import FOUR_CLASSES, Corrupt, TaskFailed, UserError
 from featstore.scores import ua, wa

@@ -16,7 +16,8 @@ import soundfile
 from reliability.harness import CONFIG, LABELS, SPEAKERS
 
 from distill.config import PRESETS, VARIANTS, RunSettings
-from distill.trainer import Outcome, RunRequest, run_fold
+from distill.request import Outcome, RunRequest
+from distill.trainer import run_fold
 from featstore.arrays import read_array, read_metadata, write_array
 from featstore.build import build
 from featstore.config import BuildSettings

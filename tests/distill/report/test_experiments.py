@@ -251,9 +251,10 @@ def test_curves_have_their_points_in_order_and_the_best_of_them(tmp_path: Path) 
     assert "highest UA, highest WA, paper's best" in text
 
 
-def test_points_of_different_folds_have_no_best(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fold", [1, 2])
+def test_points_of_equal_scores_or_different_folds_have_no_best(tmp_path: Path, fold: int) -> None:
     run(tmp_path, "a", 1)
-    run(tmp_path, "b", 2)
+    run(tmp_path, "b", fold)
     rows = [row("a", **at("tau", "full", 1.0)), row("b", **at("tau", "full", 2.0))]
     write_record(tmp_path, "mine", rows)
     (curve,) = only(tmp_path).curves

@@ -90,12 +90,21 @@ def test_missing_folds_are_known_and_said(report: Report) -> None:
     assert study.notes == ("ce-only · tiny: 3 of 10 folds; missing 4..10",)
 
 
-def test_so_are_those_of_a_teacher(tmp_path: Path) -> None:
+def test_folds_that_every_row_lacks_are_said_once(tmp_path: Path) -> None:
     for fold in (2, 3):
         write_run(tmp_path, facts(fold, 42))
-    assert only(tmp_path).notes == tuple(
-        f"{name}: 2 of 10 folds; missing 1,4..10"
-        for name in ("linguistic teacher", "prosodic teacher", "full · tiny")
+    assert only(tmp_path).notes == ("every row: 2 of 10 folds; missing 1,4..10",)
+
+
+def test_those_of_a_teacher_are_said_too(tmp_path: Path) -> None:
+    for fold in (2, 3):
+        write_run(tmp_path, facts(fold, 42))
+    write_run(tmp_path, facts(4, 42, teachers={}))
+    lacking = "2 of 10 folds; missing 1,4..10"
+    assert only(tmp_path).notes == (
+        f"linguistic teacher: {lacking}",
+        f"prosodic teacher: {lacking}",
+        "full · tiny: 3 of 10 folds; missing 1,5..10",
     )
 
 

@@ -1,0 +1,101 @@
+"""What a run is asked to be, the key that follows from it, and what became of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from distill.bundles import refuse_giant
+from distill.config import RunSettings, run_key
+from distill.losses import LossSettings
+from featstore.config import cross_fitted
+from featstore.files import sha256_of
+from featstore.schema import UserError
+from featstore.store import Store
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What to train, and where; only ``settings`` and the store decide the numbers."""
+
+    store: Path
+    fold: int
+    settings: RunSettings
+    runs: Path
+    experiment: str
+    variant: str
+    device: str = "auto"
+    threads: int | None = None
+    root: Path | None = None
+    weights: Path | None = None
+    max_steps: int | None = None
+    tensorboard: bool = False
+    title: str = ""
+
+    @property
+    def label(self) -> str:
+        """What it is called in messages; unique among the runs of one command."""
+        return self.title or f"fold {self.fold}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run; scores are of the test speaker."""
+
+    fold: int
+    status: Literal["done", "skipped", "stopped"]
+    folder: Path
+    why: str = ""
+    wa: float | None = None
+    ua: float | None = None
+    seconds: float = 0.0
+
+
+def key_of(store: Store, fold: int, settings: RunSettings, weights: Path | None = None) -> str:
+    """The key of a run; the same for every fold of a store.
+
+    Raises:
+        UserError: the store lacks the fold, or there is no such file of weights.
+    """
+    if weights is not None:
+        refuse_giant(weights)
+    outputs = store.fold(fold, cross_fit=settings.targets.cross_fit)
+    made_from = [
+        {
+            "name": name,
+            "teacher": output.unit.settings["teacher"],
+            "parents": dict(output.unit.parents),
+        }
+        for name, output in sorted(outputs.items())
+    ]
+    given = sha256_of(weights) if weights is not None else None
+    return run_key(settings, store.fingerprint(), made_from, given)
+
+
+def require_teachers(store: Store, fold: int, losses: LossSettings, cross_fit: int = 0) -> None:
+    """Refuse to train without a teacher that the losses count on or that other folds have.
+
+    A killed build leaves such folds; a student of one teacher would pass for one of both. So would
+    one whose targets are cross-fitted for some of the store's teachers only.
+
+    Raises:
+        UserError: with what to build, or how to do without on purpose.
+    """
+    names = set(store.teacher_names(fold, cross_fit))
+    elsewhere = {
+        name
+        for n in range(1, len(store.folds) + 1)
+        for parts in {0, cross_fit}
+        for name in store.teacher_names(n, parts)
+    }
+    flag = f" --cross-fit {cross_fit}" if cross_fit else ""
+    taught = losses.alpha > 0 or losses.beta > 0
+    wanted = {name for name, term in losses.teachers.items() if taught and term.weight > 0}
+    for name in sorted((wanted | elsewhere) - names):
+        without = f"; to do without: --set losses.teachers.{name}.weight=0"
+        raise UserError(
+            f"fold {fold}: {store.path} has no teacher {cross_fitted(name, cross_fit)} for it",
+            f"finish the build: `featstore build --fold {fold}{flag}`"
+            + ("" if name in elsewhere else without),
+        )
