@@ -19,8 +19,7 @@ from distill.report import (
     svg,
 )
 from distill.report.data import Study
-from distill.report.panels import GREY, INK, Panel, Plot, corpus
-from featstore.schema import printable
+from distill.report.panels import GREY, INK, Panel, Plot, corpus, drawable, short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,7 +73,7 @@ def draw(study: Study, found: Sequence[Plot]) -> dict[str, dict[str, bytes]]:
             shown = plot.panels[start : start + PER_PAGE]
             number = start // PER_PAGE + 1
             with _style():
-                figure = _composed(plot, shown, f"{corpus(study)}: {plot.title}")
+                figure = _composed(plot, shown, short(f"{corpus(study)}: {plot.title}", 110))
                 _settle(figure)
                 key = plot.name if number == 1 else f"{plot.name}-{number}"
                 out[key] = {
@@ -105,7 +104,7 @@ def alone(plot: Plot, prefix: str = "f") -> list[str]:
                 _legend(figure, 4)
             _settle(figure)
             raw = _saved(figure, "svg", transparent=True)
-        out.append(svg.inline(raw, f"{prefix}{number}-", printable(panel.alt)))
+        out.append(svg.inline(raw, f"{prefix}{number}-", drawable(panel.alt)))
     return out
 
 

@@ -16,6 +16,13 @@ SCHEMES = {
 }
 
 
+VALIDATION = {
+    "partner": "the test speaker's partner in the session; the best epoch is chosen on it",
+    "none": "none: every speaker but the tested is trained on, for all epochs",
+}
+KINDS = {"all": "scripted and improvised together"}
+
+
 def protocol(study: Study) -> Section:
     """All that decides what the numbers mean."""
     facts = study.protocol
@@ -26,8 +33,8 @@ def protocol(study: Study) -> Section:
         ("classes", ", ".join(study.classes)),
         ("labels", _labels(study)),
         ("folds", f"{study.n_folds}; {SCHEMES.get(facts.scheme, facts.scheme)}"),
-        ("validation", facts.validation),
-        ("utterances", facts.kind),
+        ("validation", VALIDATION.get(facts.validation, facts.validation)),
+        ("utterances", KINDS.get(facts.kind, facts.kind)),
         ("texts", "the test speaker's texts are dropped from training" if facts.script_disjoint
          else "the test speaker's texts may be in training, spoken by others"),
         ("text overlap", _overlap(study)),
@@ -44,7 +51,8 @@ def protocol(study: Study) -> Section:
 def _labels(study: Study) -> str:
     if study.label_map is None:
         return "the runs do not tell which of the corpus' labels each class stands for"
-    return ", ".join(f"{raw} → {name}" for raw, name in study.label_map.items()) or NONE
+    pairs = ", ".join(f"{raw} → {name}" for raw, name in study.label_map.items())
+    return f"{pairs or NONE}; utterances of all other labels are left out"
 
 
 def _overlap(study: Study) -> str:

@@ -24,7 +24,7 @@ def teachers(study: Study) -> Section | None:
               note=wording.TEACHERS_FROM)
     ]  # fmt: skip
     for section in sections.agreements(study):
-        blocks.append(as_table(section))
+        blocks.append(as_table(section, ", percent; kappa as it is"))
     return Section("teachers", "Teachers", blocks)
 
 
@@ -33,13 +33,17 @@ def calibration(study: Study, figures: Figures) -> Section | None:
     found = sections.calibration(study)
     if not found.rows:
         return None
-    return Section("calibration", "Calibration", [as_table(found), *shown(figures, "reliability")])
+    return Section(
+        "calibration",
+        "Calibration",
+        [as_table(found, ", percent; NLL in nats"), *shown(figures, "reliability")],
+    )
 
 
-def as_table(section: sections.Section) -> Table:
+def as_table(section: sections.Section, units: str) -> Table:
     """A table that Markdown and terminal show, too."""
     return Table(
-        section.title,
+        f"{section.title}{units}",
         section.header,
         [[MISSING if cell == NONE else cell for cell in row] for row in section.rows],
         left=section.left,

@@ -78,9 +78,18 @@ def broken(text: str, width: int, lines: int = 2) -> str:
     'no-linguistic ·\nhubert-base'
     """
     found = wrap(
-        printable(text), width, max_lines=lines, placeholder="…", break_on_hyphens=False
+        drawable(text), width, max_lines=lines, placeholder="…", break_on_hyphens=False
     ) or [""]  # fmt: skip
     return "\n".join(found)
+
+
+def drawable(text: str) -> str:
+    r"""Text that may stand in an XML file: :func:`printable`, and two characters that may not.
+
+    >>> drawable("a\uffff\x1b")
+    'a\\uffff\\x1b'
+    """
+    return printable(text).replace("\ufffe", r"\ufffe").replace("\uffff", r"\uffff")
 
 
 def short(text: str, limit: int) -> str:
@@ -89,7 +98,7 @@ def short(text: str, limit: int) -> str:
     >>> short("no-linguistic", 8)
     'no-ling…'
     """
-    text = printable(text)
+    text = drawable(text)
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
