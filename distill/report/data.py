@@ -113,6 +113,8 @@ class Teacher:
         label: its name in this report, unique within the study.
         name: its name in the store.
         store: fingerprint of the store.
+        cross_fit: K where its training rows are spoken for by one of K parts that never saw their
+            speaker, the others by the parts' mean; 0 for the teacher itself.
         keys: of the runs that tell of it.
         results: its scores on the test speakers.
         train_ua: spread of its UA on the utterances it was fitted on.
@@ -126,6 +128,7 @@ class Teacher:
     label: str
     name: str
     store: str
+    cross_fit: int
     keys: tuple[str, ...]
     results: Results
     train_ua: Spread | None

@@ -58,8 +58,9 @@ class Found:
         return Line(asked, row, runs, lost)
 
     def _teacher(self, name: str, record: ExperimentRecord) -> Teacher | None:
-        """The teacher of that name in the record's store, of the record's runs where several."""
-        named = [t for t in self.teachers if (t.name, t.store) == (name, record.store)]
+        """The teacher itself in the record's store, of the record's runs where several."""
+        of = (name, record.store, 0)
+        named = [t for t in self.teachers if (t.name, t.store, t.cross_fit) == of]
         keys = {row.key for row in record.rows}
         return next((t for t in named if keys & set(t.keys)), named[0] if named else None)
 

@@ -37,6 +37,7 @@ class Record:
     Attributes:
         store: fingerprint of its store.
         name: its name there.
+        cross_fit: parts that its targets are cross-fitted by; 0 for the teacher itself.
         keys: of the runs that tell of it.
         folds: fold -> what the store recorded.
         splits: fold -> who is what.
@@ -45,10 +46,17 @@ class Record:
 
     store: str
     name: str
+    cross_fit: int
     keys: list[str]
     folds: dict[int, TeacherFacts]
     splits: dict[int, SplitFacts] = field(default_factory=dict)
     tables: dict[int, pd.DataFrame] = field(default_factory=dict)
+
+    @property
+    def shown(self) -> str:
+        """What it is called, unless another is called so."""
+        parts = f", cross-fitted by {self.cross_fit}" if self.cross_fit else ""
+        return f"{self.name} teacher{parts}"
 
     def agrees(self, folds: Mapping[int, TeacherFacts]) -> bool:
         """Whether no common fold has other scores."""
@@ -78,26 +86,33 @@ def teacher_rows(
     records: list[Record] = []
     conflicts: list[str] = []
     for (_, key), group in sorted(_by_key(runs).items()):
-        store = group[0].facts.store.fingerprint
+        store, cross_fit = group[0].facts.store.fingerprint, _cross_fit(group[0])
         for name, folds in _told(group, conflicts).items():
-            same = (r for r in records if (r.store, r.name) == (store, name) and r.agrees(folds))
-            known = next(same, None)
+            of = (store, name, cross_fit)
+            same = [r for r in records if (r.store, r.name, r.cross_fit) == of and r.agrees(folds)]
+            known = next(iter(same), None)
             if known:
                 known.folds |= folds
                 known.keys.append(key)
             else:
-                known = Record(store, name, [key], folds)
+                known = Record(store, name, cross_fit, [key], folds)
                 records.append(known)
             known.add(group)
-    count = Counter(record.name for record in records)
+    count = Counter(record.shown for record in records)
     rows = []
-    for record in sorted(records, key=lambda r: (r.name, r.store, r.keys[0])):
-        told_apart = f" ({record.keys[0][:8]})" if count[record.name] > 1 else ""
-        row = _teacher(f"{record.name} teacher{told_apart}", record, runs[0].facts, printed)
+    for record in sorted(records, key=lambda r: (r.name, r.cross_fit, r.store, r.keys[0])):
+        told_apart = f" ({record.keys[0][:8]})" if count[record.shown] > 1 else ""
+        row = _teacher(f"{record.shown}{told_apart}", record, runs[0].facts, printed)
         if row:
             rows.append((row, record))
             conflicts += _contradicted(row.label, record, runs[0].facts.classes)
     return rows, conflicts
+
+
+def _cross_fit(run: Run) -> int:
+    targets = run.settings.get("targets")
+    parts = targets.get("cross_fit", 0) if isinstance(targets, dict) else 0
+    return parts if isinstance(parts, int) else 0
 
 
 def _by_key(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
@@ -150,13 +165,14 @@ def _teacher(
         label=label,
         name=record.name,
         store=record.store,
+        cross_fit=record.cross_fit,
         keys=tuple(sorted(set(record.keys))),
         results=Results.over(
             results, facts.n_folds, pooled, _intervals(record, known, facts.classes)
         ),
         train_ua=metrics.spread(train) if train else None,
         validation_ua=metrics.spread(validation) if validation else None,
-        published=printed.teacher(record.name) if printed else None,
+        published=printed.teacher(record.name) if printed and not record.cross_fit else None,
         calibration=_calibrations(record, facts.classes),
         no_calibration=_uncalibrated(record, known),
     )

@@ -34,7 +34,7 @@ COMPARED = (
 CALIBRATED = (
     f"Softmax of the raw logits at temperature 1, all folds and seeds together. ECE: {BINS} "
     "equal-width bins of the largest probability; NLL in nats. A teacher's training rows are those "
-    "that it was fitted on."
+    "that it was fitted on, unless it is cross-fitted."
 )
 AGREED = (
     "Shares of the test utterances that both judged, all folds and seeds together; kappa is "

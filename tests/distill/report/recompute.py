@@ -297,6 +297,7 @@ def teacher(name: str, group: Group) -> Document:
         )
 
     return {
+        "cross_fit": 0,
         "results": results(scored, list(tests.values()), facts, sizes, seeded=False),
         "train_ua": ua_of("train"),
         "validation_ua": ua_of("validation"),

@@ -200,6 +200,21 @@ def test_teachers_of_one_name_that_differ_are_two_rows(tmp_path: Path) -> None:
     ]
 
 
+def test_cross_fitted_targets_are_a_row_of_their_own(tmp_path: Path) -> None:
+    own, crossed = ({"train": {"wa": ua, "ua": ua}, "test": {"wa": 0.6, "ua": 0.6}}
+                    for ua in (0.9, 0.5))  # fmt: skip
+    teachers = {"plain": own, "crossed": crossed}
+    for key, settings in (("plain", ""), ("crossed", "[targets]\ncross_fit = 4\n")):
+        record = facts(1, 42, key=key, teachers={"prosodic": teachers[key]}, **IEMOCAP)
+        write_run(tmp_path, record, settings=settings)
+    plain, crossed_row = only(tmp_path).teachers
+    assert (plain.label, plain.cross_fit) == ("prosodic teacher", 0)
+    assert crossed_row.label == "prosodic teacher, cross-fitted by 4"
+    assert plain.published is not None
+    assert crossed_row.published is None
+    assert [row.train_ua.mean for row in (plain, crossed_row)] == [0.9, 0.5]
+
+
 def test_runs_that_contradict_each_other_about_a_teacher_are_told(tmp_path: Path) -> None:
     for seed, ua in ((1, 0.4), (2, 0.6)):
         teachers = {"prosodic": {"test": {"wa": 0.5, "ua": ua}}}
