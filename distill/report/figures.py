@@ -90,25 +90,43 @@ def alone(plot: Plot, prefix: str = "f") -> list[str]:
         plot: what to draw.
         prefix: before the markup's ids, unique on the page.
     """
-    out = []
     with _style():
-        shared = _composed(plot, plot.panels).axes[0] if plot.share else None
-    for number, panel in enumerate(plot.panels):
-        with _style():
-            figure = _figure(plot.alone or plot.width, plot.height)
-            axes = figure.subplots()
-            panel.paint(axes, True)
-            if shared is not None:
-                axes.set(xlim=shared.get_xlim(), ylim=shared.get_ylim())
-            if plot.legend:
-                _legend(figure, 4)
+        drawn = [_single(plot, panel) for panel in plot.panels]
+        if plot.share:
+            axes = [figure.axes[0] for figure in drawn]
+            shared = {"xlim": _union([a.get_xlim() for a in axes]),
+                      "ylim": _union([a.get_ylim() for a in axes])}  # fmt: skip
+            for own in axes:
+                own.set(**shared)
+        out = []
+        for number, (figure, panel) in enumerate(zip(drawn, plot.panels, strict=True)):
             _settle(figure)
             raw = _saved(figure, "svg", transparent=True)
-        out.append(svg.inline(raw, f"{prefix}{number}-", drawable(panel.alt)))
+            out.append(svg.inline(raw, f"{prefix}{number}-", drawable(panel.alt)))
     return out
 
 
-def _composed(plot: Plot, panels: Sequence[Panel], title: str = "") -> Figure:
+def _single(plot: Plot, panel: Panel) -> Figure:
+    figure = _figure(plot.alone or plot.width, plot.height)
+    panel.paint(figure.subplots(), True)
+    if plot.legend:
+        _legend(figure, 4)
+    return figure
+
+
+def _union(limits: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """What an axis must span to show all of several, which run the same way.
+
+    >>> _union([(0, 5), (1, 6)]), _union([(5, 0), (6, 1)])
+    ((0, 6), (6, 0))
+    """
+    starts, ends = zip(*limits, strict=True)
+    if starts[0] > ends[0]:
+        return max(starts), min(ends)
+    return min(starts), max(ends)
+
+
+def _composed(plot: Plot, panels: Sequence[Panel], title: str) -> Figure:
     """Panels in rows, the title above, each mark explained once below."""
     columns = _columns(len(panels))
     rows = math.ceil(len(panels) / columns)
