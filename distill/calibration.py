@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from featstore.scores import confusion
+
 BINS = 15
 """Equal in width over 0..1, each with its lower edge and the last with its upper one as well."""
 
@@ -144,17 +146,25 @@ def agreement(
     >>> found.share, found.kappa, found.both_right, found.first_right, found.second_right
     (0.75, 0.5, 0.5, 0.25, 0.0)
     """
-    from sklearn.metrics import cohen_kappa_score
-
     one, two, true = (np.asarray(given, dtype=object) for given in (answers, others, truth))
-    alone = len(set(answers) | set(others)) == 1
     return Agreement(
         first=first,
         second=second,
         n=len(one),
         share=float(np.mean(one == two)),
-        kappa=None if alone else float(cohen_kappa_score(one, two)),
+        kappa=_kappa(answers, others),
         both_right=float(np.mean((one == true) & (two == true))),
         first_right=float(np.mean((one == true) & (two != true))),
         second_right=float(np.mean((one != true) & (two == true))),
     )
+
+
+def _kappa(answers: Sequence[str], others: Sequence[str]) -> float | None:
+    from statsmodels.stats.inter_rater import cohens_kappa
+
+    names = sorted({*answers, *others})
+    if len(names) == 1:
+        return None
+    first, second = ([names.index(name) for name in given] for given in (answers, others))
+    counts = np.asarray(confusion(first, second, len(names)))
+    return float(cohens_kappa(counts, return_results=False))

@@ -66,3 +66,12 @@ def test_two_that_always_say_the_same_class_have_no_kappa() -> None:
     found = agreement("a", "b", ["x", "x"], ["x", "x"], ["x", "y"])
     assert (found.share, found.kappa, found.both_right) == (1.0, None, 0.5)
     assert agreement("a", "b", ["x", "x"], ["y", "y"], ["x", "y"]).kappa == 0.0
+
+
+def test_kappa_is_that_of_scikit_learn() -> None:
+    from sklearn.metrics import cohen_kappa_score
+
+    rng = np.random.default_rng(1)
+    first, second, truth = (rng.choice(list("abcd"), 200).tolist() for _ in range(3))
+    found = agreement("a", "b", first, second, truth).kappa
+    assert found == pytest.approx(cohen_kappa_score(first, second))
