@@ -32,7 +32,7 @@ def differences(study: Study) -> Plot:
             for metric in ("wa", "ua") if rows
         ),
         width=4.1,
-        height=0.55 + 0.44 * len(rows),
+        height=0.8 + 0.44 * len(rows),
         alone=4.5,
         share=True,
     )  # fmt: skip

@@ -116,7 +116,7 @@ def gradients(study: Study) -> Plot:
         panels=(Panel("Share of each loss term in the gradient, a bar per student; the table gives "
                       "the numbers", paint),) if students else (),
         width=6.4,
-        height=0.5 + 0.5 * len(students),
+        height=0.9 + 0.5 * len(students),
         legend=True,
     )  # fmt: skip
 

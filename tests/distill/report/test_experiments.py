@@ -364,7 +364,7 @@ def test_one_fold_alone_is_reported_without_any_statistic(tmp_path: Path) -> Non
 def test_text_of_records_is_shown_and_not_obeyed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(figures, "draw", lambda study: {})
+    monkeypatch.setattr(figures, "plots", lambda study: [])
     run(tmp_path / "runs", "a")
     run(tmp_path / "runs", "b", 2, done=False).joinpath("FAILED").write_bytes(b"<b>\x1b[31m\xff|\n")
     rows = [row("a", label="=cmd|' /C calc'!A0"), row("b", "ce-only", "<script>[red]x\u202e")]

@@ -22,7 +22,7 @@ from distill.report.runs import RunSet
 from distill.runs import RunFolder
 from featstore.schema import UserError, printable
 
-FIGURES = ["confusion", "curves", "differences", "recall", "reliability", "scores"]
+FIGURES = ["confusion", "curves", "differences", "gradients", "recall", "reliability", "scores"]
 HOSTILE = ["a|b<img src=x>", "$x$ *c*", "\u202egnirts", "neu\x1b[31m", "`d`", "[e](http://f)"]
 
 
@@ -135,7 +135,10 @@ def test_the_first_line_of_synthetic_results_says_so(out: Path, report: Report) 
     assert wording.first_lines(mixed)[0].startswith("One corpus below is synthetic")
 
 
-def test_the_paper_stands_beside_the_full_release(tmp_path: Path) -> None:
+def test_the_paper_stands_beside_the_full_release(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "plots", lambda study: [])
     student = {"backbone": "hubert-large"}
     record = facts(1, 42, dataset="iemocap", full_release=True, student=student)
     write_run(tmp_path, record)
@@ -192,7 +195,8 @@ def test_a_study_has_files_of_its_own_where_there_are_several(
     files = {path.name: path.read_bytes() for path in write(both, tmp_path / "both")}
     assert files.pop("1-synthetic-scores.png") == b"synthetic"
     assert files.pop("2-_b_corpus__b_-scores.png") == b"<b>corpus</b>"
-    assert sorted(files) == ["report.html", "report.json", "report.md"]
+    texts = ["comparisons.csv", "report.html", "report.json", "report.md", "scores.csv"]
+    assert sorted(files) == texts
     assert b"](2-_b_corpus__b_-scores.png)" in files["report.md"]
 
 
@@ -215,7 +219,10 @@ def test_a_student_without_validation_has_no_curve(tmp_path: Path) -> None:
     assert "curves" not in [plot.name for plot in figures.plots(report.studies[0])]
 
 
-def test_one_fold_is_shown_without_a_deviation(tmp_path: Path) -> None:
+def test_one_fold_is_shown_without_a_deviation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "plots", lambda study: [])
     write_run(tmp_path, facts(1, 42, teachers={}))
     report = summarise(collect([tmp_path]))
     write(report, tmp_path / "out")
