@@ -8,6 +8,7 @@ both. All text is escaped by the template, and shown through
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from importlib import resources
@@ -48,13 +49,22 @@ def render(report: Report, plots: Sequence[Sequence[Plot]]) -> str:
         for number, (study, drawn) in enumerate(zip(report.studies, plots, strict=True), start=1)
     ]
     return environment.from_string(_resource("page.html.jinja")).render(
-        title=f"EmoDistill on {chapters[0].title}" if one else "EmoDistill report",
+        title=_title(report),
         first_lines=wording.first_lines(report),
         chapters=chapters,
         appendix=_appendix(report),
         style=_markup(style),
         style_hash=style_hash(style),
     )
+
+
+def _title(report: Report) -> str:
+    """What the page is called: one study by its corpus, several or none by what it is."""
+    if len(report.studies) != 1:
+        return "EmoDistill report"
+    (study,) = report.studies
+    kind = "the synthetic corpus" if study.dataset == "synthetic" else study.dataset
+    return f"EmoDistill on {wording.title(dataclasses.replace(study, dataset=kind))}"
 
 
 def style_hash(style: str) -> str:

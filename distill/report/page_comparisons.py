@@ -163,6 +163,9 @@ def conclusions(study: Study) -> list[Finding]:
         for experiment in ordered(study)
         if experiment.comparisons
     ]
+    if not study.comparisons:
+        alone = "No two students have a fold and a seed in common, so no difference is tested."
+        return [Finding("Differences between students", [alone])]
     return asked or [
         Finding(f"Students against {rows[0].reference}", significance(rows))
         for rows in by_reference(study.comparisons)

@@ -12,8 +12,9 @@ import pytest
 from fake_runs import facts, write_run
 from full_study import write_full
 from html_page import Page
+from markupsafe import escape
 
-from distill.report import collect, figures, page, summarise, wording
+from distill.report import collect, figures, page, summarise, verdicts, wording
 from distill.report.data import Report
 from distill.report.panels import Plot
 from distill.report.wording import bracketed, p_value, percent, plus_minus, with_interval
@@ -133,6 +134,14 @@ def test_figures_are_xml_and_have_all_panels(text: str, plots: list[Plot]) -> No
     names = [plot.name for plot in plots]
     assert names == ["scores", "recall", "confusion", "differences", "reliability", "curves",
                      "gradients", "sweep-2"]  # fmt: skip
+
+
+def test_significance_stands_before_the_first_table(report: Report, text: str) -> None:
+    table2 = next(e for e in report.studies[0].experiments if e.name == "table2")
+    sentences = verdicts.significance(table2.comparisons)
+    assert len(sentences) == 2
+    for sentence in sentences:
+        assert 0 < text.find(str(escape(sentence))) < text.find("<table")
 
 
 def test_the_first_line_says_that_it_is_synthetic(
@@ -311,3 +320,4 @@ def test_a_fold_without_much_to_tell_has_a_page(tmp_path: Path, no_figures: None
     ids = {a.get("id") for a in parsed.all("section")}
     assert "protocol" in ids
     assert ids.isdisjoint({"teachers", "learning", "comparisons"})
+    assert any("so no difference is tested" in text for _, text in parsed.texts)
