@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_runs import facts, taught, write_record, write_run
+from fake_runs import facts, predictions, taught, write_record, write_run
 from rich.cells import cell_len
 from rich.console import Console
 
 from distill.report import collect, figures, summarise, to_tables, write
 from distill.report.data import Experiment, Report, Study
+from distill.report.runs import RunSet
 from distill.report.verdicts import missing_lines, significance
 from distill.runs import RunFolder
 
@@ -381,6 +382,41 @@ def test_text_of_records_is_shown_and_not_obeyed(
     assert "[red]x" in printed(report)
     assert "'=cmd" in table
     assert ",=cmd" not in table
+
+
+def test_nothing_depends_on_the_order_of_runs(tmp_path: Path) -> None:
+    for key, variant in (("a", "full"), ("b", "ce-only")):
+        for fold in (1, 2, 3):
+            folder = run(tmp_path, key, fold, variant=variant)
+            record = json.loads((folder / "run.json").read_text())
+            taught(record, frame_of(folder))[1].to_parquet(folder / "teachers.parquet")
+            RunFolder(folder).finish()
+    write_record(tmp_path, "mine", [row("a"), row("b", "ce-only")])
+    found = collect([tmp_path])
+    turned = RunSet(found.runs[::-1], found.left_out, found.records)
+    assert summarise(turned).to_dict() == summarise(found).to_dict()
+
+
+def test_folds_of_two_speakers_are_resampled_by_speaker(tmp_path: Path) -> None:
+    pairs = {1: ("a", "b"), 2: ("c", "d")}
+    for fold, (one, other) in pairs.items():
+        split = {"test": [one, other], "validation": [], "train": ["e"]}
+        record = facts(fold, 1, key="x", n_folds=2, split=split)
+        frame = predictions(record, 0.7)
+        frame["speaker"] = [one, other] * (len(frame) // 2)
+        write_run(tmp_path / "old", record, frame=frame)
+        record, teachers = taught(record, frame)
+        write_run(tmp_path / "new", record, frame=frame, teachers=teachers)
+    old, new = study_of(tmp_path / "old"), study_of(tmp_path / "new")
+    for study in (old, new):
+        found = study.students[0].results.ua_interval
+        assert found is not None
+        assert found.n_units == 4
+    assert old.teachers[0].results.ua_interval is None
+    assert "speaker by speaker" in old.teachers[0].results.no_interval
+    found = new.teachers[0].results.ua_interval
+    assert found is not None
+    assert (found.unit, found.n_units) == ("speaker", 4)
 
 
 def test_teachers_answers_that_do_not_fit_are_damage(tmp_path: Path) -> None:
