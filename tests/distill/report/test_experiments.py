@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from fake_runs import facts, predictions, taught, write_record, write_run
 from rich.cells import cell_len
@@ -173,7 +174,9 @@ def test_a_teacher_is_that_of_the_records_store(tmp_path: Path) -> None:
     assert {m.reason for m in absent.missing} == {"no finished run tells of it"}
 
 
-def test_the_paper_stands_beside_its_own_rows_and_nothing_else(tmp_path: Path) -> None:
+def test_the_paper_stands_beside_its_own_rows_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     own = {**IEMOCAP, "n_folds": 10}
     run(tmp_path, "a", **own)
     run(tmp_path, "s", settings='[targets]\nshuffle = "any"\n', **own)
@@ -199,9 +202,20 @@ def test_the_paper_stands_beside_its_own_rows_and_nothing_else(tmp_path: Path) -
     by_key = {s.key: s.published for s in study.students}
     assert by_key["a"] is not None
     assert by_key["s"] is None
-    text = printed(summarise(collect([tmp_path])))
-    assert f"{100 * (ours.wa_difference or 0):+.2f} / " in text
+    report = summarise(collect([tmp_path]))
+    text = printed(report)
+    difference = f"{100 * (ours.wa_difference or 0):+.2f} / {100 * (ours.ua_difference or 0):+.2f}"
+    assert difference in text
     assert max(map(cell_len, text.splitlines())) <= 100
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(figures, "draw", lambda study: {})
+    write(report, tmp_path / "out")
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert f"| 75.16 / 76.12 | {difference} |" in page
+    table = pd.read_csv(tmp_path / "out" / "experiments.csv", index_col="label")
+    assert table["ua_published"].to_dict()["Ours"] == 76.12
+    assert table["ua_minus_published"].to_dict()["Ours"] == ours.ua_difference
+    assert table["ua_published"].isna().to_dict()["shuffled"]
 
 
 @pytest.mark.parametrize("over", [{"full_release": False}, {"dataset": "synthetic"}])
@@ -440,8 +454,6 @@ def test_teachers_answers_that_do_not_fit_are_damage(tmp_path: Path) -> None:
 
 
 def frame_of(folder: Path) -> Any:
-    import pandas as pd
-
     return pd.read_parquet(folder / "predictions.parquet")
 
 
