@@ -26,6 +26,7 @@ featstore = typer.Typer(
     help="Fine-tune the teachers once per fold and keep what they know in a Zarr store.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 distill = typer.Typer(
@@ -33,6 +34,7 @@ distill = typer.Typer(
     help="Train speech-only students from a store of cached teacher outputs.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
@@ -84,7 +86,7 @@ def synthesize(
     jobs: Jobs = None,
     as_json: Json = False,
 ) -> None:
-    """Make the synthetic corpus: eSpeak NG voices in IEMOCAP's layout. Same seed, same bytes."""
+    """Make the synthetic corpus: eSpeak NG, laid out as IEMOCAP. Same seed, same bytes."""
     from featstore.corpora.synthetic import ensure
 
     made = ensure(root, utterances=utterances, seed=seed, durations=durations, jobs=jobs)
@@ -101,7 +103,7 @@ def check(
     strict: Annotated[bool, typer.Option(help="Exit 1 where an utterance is excluded.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Read a corpus without building: counts, durations, folds, and all that is wrong with it."""
+    """Counts, durations and folds of a corpus, and all its faults. Builds nothing."""
     from featstore import render
     from featstore.audit import audit
     from featstore.corpora import load
@@ -144,7 +146,7 @@ def build(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Corpus -> audio, LLDs, splits and both teachers' outputs for each fold. Resumes."""
+    """Corpus -> audio, LLDs, splits, teachers' outputs per fold. Resumes."""
     from featstore import build as builds
     from featstore import plan as plans
     from featstore import render, steps
@@ -180,7 +182,7 @@ def inspect(
     tau: Annotated[float, typer.Option(help="Temperature of the probabilities shown.")] = 1.0,
     as_json: Json = False,
 ) -> None:
-    """What a store holds: corpus, folds, teachers with their UA, sizes, provenance."""
+    """What a store holds: folds, teachers' UA, sizes, provenance."""
     from featstore import inspection, render
     from featstore.store import Store
 
@@ -195,7 +197,7 @@ def inspect(
 def verify(
     store: Annotated[Path, typer.Argument(help="The store's folder.")], as_json: Json = False
 ) -> None:
-    """Read every byte of a store and compare it with what was written. Exit 3 on damage."""
+    """Compare every byte of a store with what was written. Exit 3 on damage."""
     from featstore import render
     from featstore.store import Store
     from featstore.verification import verify as verify_store
@@ -263,7 +265,8 @@ def run(
 @distill.command()
 def experiment(
     grid: Annotated[
-        str, typer.Argument(help="table1, table2, figure2, controls, crossfit, options, or a .toml file.")
+        str,
+        typer.Argument(help="table1, table2, figure2, controls, crossfit, options, or a file."),
     ],
     store: Annotated[Path, typer.Option(help="The store's folder.")],
     fold: Folds = "all",
@@ -291,7 +294,7 @@ def experiment(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Every row of a table or figure, on every fold and seed; equal runs once. Resumes."""
+    """Train all rows of a table or figure. Equal runs are run once; it resumes."""
     from distill import experiment_plan, experiments, render
     from distill.grids import load_grid
     from distill.running import Resources
@@ -319,7 +322,7 @@ def report(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """WA and UA per fold, mean +- std and pooled, confusion, teachers; the paper's beside them."""
+    """Scores, intervals and tests from the runs, the paper's beside them."""
     from distill import report as reports
 
     found = reports.summarise(reports.collect(runs))
@@ -341,7 +344,7 @@ def predict(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Class probabilities from speech alone: no transcript, no LLDs, no teacher."""
+    """Class probabilities from speech alone. No transcript, no LLDs, no teacher."""
     from distill import render
     from distill.predict import predict_files
     from distill.student import Student
@@ -361,7 +364,7 @@ def backbones(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """What a student can be built on, and whether its weights are on this machine."""
+    """What a student can be built on, and whose weights are here."""
     from distill import catalogue
 
     _print(catalogue.facts(names or []), as_json, catalogue.render)

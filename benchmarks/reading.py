@@ -79,7 +79,9 @@ def measure(bench: Bench) -> Answer:
         "Coloured noise stands for speech.",
         "Every form was compared with the store sample by sample before it was timed.",
         f"A whole batch of ours takes {_ms(runs['whole'], BATCHES)} ms, of which reading takes "
-        f"{_ms(runs['limit'], BATCHES)} ms; the rest is fresh memory, most of it padding.",
+        f"{_ms(runs['limit'], BATCHES)} ms; the rest is fresh memory, most of it padding. "
+        "Memory that the system hands out already zeroed helps here and not in training, whose "
+        "batches take the place of others just freed.",
     ]
     measured = {
         f"{run}: {name}, s": seconds

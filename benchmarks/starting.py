@@ -15,7 +15,7 @@ def measure(bench: Bench) -> Answer:
         {name: lambda c=c: run(c) for name, c in {**commands, "bare": bare}.items()},  # type: ignore[misc]
         rounds=11,
     )
-    reason = "Typer draws the page by Rich's Markdown; importing that is most of the difference"
+    reason = "what is beyond Typer is this package's own modules and writing the page"
     rows = [
         judged(f"{name} --help", 'python -c "import typer, rich"', times.ratio(name, "bare"),
                at_most=1.5, unit="x", reason=reason)

@@ -82,6 +82,10 @@ class OptimSettings(Settings):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
 
 
+TINY = "tiny"
+"""In place of a model's name: BERT with 2 layers of 128, made and trained here, no weights."""
+
+
 class LinguisticSettings(Settings):
     """A text encoder fine-tuned on transcripts; the paper's is BERT-base."""
 

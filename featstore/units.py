@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -69,6 +69,8 @@ class Unit:
     facts: Mapping[str, Any]
     provenance: Mapping[str, str]
     files: Mapping[str, tuple[int, str]]  # name below the unit -> (bytes, SHA-256)
+    verified: bool = False
+    """Whether every file has just been compared with its SHA-256."""
 
     @property
     def n_bytes(self) -> int:
@@ -84,6 +86,10 @@ class Unit:
             Corrupt: naming the first that differs.
         """
         names = [name for name in self.files if name == part or name.startswith(f"{part}/")]
+        if not names:
+            raise Corrupt(f"{self.unit}/{part}: missing", REPAIR)
+        if self.verified:
+            return
         for fault in misfits(self.path, {name: self.files[name][0] for name in names}):
             raise Corrupt(f"{self.unit}/{fault}", REPAIR)
         for name in sorted(names):
@@ -93,8 +99,6 @@ class Unit:
                 raise Corrupt(f"{self.unit}/{name}: missing", REPAIR) from None
             if not same:
                 raise Corrupt(f"{self.unit}/{name}: content differs", REPAIR)
-        if not names:
-            raise Corrupt(f"{self.unit}/{part}: missing", REPAIR)
 
 
 def read_unit(place: Path, unit: str, *, deep: bool = False) -> Unit:
@@ -123,7 +127,7 @@ def read_unit(place: Path, unit: str, *, deep: bool = False) -> Unit:
     if faults:
         several = f"{unit}: {len(faults)} files are not what was written\n"
         raise Corrupt((several if len(faults) > 1 else "") + listed(faults), REPAIR)
-    return record
+    return replace(record, verified=deep)
 
 
 def steady(place: Path, read: Callable[[], T]) -> T:
@@ -155,17 +159,18 @@ def _version(place: Path) -> tuple[int, int] | None:
 def files_below(folder: Path) -> dict[str, os.stat_result]:
     """Every file below, by name with forward slashes; a link or device is no file."""
     out: dict[str, os.stat_result] = {}
+    top = len(os.fspath(folder)) + 1
     for base, folders, names in os.walk(folder):
         if len(out) + len(names) + len(folders) > MAX_FILES:
             raise Refused(f"{folder}: over {MAX_FILES} files", "no unit has as many; remove it")
         for name in [*names, *folders]:
-            path = Path(base, name)
-            facts = path.lstat()
+            path = f"{base}{os.sep}{name}"
+            facts = os.lstat(path)
             if stat.S_ISDIR(facts.st_mode):
                 continue
             if not stat.S_ISREG(facts.st_mode):
                 raise Refused(f"{path}: not a regular file", NO_LINKS)
-            out[path.relative_to(folder).as_posix()] = facts
+            out[path[top:].replace(os.sep, "/")] = facts
     return out
 
 

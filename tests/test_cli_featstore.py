@@ -143,6 +143,24 @@ class TestBuild:
         told = json.loads(featstore(*call, "--store", small_store, "--json").out)
         assert (told["built"], set(told["done_before"])) == ([], set(UNITS))
 
+    def test_nothing_to_do_loads_nothing_slow(
+        self, call: tuple[Any, ...], small_store: Path
+    ) -> None:
+        script = (
+            "import sys, cli\n"
+            "try:\n    cli.featstore_main()\n"
+            "finally:\n    print(*sys.modules, file=sys.stderr)\n"
+        )
+        args = [str(part) for part in (*call, "--store", small_store)]
+        root = str(Path(__file__).resolve().parents[1])
+        done = subprocess.run(
+            [sys.executable, "-c", script, *args], env=os.environ | {"PYTHONPATH": root},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        loaded = set(done.stderr.split())
+        assert "featstore.plan" in loaded
+        assert not loaded & {"torch", "transformers", "opensmile", "zarr", "scipy", "sklearn"}
+
     @pytest.mark.parametrize(
         ("more", "words"),
         [
@@ -368,7 +386,8 @@ def test_help_loads_nothing_slow() -> None:
         "for args in ([], ['--help'], ['build', '--help'], ['inspect', '--help']):\n"
         "    sys.argv = ['featstore', *args]\n"
         "    try:\n        cli.featstore_main()\n    except SystemExit:\n        pass\n"
-        "slow = {'torch', 'pandas', 'transformers', 'numpy', 'zarr', 'opensmile', 'pyarrow'}\n"
+        "slow = {'torch', 'pandas', 'transformers', 'numpy', 'zarr', 'opensmile', 'pyarrow',\n"
+        "        'rich.markdown'}\n"
         "print('loaded', sorted(slow & set(sys.modules)))\n"
     )
     root = str(Path(__file__).resolve().parents[1])
@@ -378,3 +397,17 @@ def test_help_loads_nothing_slow() -> None:
     )  # fmt: skip
     assert done.stdout.splitlines()[-1] == "loaded []"
     assert "--keep-teachers" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["featstore", "distill"])
+def test_help_cuts_no_summary_short(command: str) -> None:
+    script = f"import sys, cli; sys.argv = ['{command}', '--help']; cli.{command}_main()"
+    root = str(Path(__file__).resolve().parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": root, "COLUMNS": "80"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    summaries = done.stdout.partition("Commands:\n")[2].splitlines()
+    assert len(summaries) >= 4
+    assert all(line.endswith(".") and not line.endswith("...") for line in summaries)

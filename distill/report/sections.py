@@ -61,9 +61,14 @@ def _is_common(experiment: Experiment) -> bool:
     return any(row.common_wa for row in experiment.rows)
 
 
+def _is_printed(experiment: Experiment, study: Study) -> bool:
+    """Whether the paper's columns stand; it only draws the points of its figure."""
+    return not study.incomparable and not all(row.point for row in experiment.rows)
+
+
 def _experiment_header(experiment: Experiment, study: Study) -> tuple[str, ...]:
     common = ("WA, common runs", "UA, common runs") if _is_common(experiment) else ()
-    paper = () if study.incomparable else ("paper WA / UA", "minus paper, WA / UA")
+    paper = ("paper WA / UA", "minus paper, WA / UA") if _is_printed(experiment, study) else ()
     return ("", "folds x seeds", "WA", "UA", *common, "WA pooled", "UA pooled", *paper)
 
 
@@ -80,7 +85,7 @@ def _experiment_row(row: ExperimentRow, experiment: Experiment, study: Study) ->
         *(common if _is_common(experiment) else ()),
         with_interval(pooled.wa, results.wa_interval) if results and pooled else NONE,
         with_interval(pooled.ua, results.ua_interval) if results and pooled else NONE,
-        *(() if study.incomparable else paper),
+        *(paper if _is_printed(experiment, study) else ()),
     )
 
 

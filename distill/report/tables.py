@@ -67,27 +67,25 @@ def _study(study: Study) -> list[RenderableType]:
 
 def _section(section: Section) -> Group:
     """A section's table between its lines; how it is to be read is for the files to say."""
-    parts = [_line(line) for line in section.before]
+    before = [_line(line) for line in section.before]
+    head = [_line(section.title, "bold"), *before] if before or not section.rows else []
     table: list[RenderableType] = []
     if section.rows:
-        table = [
-            _table(
-                section.title, section.header, section.rows, section.left,
-                caption=section.caption or None,
-            )
-        ]  # fmt: skip
+        title = "" if head else section.title
+        caption = section.caption or None
+        table = [_table(title, section.header, section.rows, section.left, caption=caption)]
     after = [_line(line) for line in section.after if line not in wording.EXPLANATIONS]
-    return Group(*parts, *table, *after)
+    return Group(*head, *table, *after)
 
 
 def _experiment(experiment: Experiment, study: Study) -> list[RenderableType]:
-    """Its rows in as many columns as fit, then its comparisons and curves."""
+    """Its rows in as many columns as fit, unless curves show them; comparisons and curves."""
     rows, *others = sections.experiment_sections(experiment, study)
-    kept = _kept(rows.header)
+    kept = [] if all(row.point for row in experiment.rows) else _kept(rows.header)
     narrow = replace(
         rows,
         header=tuple(rows.header[place] for place in kept),
-        rows=tuple(tuple(row[place] for place in kept) for row in rows.rows),
+        rows=tuple(tuple(row[place] for place in kept) for row in rows.rows if kept),
     )
     return [_section(narrow), *map(_section, others)]
 
@@ -198,7 +196,7 @@ def _table(
     Nothing in it is read as markup.
     """
     table = Table(
-        title=_line(title, "bold"),
+        title=_line(title, "bold") if title else None,
         caption=_line(caption, "dim") if caption else None,
         box=box.SIMPLE,
         show_edge=False,

@@ -120,6 +120,16 @@ def kind_of(path: Path, root: Path) -> FileKind:
     return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "special"
 
 
+def is_plain(path: Path) -> bool:
+    """Whether ``path`` itself is a regular file and no link: in a folder below the root it needs
+    none of what :func:`kind_of` looks up.
+    """
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
 def require(kind: FileKind, wanted: FileKind = "file") -> None:
     """Nothing where ``kind`` is the wanted one.
 

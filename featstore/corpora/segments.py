@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from featstore.corpora.files import BadFile, fault, kind_of, read_header, require
+from featstore.corpora.files import BadFile, fault, is_plain, kind_of, read_header, require
 from featstore.corpora.tabular import Record, seconds_of
 from featstore.corpora.text import has_controls, judged
 from featstore.schema import UTTERANCE_ID, Fault
@@ -43,11 +43,16 @@ class Segment(NamedTuple):
 def read_sounds(folder: Path, files: Iterable[str]) -> dict[str, Sound | BadFile]:
     """Each audio file that a table names, or why it cannot be used; each is opened once."""
     sounds: dict[str, Sound | BadFile] = {}
+    inside: dict[str, bool] = {}
     for written in dict.fromkeys(files):
         try:
             file = relative(written, folder)
-            require(kind_of(folder / file, folder))
-            sounds[written] = Sound(file, read_header(folder / file).duration_s)
+            path, above = folder / file, file.rpartition("/")[0]
+            if above not in inside:
+                inside[above] = kind_of(folder / above, folder) == "folder"
+            if not (inside[above] and is_plain(path)):
+                require(kind_of(path, folder))
+            sounds[written] = Sound(file, read_header(path).duration_s)
         except BadFile as bad:
             sounds[written] = bad
     return sounds

@@ -218,6 +218,8 @@ def text_of(value: Any) -> str:
     >>> text_of(" Ann "), text_of(3.0), text_of(None)
     ('Ann', '3', '')
     """
+    if isinstance(value, str):
+        return value.strip()
     if is_missing(value):
         return ""
     if isinstance(value, float) and value.is_integer():
@@ -234,13 +236,13 @@ def seconds_of(value: Any) -> float | None:
     >>> seconds_of("1.5"), seconds_of("0 days 00:00:01.500000"), seconds_of("")
     (1.5, 1.5, None)
     """
-    import pandas as pd
-
     if is_missing(value):
         return None
     try:
         seconds = float(value)
     except (TypeError, ValueError):
+        import pandas as pd
+
         try:
             seconds = pd.Timedelta(value).total_seconds()
         except (TypeError, ValueError, OverflowError):

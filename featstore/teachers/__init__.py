@@ -1,17 +1,20 @@
 """Teachers: fine-tuned on one fold's training speakers, frozen, and run once over the corpus.
 
 Two kinds so far; ``prepare`` of each turns a fold into a model and a function that makes batches.
+A plan asks only what a teacher is made from, so that it must not wait for torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from featstore.config import LinguisticSettings, ProsodicSettings, TeacherSettings
+from featstore.config import TINY, LinguisticSettings, ProsodicSettings, TeacherSettings
 from featstore.files import folder_digest
-from featstore.teachers import linguistic, prosodic
-from featstore.teachers.data import FoldData, Task
+
+if TYPE_CHECKING:
+    from featstore.teachers.data import FoldData, Task
 
 
 def prepare(data: FoldData, settings: TeacherSettings, model: str) -> Task:
@@ -22,6 +25,8 @@ def prepare(data: FoldData, settings: TeacherSettings, model: str) -> Task:
         settings: which kind, and its settings.
         model: where a linguistic teacher's weights come from, a name or a local folder.
     """
+    from featstore.teachers import linguistic, prosodic
+
     if isinstance(settings, LinguisticSettings):
         return linguistic.prepare(data, settings, model)
     return prosodic.prepare(data, settings)
@@ -33,7 +38,9 @@ def check(settings: TeacherSettings) -> None:
     Raises:
         UserError: with the remedy.
     """
-    if isinstance(settings, LinguisticSettings) and settings.model != linguistic.TINY:
+    if isinstance(settings, LinguisticSettings) and settings.model != TINY:
+        from featstore.teachers import linguistic
+
         linguistic.check(settings.model)
 
 
@@ -51,7 +58,7 @@ def portable(settings: TeacherSettings) -> tuple[TeacherSettings, Mapping[str, s
     """
     if (
         isinstance(settings, LinguisticSettings)
-        and settings.model != linguistic.TINY
+        and settings.model != TINY
         and Path(settings.model).is_dir()
     ):
         name = folder_digest(Path(settings.model))

@@ -18,14 +18,13 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from featstore.config import LinguisticSettings
+from featstore.config import TINY, LinguisticSettings
 from featstore.hub import quiet
 from featstore.models import check_weights
 from featstore.schema import UserError
 from featstore.teachers.data import Batch, FoldData, Task
 from featstore.training import seed_all
 
-TINY = "tiny"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 

@@ -44,6 +44,14 @@ def test_an_interval_is_close_to_that_of_all_resamples() -> None:
         assert interval.low < interval.high
 
 
+def test_a_resample_without_a_class_has_no_recall_of_it() -> None:
+    # three speakers have one class only and three the other, all answers right: 1 resample in 32
+    # holds a single class, and its UA is 1 as well
+    found = bootstrap_scores(np.array([[[2, 0], [0, 0]], [[0, 0], [0, 2]]] * 3))
+    assert found is not None
+    assert (found[1].low, found[1].high) == (1.0, 1.0)
+
+
 def test_speakers_are_resampled_whole_and_many_at_a_time() -> None:
     few = bootstrap_scores(np.array([RIGHT, WRONG, RIGHT]) * 50)
     assert few == bootstrap_scores(np.array([RIGHT, WRONG, RIGHT]))  # utterances add nothing

@@ -15,6 +15,7 @@ import soundfile
 import zarr
 from zarr.errors import ZarrUserWarning
 
+from featstore.files import sha256_of
 from featstore.schema import Corrupt, Refused, UserError
 from featstore.settings import digest
 from featstore.store import Store, unit_name
@@ -316,3 +317,17 @@ def test_fingerprint_is_of_what_a_run_depends_on(store: Store, store_copy: Path)
 
 def test_unit_names() -> None:
     assert unit_name(10, "a", "weights") == "weights/10/a"
+
+
+def test_deep_reads_sum_up_every_file_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    summed: list[str] = []
+
+    def sum_up(path: Path) -> str:
+        summed.append(path.relative_to(store.path).as_posix())
+        return sha256_of(path)
+
+    monkeypatch.setattr("featstore.units.sha256_of", sum_up)
+    name = unit_name(1, "prosodic")
+    unit = Store.open(store.path).outputs(name, deep=True).unit
+    ours = sorted(file for file in summed if file.startswith(name))
+    assert ours == sorted(f"{name}/{file}" for file in unit.files)

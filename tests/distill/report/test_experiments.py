@@ -8,13 +8,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
-from fake_runs import facts, taught, write_record, write_run
+from fake_runs import facts, predictions, taught, write_record, write_run
 from rich.cells import cell_len
 from rich.console import Console
 
 from distill.report import collect, figures, summarise, to_tables, write
 from distill.report.data import Experiment, Report, Study
+from distill.report.runs import RunSet
 from distill.report.verdicts import missing_lines, significance
 from distill.runs import RunFolder
 
@@ -172,7 +174,9 @@ def test_a_teacher_is_that_of_the_records_store(tmp_path: Path) -> None:
     assert {m.reason for m in absent.missing} == {"no finished run tells of it"}
 
 
-def test_the_paper_stands_beside_its_own_rows_and_nothing_else(tmp_path: Path) -> None:
+def test_the_paper_stands_beside_its_own_rows_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     own = {**IEMOCAP, "n_folds": 10}
     run(tmp_path, "a", **own)
     run(tmp_path, "s", settings='[targets]\nshuffle = "any"\n', **own)
@@ -198,9 +202,20 @@ def test_the_paper_stands_beside_its_own_rows_and_nothing_else(tmp_path: Path) -
     by_key = {s.key: s.published for s in study.students}
     assert by_key["a"] is not None
     assert by_key["s"] is None
-    text = printed(summarise(collect([tmp_path])))
-    assert f"{100 * (ours.wa_difference or 0):+.2f} / " in text
+    report = summarise(collect([tmp_path]))
+    text = printed(report)
+    difference = f"{100 * (ours.wa_difference or 0):+.2f} / {100 * (ours.ua_difference or 0):+.2f}"
+    assert difference in text
     assert max(map(cell_len, text.splitlines())) <= 100
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(figures, "draw", lambda study: {})
+    write(report, tmp_path / "out")
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert f"| 75.16 / 76.12 | {difference} |" in page
+    table = pd.read_csv(tmp_path / "out" / "experiments.csv", index_col="label")
+    assert table["ua_published"].to_dict()["Ours"] == 76.12
+    assert table["ua_minus_published"].to_dict()["Ours"] == ours.ua_difference
+    assert table["ua_published"].isna().to_dict()["shuffled"]
 
 
 @pytest.mark.parametrize("over", [{"full_release": False}, {"dataset": "synthetic"}])
@@ -383,6 +398,41 @@ def test_text_of_records_is_shown_and_not_obeyed(
     assert ",=cmd" not in table
 
 
+def test_nothing_depends_on_the_order_of_runs(tmp_path: Path) -> None:
+    for key, variant in (("a", "full"), ("b", "ce-only")):
+        for fold in (1, 2, 3):
+            folder = run(tmp_path, key, fold, variant=variant)
+            record = json.loads((folder / "run.json").read_text())
+            taught(record, frame_of(folder))[1].to_parquet(folder / "teachers.parquet")
+            RunFolder(folder).finish()
+    write_record(tmp_path, "mine", [row("a"), row("b", "ce-only")])
+    found = collect([tmp_path])
+    turned = RunSet(found.runs[::-1], found.left_out, found.records)
+    assert summarise(turned).to_dict() == summarise(found).to_dict()
+
+
+def test_folds_of_two_speakers_are_resampled_by_speaker(tmp_path: Path) -> None:
+    pairs = {1: ("a", "b"), 2: ("c", "d")}
+    for fold, (one, other) in pairs.items():
+        split = {"test": [one, other], "validation": [], "train": ["e"]}
+        record = facts(fold, 1, key="x", n_folds=2, split=split)
+        frame = predictions(record, 0.7)
+        frame["speaker"] = [one, other] * (len(frame) // 2)
+        write_run(tmp_path / "old", record, frame=frame)
+        record, teachers = taught(record, frame)
+        write_run(tmp_path / "new", record, frame=frame, teachers=teachers)
+    old, new = study_of(tmp_path / "old"), study_of(tmp_path / "new")
+    for study in (old, new):
+        found = study.students[0].results.ua_interval
+        assert found is not None
+        assert found.n_units == 4
+    assert old.teachers[0].results.ua_interval is None
+    assert "speaker by speaker" in old.teachers[0].results.no_interval
+    found = new.teachers[0].results.ua_interval
+    assert found is not None
+    assert (found.unit, found.n_units) == ("speaker", 4)
+
+
 def test_teachers_answers_that_do_not_fit_are_damage(tmp_path: Path) -> None:
     for number, (change, said) in enumerate(
         [
@@ -404,8 +454,6 @@ def test_teachers_answers_that_do_not_fit_are_damage(tmp_path: Path) -> None:
 
 
 def frame_of(folder: Path) -> Any:
-    import pandas as pd
-
     return pd.read_parquet(folder / "predictions.parquet")
 
 

@@ -211,6 +211,18 @@ class TestRowFaults:
         assert manifest.excluded == {reason: 1}
         assert len(manifest.utterances) == 3
 
+    def test_a_folder_may_be_a_link_that_stays_inside(self, folder: Path) -> None:
+        for place in (folder / "real", folder.parent / "elsewhere"):
+            place.mkdir()
+            write_wav(place / "x.wav")
+        (folder / "in").symlink_to("real")
+        (folder / "out").symlink_to("../elsewhere")
+        write(folder, HEADER, *ROWS, "in/x.wav,Ann,joy,x", "out/x.wav,Ann,joy,x")
+        manifest = read(folder)
+        assert only(manifest).reason == "irregular-audio"
+        assert "out/x.wav" in only(manifest).message
+        assert "in/x.wav" in set(manifest.utterances["file"])
+
     def test_line_counts_lines_where_text_spans_several(self, folder: Path) -> None:
         write(folder, HEADER, 'a.wav,Ann,joy,"two\nlines"', "b.wav,Bob,anger,x", "no.wav,Bob,joy,x")
         manifest = read(folder)
