@@ -208,7 +208,7 @@ def test_the_paper_stands_beside_its_own_rows_and_nothing_else(
     assert difference in text
     assert max(map(cell_len, text.splitlines())) <= 100
     (tmp_path / "out").mkdir()
-    monkeypatch.setattr(figures, "draw", lambda study: {})
+    monkeypatch.setattr(figures, "plots", lambda study: [])
     write(report, tmp_path / "out")
     page = (tmp_path / "out" / "report.md").read_text()
     assert f"| 75.16 / 76.12 | {difference} |" in page
