@@ -13,7 +13,7 @@ from experiment_runs import IEMOCAP, at, only, printed, row, run, study_of
 from fake_runs import facts, write_record
 from rich.cells import cell_len
 
-from distill.report import collect, figures, summarise, write
+from distill.report import collect, summarise, write
 from distill.report.verdicts import missing_lines
 
 
@@ -133,9 +133,7 @@ def test_a_teacher_is_that_of_the_records_store(tmp_path: Path) -> None:
     assert {m.reason for m in absent.missing} == {"no finished run tells of it"}
 
 
-def test_the_paper_stands_beside_its_own_rows_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_paper_stands_beside_its_own_rows_and_nothing_else(tmp_path: Path) -> None:
     own = {**IEMOCAP, "n_folds": 10}
     run(tmp_path, "a", **own)
     run(tmp_path, "s", settings='[targets]\nshuffle = "any"\n', **own)
@@ -167,7 +165,6 @@ def test_the_paper_stands_beside_its_own_rows_and_nothing_else(
     assert difference in text
     assert max(map(cell_len, text.splitlines())) <= 100
     (tmp_path / "out").mkdir()
-    monkeypatch.setattr(figures, "draw", lambda study: {})
     write(report, tmp_path / "out")
     page = (tmp_path / "out" / "report.md").read_text()
     assert f"| 75.16 / 76.12 | {difference} |" in page

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
 from experiment_runs import only, printed, row, run
 from fake_runs import write_record
 
-from distill.report import collect, figures, summarise, write
+from distill.report import collect, summarise, write
 from distill.report.verdicts import significance
 
 
@@ -52,10 +51,7 @@ def test_one_fold_alone_is_reported_without_any_statistic(tmp_path: Path) -> Non
     assert "too few speakers" in printed(report)
 
 
-def test_text_of_records_is_shown_and_not_obeyed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(figures, "draw", lambda study: {})
+def test_text_of_records_is_shown_and_not_obeyed(tmp_path: Path) -> None:
     run(tmp_path / "runs", "a")
     run(tmp_path / "runs", "b", 2, done=False).joinpath("FAILED").write_bytes(b"<b>\x1b[31m\xff|\n")
     rows = [row("a", label="=cmd|' /C calc'!A0"), row("b", "ce-only", "<script>[red]x\u202e")]
