@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 from pathlib import Path
@@ -10,52 +9,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from fake_runs import facts, predictions, taught, write_record, write_run
+from experiment_runs import IEMOCAP, at, only, printed, row, run, study_of
+from fake_runs import facts, write_record
 from rich.cells import cell_len
-from rich.console import Console
 
-from distill.report import collect, figures, summarise, to_tables, write
-from distill.report.data import Experiment, Report, Study
-from distill.report.runs import RunSet
-from distill.report.verdicts import missing_lines, significance
-from distill.runs import RunFolder
-
-IEMOCAP: dict[str, Any] = {
-    "dataset": "iemocap", "full_release": True, "student": {"backbone": "hubert-base"},
-    "teachers": {"prosodic": {"test": {"wa": 0.5, "ua": 0.4}}},
-}  # fmt: skip
-
-
-def row(key: str, variant: str = "full", label: str = "", **more: Any) -> dict[str, Any]:
-    return {"label": label or key, "experiment": "main", "key": key, "variant": variant} | more
-
-
-def at(axis: str, curve: str, value: float) -> dict[str, Any]:
-    return {"point": {"axis": axis, "curve": curve, "value": value}}
-
-
-def run(root: Path, key: str, fold: int = 1, seed: int = 1, **over: Any) -> Path:
-    hit, settings = over.pop("hit", 0.7), over.pop("settings", "")
-    done = over.pop("done", True)
-    record = facts(fold, seed, **{"key": key, "n_folds": 3} | over)
-    return write_run(root, record, hit=hit, settings=settings, done=done)
-
-
-def study_of(root: Path) -> Study:
-    (study,) = summarise(collect([root])).studies
-    return study
-
-
-def only(root: Path) -> Experiment:
-    (experiment,) = study_of(root).experiments
-    return experiment
-
-
-def printed(report: Report, width: int = 100) -> str:
-    console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
-    for item in to_tables(report):
-        console.print(item)
-    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+from distill.report import collect, summarise, write
+from distill.report.verdicts import missing_lines
 
 
 def test_what_became_of_each_missing_run_is_told(tmp_path: Path) -> None:
@@ -174,9 +133,7 @@ def test_a_teacher_is_that_of_the_records_store(tmp_path: Path) -> None:
     assert {m.reason for m in absent.missing} == {"no finished run tells of it"}
 
 
-def test_the_paper_stands_beside_its_own_rows_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_paper_stands_beside_its_own_rows_and_nothing_else(tmp_path: Path) -> None:
     own = {**IEMOCAP, "n_folds": 10}
     run(tmp_path, "a", **own)
     run(tmp_path, "s", settings='[targets]\nshuffle = "any"\n', **own)
@@ -208,7 +165,6 @@ def test_the_paper_stands_beside_its_own_rows_and_nothing_else(
     assert difference in text
     assert max(map(cell_len, text.splitlines())) <= 100
     (tmp_path / "out").mkdir()
-    monkeypatch.setattr(figures, "plots", lambda study: [])
     write(report, tmp_path / "out")
     page = (tmp_path / "out" / "report.md").read_text()
     assert f"| 75.16 / 76.12 | {difference} |" in page
@@ -335,141 +291,3 @@ def test_records_are_those_of_folders_searched_whole(tmp_path: Path) -> None:
     stems = ["mine-tiny", "mine-tiny (2)"]
     assert list(collect([tmp_path]).records) == stems
     assert list(collect([tmp_path / "runs", tmp_path]).records) == stems  # each once
-
-
-def test_verdicts_in_words(tmp_path: Path) -> None:
-    for key, hit in (("a", 0.95), ("b", 0.5), ("c", 0.94)):
-        for fold in range(1, 9):
-            run(tmp_path, key, fold, hit=hit, variant=key, n_folds=8)
-    write_record(tmp_path, "mine", [row("a"), row("b", "b"), row("c", "c")])
-    ua, wa = significance(only(tmp_path).comparisons)
-    assert ua.startswith("UA, 5 % level after Holm's correction: significantly different from a: b")
-    assert "not significantly different: c (" in ua
-    assert wa.startswith("WA, 5 % level")
-    assert "cannot show more" not in ua
-    assert significance(()) == []
-
-
-def test_what_few_folds_cannot_show_is_said(tmp_path: Path) -> None:
-    for key in ("a", "b", "c"):
-        for fold in range(1, 7):
-            run(tmp_path, key, fold, hit=0.9 if key == "a" else 0.4, variant=key, n_folds=6)
-    write_record(tmp_path, "mine", [row("a"), row("b", "b")])
-    assert "significantly different from a: b" in significance(only(tmp_path).comparisons)[0]
-    write_record(tmp_path, "mine", [row("a"), row("b", "b"), row("c", "c")])
-    said = significance(only(tmp_path).comparisons)[0]  # 2/64 is twice too large for two rows
-    assert "not significantly different: b" in said
-    assert "the smallest p that they allow is 0.0312, times 2 rows 0.0625" in said
-
-
-def test_one_fold_alone_is_reported_without_any_statistic(tmp_path: Path) -> None:
-    run(tmp_path, "a")
-    run(tmp_path, "b", variant="ce-only")
-    write_record(tmp_path, "mine", [row("a"), row("b", "ce-only")])
-    report = summarise(collect([tmp_path]))
-    (compared,) = report.studies[0].experiments[0].comparisons
-    assert (compared.ua_test.p, compared.ua_interval, compared.ua_spread.std) == (None, None, None)
-    student = report.studies[0].students[0]
-    assert student.results.no_interval == "too few speakers to resample: 1, fewer than 3"
-    assert "not tested, for want of a second fold: b" in significance((compared,))[0]
-    json.dumps(report.to_dict(), allow_nan=False)
-    assert "too few speakers" in printed(report)
-
-
-def test_text_of_records_is_shown_and_not_obeyed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(figures, "plots", lambda study: [])
-    run(tmp_path / "runs", "a")
-    run(tmp_path / "runs", "b", 2, done=False).joinpath("FAILED").write_bytes(b"<b>\x1b[31m\xff|\n")
-    rows = [row("a", label="=cmd|' /C calc'!A0"), row("b", "ce-only", "<script>[red]x\u202e")]
-    write_record(tmp_path / "runs", "mine", rows, title="<img src=x>")
-    report = summarise(collect([tmp_path / "runs"]))
-    write(report, tmp_path / "out")
-    page = (tmp_path / "out" / "report.md").read_text()
-    table = (tmp_path / "out" / "experiments.csv").read_text()
-    for text in (page, table, printed(report)):
-        assert "\x1b" not in text
-        assert "\u202e" not in text
-    assert "<script" not in page
-    assert "<img" not in page
-    assert "[red]x" in printed(report)
-    assert "'=cmd" in table
-    assert ",=cmd" not in table
-
-
-def test_nothing_depends_on_the_order_of_runs(tmp_path: Path) -> None:
-    for key, variant in (("a", "full"), ("b", "ce-only")):
-        for fold in (1, 2, 3):
-            folder = run(tmp_path, key, fold, variant=variant)
-            record = json.loads((folder / "run.json").read_text())
-            taught(record, frame_of(folder))[1].to_parquet(folder / "teachers.parquet")
-            RunFolder(folder).finish()
-    write_record(tmp_path, "mine", [row("a"), row("b", "ce-only")])
-    found = collect([tmp_path])
-    turned = RunSet(found.runs[::-1], found.left_out, found.records)
-    assert summarise(turned).to_dict() == summarise(found).to_dict()
-
-
-def test_folds_of_two_speakers_are_resampled_by_speaker(tmp_path: Path) -> None:
-    pairs = {1: ("a", "b"), 2: ("c", "d")}
-    for fold, (one, other) in pairs.items():
-        split = {"test": [one, other], "validation": [], "train": ["e"]}
-        record = facts(fold, 1, key="x", n_folds=2, split=split)
-        frame = predictions(record, 0.7)
-        frame["speaker"] = [one, other] * (len(frame) // 2)
-        write_run(tmp_path / "old", record, frame=frame)
-        record, teachers = taught(record, frame)
-        write_run(tmp_path / "new", record, frame=frame, teachers=teachers)
-    old, new = study_of(tmp_path / "old"), study_of(tmp_path / "new")
-    for study in (old, new):
-        found = study.students[0].results.ua_interval
-        assert found is not None
-        assert found.n_units == 4
-    assert old.teachers[0].results.ua_interval is None
-    assert "speaker by speaker" in old.teachers[0].results.no_interval
-    found = new.teachers[0].results.ua_interval
-    assert found is not None
-    assert (found.unit, found.n_units) == ("speaker", 4)
-
-
-def test_teachers_answers_that_do_not_fit_are_damage(tmp_path: Path) -> None:
-    for number, (change, said) in enumerate(
-        [
-            (lambda f: f.assign(speaker="Ses01F"), "test speaker Ses01F is in role validation"),
-            (lambda f: f.assign(role="dev"), "a role is none of test, validation, train"),
-            (lambda f: f.drop(columns="teacher"), "lacks the column(s) teacher"),
-            (lambda f: f.assign(logit_ang=float("inf")), "a logit is not finite"),
-            (lambda f: f.assign(fold=2), "rows of other folds than 1"),
-        ]
-    ):
-        root = tmp_path / str(number)
-        folder = run(root, "a")
-        record = json.loads((folder / "run.json").read_text())
-        change(taught(record, frame_of(folder))[1]).to_parquet(folder / "teachers.parquet")
-        RunFolder(folder).finish()
-        (left,) = collect([root]).left_out
-        assert left.state == "damaged"
-        assert said in left.reason
-
-
-def frame_of(folder: Path) -> Any:
-    return pd.read_parquet(folder / "predictions.parquet")
-
-
-def test_logits_that_contradict_the_store_are_told(tmp_path: Path) -> None:
-    folder = run(tmp_path, "a")
-    record = json.loads((folder / "run.json").read_text())
-    taught(record, frame_of(folder))[1].to_parquet(folder / "teachers.parquet")
-    RunFolder(folder).finish()
-    notes = study_of(tmp_path).notes
-    assert "linguistic teacher: in fold 1 its logits give other scores than were recorded" in notes
-
-
-def test_older_runs_have_no_calibration_of_teachers_and_it_is_said(tmp_path: Path) -> None:
-    for fold in (1, 2):
-        run(tmp_path, "a", fold)
-    assert {t.calibration for t in study_of(tmp_path).teachers} == {()}
-    assert "older version" in study_of(tmp_path).teachers[0].no_calibration
-    assert study_of(tmp_path).agreements == ()
-    assert "older version" in printed(summarise(collect([tmp_path])))
