@@ -357,11 +357,11 @@ def experiment(
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders that hold some.")],
     out: Annotated[
-        Path | None, typer.Option(help="Also write Markdown, JSON and figures there.")
+        Path | None, typer.Option(help="Also write the HTML page, Markdown, JSON, CSV and figures.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Scores, intervals and tests from the runs, the paper's beside them."""
+    """Scores, intervals and tests, the paper's beside them."""
     from distill import report as reports
 
     found = reports.summarise(reports.collect(runs))
