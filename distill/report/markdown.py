@@ -141,7 +141,7 @@ def _comparisons(study: Study) -> list[str]:
     rows = [
         (c.label, c.reference, str(len(c.folds)), plus_minus(c.wa_spread, signed=True),
          plus_minus(c.ua_spread, signed=True),
-         ", ".join(f"{100 * x:+.1f}" for x in c.ua))
+         ", ".join(f"{100 * x:+z.1f}" for x in c.ua))
         for c in study.comparisons
     ]  # fmt: skip
     header = ("student", "reference", "folds", "WA", "UA", "UA of each fold")

@@ -114,7 +114,7 @@ def _scores(row: ExperimentRow, metric: str, compared: bool) -> Row:
     return [
         measured,
         MISSING if printed is None else f"{printed:.2f}",
-        MISSING if difference is None else f"{100 * difference:+.2f}",
+        MISSING if difference is None else f"{100 * difference:+z.2f}",
     ]
 
 

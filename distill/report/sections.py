@@ -94,7 +94,7 @@ def differences(row: ExperimentRow) -> str:
     if row.published is None:
         return NONE
     pair = (row.wa_difference, row.ua_difference)
-    return " / ".join(NONE if x is None else f"{100 * x:+.2f}" for x in pair)
+    return " / ".join(NONE if x is None else f"{100 * x:+z.2f}" for x in pair)
 
 
 def compared(comparisons: Sequence[Comparison]) -> list[Section]:

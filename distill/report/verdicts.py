@@ -33,17 +33,20 @@ def _significance(comparisons: Sequence[Comparison], metric: Metric) -> str:
     by_outcome: dict[bool | None, list[str]] = defaultdict(list)
     for row in comparisons:
         mean = getattr(row, f"{metric}_spread").mean
-        by_outcome[_test(row, metric).significant].append(f"{row.label} ({100 * mean:+.2f})")
-    said = [f"{metric.upper()}, 5 % level after Holm's correction:"]
-    if by_outcome[True]:
-        said.append(f"significantly different from {comparisons[0].reference}:")
-        said.append(f"{', '.join(by_outcome[True])}.")
-    if by_outcome[False]:
-        said.append(f"not significantly different: {', '.join(by_outcome[False])}.")
-    if by_outcome[None]:
-        said.append(f"not tested, for want of a second fold: {', '.join(by_outcome[None])}.")
+        by_outcome[_test(row, metric).significant].append(f"{row.label} ({100 * mean:+z.2f})")
+    named = {
+        True: f"significantly different from {comparisons[0].reference}",
+        False: "not significantly different",
+        None: "not tested, for want of a second fold",
+    }
+    said = [
+        f"{words}: {', '.join(by_outcome[outcome])}"
+        for outcome, words in named.items()
+        if by_outcome[outcome]
+    ]
     limit = _limit([_test(row, metric) for row in comparisons])
-    return " ".join([*said, limit] if limit else said)
+    text = f"{metric.upper()}, 5 % level after Holm's correction: {'; '.join(said)}."
+    return f"{text} {limit}" if limit else text
 
 
 def _test(row: Comparison, metric: Metric) -> SignTest:

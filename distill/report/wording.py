@@ -67,7 +67,7 @@ def plus_minus(spread: Spread | None, digits: int = 2, *, signed: bool = False) 
     """
     if spread is None:
         return NONE
-    mean = f"{100 * spread.mean:+.{digits}f}" if signed else percent(spread.mean, digits)
+    mean = f"{100 * spread.mean:+z.{digits}f}" if signed else percent(spread.mean, digits)
     return mean if spread.std is None else f"{mean} ± {percent(spread.std, digits)}"
 
 
