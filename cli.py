@@ -215,7 +215,7 @@ def inspect(
     as_json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print tables as CSV.")] = False,
 ) -> None:
-    """What a store holds, and what its teachers think of each utterance."""
+    """What a store holds and what its teachers say."""
     from featstore import asking
     from featstore.opinions import Wanted
     from featstore.store import Store
