@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from featstore.arrays import read_array
-from featstore.inspection import overview
-from featstore.lld import F0, HOP_MS, LOUDNESS
+from featstore.inspection import curves, overview
+from featstore.lld import F0, LOUDNESS
 from featstore.schema import SAMPLING_RATE, UserError, printable
 from featstore.store import Store, unit_name
 from featstore.units import steady
@@ -30,8 +30,8 @@ from featstore.view.wav import wav
 
 PEAKS = 1_000
 """Points of a drawn waveform: a screen has hardly more."""
-MAX_FRAMES = 4_000
-"""Points of a drawn curve: 40 s in full."""
+MAX_FRAMES = 1_500
+"""Points of a drawn curve: 15 s frame by frame, then means."""
 WORTH_PACKING = 0.9
 
 
@@ -105,7 +105,6 @@ class Payloads:
         return _json(
             {
                 "duration_s": float(self.store.lengths[row]) / SAMPLING_RATE,
-                "hop_s": HOP_MS / 1000,
                 "peaks": _peaks(self.store.audio.read(row)) if self.has_audio else None,
                 **self._curves(row),
             }
@@ -129,16 +128,11 @@ class Payloads:
         return student_runs.find(self.runs, self.store) if self.runs else ([], [])
 
     def _curves(self, row: int) -> dict[str, Any]:
-        names = list(self.store.unit("lld").facts["names"])
-        lld = self.store.lld.read(row).astype(np.float64)
-        stride = -(-len(lld) // MAX_FRAMES) or 1
-        f0, loudness = (
-            lld[::stride, names.index(name)] if name in names else None for name in (F0, LOUDNESS)
-        )
-        if f0 is not None:
-            with np.errstate(over="ignore"):
-                f0 = np.where(f0 > 0, 27.5 * 2 ** (f0 / 12), np.nan)
-        return {"stride": stride, "f0_hz": _plain(f0, 1), "loudness": _plain(loudness, 4)}
+        names = tuple(self.store.unit("lld").facts["names"])
+        if F0 not in names or LOUDNESS not in names:  # another feature set
+            return {"f0_hz": None, "loudness": None}
+        found = curves(self.store.lld.read(row), names, MAX_FRAMES)
+        return {name: _finite(values) for name, values in found.items()}
 
     def _check(self, row: int) -> None:
         if row >= len(self.store.utterances):
@@ -218,11 +212,9 @@ def _peaks(samples: npt.NDArray[np.int16]) -> list[list[int]]:
     ]
 
 
-def _plain(values: npt.NDArray[np.float64] | None, digits: int) -> list[float | None] | None:
+def _finite(values: list[float | None]) -> list[float | None]:
     """Numbers as JSON knows them: what is not finite is none."""
-    if values is None:
-        return None
-    return [round(v, digits) if np.isfinite(v) else None for v in values.tolist()]
+    return [value if value is not None and np.isfinite(value) else None for value in values]
 
 
 def _shown(value: Any) -> Any:

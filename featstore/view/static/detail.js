@@ -126,8 +126,8 @@ async function draw(row) {
   length = found.duration_s;
   curves.replaceChildren(
     ...(found.peaks ? [figure("waveform", waveform(found.peaks), "full scale ±1", 80)] : []),
-    ...(found.f0_hz ? [figure("F0", curve(found.f0_hz, found, length, true), span(found.f0_hz, "Hz", 0), 70)] : []),
-    ...(found.loudness ? [figure("loudness", curve(found.loudness, found, length, false), span(found.loudness, "", 2), 60)] : []),
+    ...(found.f0_hz ? [figure("F0", curve(found.f0_hz, true), span(found.f0_hz, "Hz", 0), 70)] : []),
+    ...(found.loudness ? [figure("loudness", curve(found.loudness, false), span(found.loudness, "", 2), 60)] : []),
     el("p", { class: "axis" }, el("span", {}, "0 s"), el("span", {}, seconds(length))));
   moveHeads();
 }
@@ -149,7 +149,7 @@ function waveform([low, high]) {
 }
 
 /** A line through the measured frames; it breaks where nothing was measured. */
-function curve(values, { hop_s: hop, stride }, total, breaks) {
+function curve(values, breaks) {
   const known = values.filter((value) => value !== null);
   const low = breaks ? Math.min(...known) : 0;
   const range = Math.max(...known) - low || 1;
@@ -160,7 +160,7 @@ function curve(values, { hop_s: hop, stride }, total, breaks) {
       drawing = false;
       return;
     }
-    const x = ((1000 * i * stride * hop) / total).toFixed(1);
+    const x = ((1000 * (i + 0.5)) / values.length).toFixed(1);
     const y = (95 - (90 * (value - low)) / range).toFixed(1);
     path += drawing ? `L${x} ${y}` : `M${x} ${y}h.1`;
     drawing = true;

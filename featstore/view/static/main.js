@@ -84,7 +84,7 @@ function changed(keys) {
     model.soften();
     controls.temperature();
   }
-  if (has(...LISTED) || (has("tau") && ["a", "b", "s", "apart"].includes(state.sort))) list();
+  if (has(...LISTED) || (has("tau") && ["a", "b", "s", "divergence"].includes(state.sort))) list();
   else if (has("u", "tau")) table.rows();
   if (has("u")) {
     table.reveal();

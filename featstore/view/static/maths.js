@@ -40,7 +40,7 @@ export function confidences(logits, classes, tau) {
   return out;
 }
 
-/** Jensen-Shannon divergence of two teachers in bits, row by row: 0 same, 1 opposite. */
+/** Jensen-Shannon divergence of two teachers in nats, row by row: 0 same, log 2 opposite. */
 export function divergences(first, second, classes, tau) {
   const n = first.length / classes;
   const out = new Float32Array(n);
@@ -51,8 +51,8 @@ export function divergences(first, second, classes, tau) {
     let sum = 0;
     for (let c = 0; c < classes; c++) {
       const middle = (p[c] + q[c]) / 2;
-      if (p[c] > 0) sum += (p[c] * Math.log2(p[c] / middle)) / 2;
-      if (q[c] > 0) sum += (q[c] * Math.log2(q[c] / middle)) / 2;
+      if (p[c] > 0) sum += (p[c] * Math.log(p[c] / middle)) / 2;
+      if (q[c] > 0) sum += (q[c] * Math.log(q[c] / middle)) / 2;
     }
     out[row] = sum;
   }

@@ -143,7 +143,7 @@ function keyOf(column) {
     speaker: (row) => rows.speaker[row], kind: (row) => rows.kind[row],
     label: (row) => rows.label[row], role: (row) => model.role[row],
     length: (row) => rows.duration_s[row],
-    apart: model.divergence ? (row) => model.divergence[row] : null,
+    divergence: model.divergence ? (row) => model.divergence[row] : null,
   };
   const source = of(column);
   return source ? (row) => source.said[row] * 2 + source.sure[row] : Object.hasOwn(by, column) ? by[column] : null;

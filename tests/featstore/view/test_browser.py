@@ -13,7 +13,7 @@ import pytest
 from view_helpers import HOSTILE
 
 from benchmarks.stores import invented, write_store
-from featstore.inspection import soften
+from featstore.probabilities import divergence, soften
 from featstore.schema import printable
 from featstore.scores import confusion, ua
 from featstore.store import Store
@@ -151,6 +151,16 @@ def test_tau_is_python_s_softmax(seen: Seen, store: Store, fold: int) -> None:
     exact.press("Enter")
     wanted = soften(outputs["prosodic"].logits[row], 3.3)
     np.testing.assert_allclose(seen.bars("prosodic"), wanted, atol=1e-6)
+
+
+def test_divergence_is_the_terminal_s(seen: Seen, store: Store) -> None:
+    seen.open("fold=2&tau=3&sort=divergence&desc=1")
+    p = [soften(output.logits, 3.0) for output in store.fold(2).values()]
+    wanted = divergence(p)
+    order = np.argsort(-wanted)[:8]
+    assert seen.ids()[:8] == store.utterances["utterance_id"].iloc[order].tolist()
+    told = seen.page.locator(".body .cell-divergence").all_inner_texts()[:8]
+    np.testing.assert_allclose([float(text) for text in told], wanted[order], atol=6e-4)
 
 
 def test_the_student(seen: Seen, store: Store, view_runs: Path) -> None:
