@@ -48,7 +48,7 @@ function teachers(told) {
     el("tr", {}, el("td", {}), names.map((name) => el("th", { colspan: PARTS.length, scope: "colgroup" }, name))),
     el("tr", {}, el("th", { scope: "col" }, "fold"), names.flatMap(() => PARTS.map((part) => el("th", { scope: "col" }, part)))));
   const body = corpus.folds.map((_, i) => el("tr", { class: state.fold === i + 1 ? "here" : null },
-    el("th", { scope: "row" }, el("button", { type: "button", id: `look-${i + 1}`, title: `Look at fold ${i + 1}`, onclick: () => set({ fold: i + 1, cell: "", student: "" }) }, String(i + 1))),
+    el("th", { scope: "row" }, el("button", { type: "button", id: `look-${i + 1}`, title: `Look at fold ${i + 1}`, onclick: () => set({ fold: i + 1, cell: "" }) }, String(i + 1))),
     names.flatMap((name) => PARTS.map((part) => el("td", {}, percent(score(name, i + 1, part)))))));
   return [el("div", { class: "scroll" }, el("table", { class: "plain" }, head, el("tbody", {}, body)))];
 }

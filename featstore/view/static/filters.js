@@ -36,7 +36,7 @@ export function choices() {
   const names = (corpus.folds[state.fold - 1] ?? []).map((name) => [name, name]);
   const runs = students().map(([number, run]) => [number, runText(run)]);
   document.getElementById("choices").replaceChildren(
-    choice("fold", folds, state.fold, (value) => set({ fold: Number(value), cell: "", student: "" }), { id: "fold" }),
+    choice("fold", folds, state.fold, (value) => set({ fold: Number(value), cell: "" }), { id: "fold" }),
     ...(a ? [choice("teacher A", names, a, (value) => set({ a: value, b: value === b ? a : b }), { id: "teacher-a" })] : []),
     ...(b ? [choice("teacher B", names, b, (value) => set({ b: value, a: value === a ? b : a }), { id: "teacher-b" })] : []),
     ...(runs.length ? [choice("student", runs, student(), (value) => set({ student: corpus.students[value].place }), { id: "student" })] : []),

@@ -108,8 +108,8 @@ function keys(event) {
   if (event.key === "/") controls.focusSearch();
   else if (event.key === "?") $("help").showModal();
   else if (event.key === " " && !event.target.matches?.("button, audio, a, summary")) detail.toggle();
-  else if (event.key === "[" && state.fold > 1) set({ fold: state.fold - 1, cell: "", student: "" });
-  else if (event.key === "]" && state.fold < corpus.folds.length) set({ fold: state.fold + 1, cell: "", student: "" });
+  else if (event.key === "[" && state.fold > 1) set({ fold: state.fold - 1, cell: "" });
+  else if (event.key === "]" && state.fold < corpus.folds.length) set({ fold: state.fold + 1, cell: "" });
   else if (tab && event.key.trim()) set({ tab: tab[0] });
   else return;
   event.preventDefault();

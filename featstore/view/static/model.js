@@ -26,10 +26,14 @@ export function chosen() {
 export const students = () =>
   corpus.students.map((run, i) => [i, run]).filter(([, run]) => run.fold === state.fold);
 
-/** The student that is shown: what the address asks for, else the first; undefined without any. */
+/** The student that is shown: what the address asks for, or its like in this fold, else the first;
+ * undefined without any. */
 export function student() {
   const here = students();
-  return (here.find(([, run]) => run.place === state.student) ?? here[0])?.[0];
+  const like = (place) => place.replace(/fold\d+(?=-seed\d+$)/, "fold");
+  const found = here.find(([, run]) => run.place === state.student)
+    ?? here.find(([, run]) => like(run.place) === like(state.student));
+  return (found ?? here[0])?.[0];
 }
 
 /** Bring everything that depends on fold, teachers and student; true where it is still wanted. */

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from view_helpers import HOSTILE
+from view_helpers import HOSTILE, write_run
 
 from benchmarks.stores import invented, write_store
 from featstore.probabilities import divergence, soften
@@ -175,6 +175,26 @@ def test_the_student(seen: Seen, store: Store, view_runs: Path) -> None:
     assert seen.count() == int((table["truth"] == table["prediction"]).sum())
     seen.page.locator("#fold").select_option("2")
     seen.page.wait_for_selector("#is-s", state="detached")
+
+
+def test_the_student_stays_over_the_folds(browser: Any, view_store: Path, tmp_path: Path) -> None:
+    store = Store.open(view_store)
+    for experiment in ("a-full", "b-ce-only"):
+        for fold in (1, 3):
+            place = tmp_path / experiment / "key" / f"fold{fold:02d}-seed42"
+            write_run(place, store, fold, changes={"experiment": experiment})
+    with served(Payloads(store, tmp_path)) as address:
+        page = browser.new_page()
+        seen = Seen(page, address)
+        seen.open("fold=1")
+        student = page.locator("#student option:checked")
+        assert student.inner_text() == "a-full, seed 42"
+        page.locator("#student").select_option(label="b-ce-only, seed 42")
+        page.locator("#fold").select_option("3")
+        seen.until("document.querySelector('#now').textContent.includes('fold 3')")
+        assert student.inner_text() == "b-ce-only, seed 42"
+        page.close()
+    assert seen.complaints == []
 
 
 def test_audio_plays(seen: Seen, store: Store) -> None:
