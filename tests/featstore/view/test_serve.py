@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -108,11 +109,18 @@ class TestBound:
 def test_the_command(view_store: Path) -> None:
     call = [sys.executable, "-c", "import cli; cli.featstore_main()", "view", str(view_store),
             "--port", "0", "--no-browser"]  # fmt: skip
-    process = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    ask = Client(process.stdout.readline().strip())
-    assert ask("/api/corpus").status == 200
-    assert ask("/", host="evil.example").status == 403
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    root = str(Path(__file__).resolve().parents[3])
+    process = subprocess.Popen(
+        call, env=os.environ | {"PYTHONPATH": root}, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        ask = Client(process.stdout.readline().strip())
+        assert ask("/api/corpus").status == 200
+        assert ask("/", host="evil.example").status == 403
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
     assert (process.returncode, out, err) == (0, "", "Ctrl-C stops\n")
