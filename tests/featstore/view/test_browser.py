@@ -318,6 +318,8 @@ def test_keyboard_alone(seen: Seen, store: Store) -> None:
     seen.until("document.getElementById('audio').paused")
     page.keyboard.press("?")
     assert page.locator("#help").is_visible()
+    page.keyboard.press("Enter")
+    assert page.locator("#help").is_hidden()
 
 
 def test_the_keyboard_stays_where_it_was(seen: Seen, store: Store) -> None:
