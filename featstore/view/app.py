@@ -44,6 +44,7 @@ def make_app(payloads: Payloads, hosts: Hosts, token: str | None = None, cookie:
         "/api/roles": payloads.roles,
         "/api/logits/{fold}/{target}": payloads.logits,
         "/api/map/{fold}/{target}": payloads.map,
+        "/api/neighbours/{fold}/{target}": payloads.neighbours,
         "/api/student/{number}": payloads.student,
         "/api/utterance/{row}": payloads.utterance,
     }

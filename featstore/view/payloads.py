@@ -24,6 +24,7 @@ from featstore.lld import F0, LOUDNESS
 from featstore.schema import SAMPLING_RATE, UserError, printable
 from featstore.store import Store, unit_name
 from featstore.units import steady
+from featstore.view import projection
 from featstore.view import runs as student_runs
 from featstore.view.projection import principal
 from featstore.view.wav import wav
@@ -62,6 +63,7 @@ class Payloads:
     runs: Path | None = None
     _kept: dict[tuple[Any, ...], Payload] = field(default_factory=dict)
     _lock: RLock = field(default_factory=RLock)
+    _slow: RLock = field(default_factory=RLock)
 
     def corpus(self) -> Payload:
         """Overview, all utterances column by column, folds with their teachers, students."""
@@ -88,6 +90,16 @@ class Payloads:
             return _numbers(scores, "<f4", told)
 
         return self._once(("map", fold, target), make)
+
+    def neighbours(self, fold: int, target: int) -> Payload:
+        """A teacher's embeddings by t-SNE: float32 ``[N, 2]``; other answers do not wait for it."""
+        unit = self._unit(fold, target)
+        key = ("neighbours", fold, target)
+        with self._slow:
+            if key not in self._kept:
+                embeddings = self.store.outputs(unit).embeddings
+                self._kept[key] = _numbers(projection.neighbourly(embeddings), "<f4")
+            return self._kept[key]
 
     def student(self, number: int) -> Payload:
         """A student's raw logits: float32 ``[N, C]``, NaN where it says nothing."""
@@ -181,6 +193,7 @@ def _corpus(of: Payloads) -> dict[str, Any]:
         "students": [run.told() for run in students],
         "left_out": left_out,
         "audio": of.has_audio,
+        "tsne": projection.offered(),
     }
 
 

@@ -53,9 +53,14 @@ export function loadFold(fold) {
 /** A student's raw logits [N x C], NaN where it says nothing. */
 export const loadStudent = (number) => once(`student ${number}`, () => floats(`/api/student/${number}`));
 
-/** A teacher's embeddings in two dimensions, and how much of their variance that is. */
-export function loadMap(fold, name) {
+/** A teacher's embeddings in two dimensions, and how much of their variance that is, if it tells. */
+export function loadMap(fold, name, way) {
   const index = corpus.folds[fold - 1].indexOf(name);
+  if (way === "tsne") {
+    return once(`neighbours ${fold} ${name}`, async () => ({
+      points: await floats(`/api/neighbours/${fold}/${index}`), shares: null,
+    }));
+  }
   return once(`map ${fold} ${name}`, async () => {
     const answer = await ask(`/api/map/${fold}/${index}`);
     const shares = (answer.headers.get("X-Variance") ?? "").split(",").map(Number);

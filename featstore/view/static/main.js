@@ -96,7 +96,7 @@ function changed(keys) {
     matrices.update();
     overview.update();
   }
-  if (has("tab", "colour", "theme")) map.update().catch(trouble);
+  if (has("tab", "colour", "map", "theme")) map.update().catch(trouble);
 }
 
 function keys(event) {

@@ -1,4 +1,4 @@
-// Each teacher's embeddings on their first two principal axes. Click to hear.
+// Each teacher's embeddings in two dimensions: principal axes, or t-SNE. Click to hear.
 
 import { corpus, loadMap } from "./data.js";
 import { choice, colour, el, percent } from "./dom.js";
@@ -10,6 +10,12 @@ const panel = document.getElementById("panel-map");
 const maps = el("div", { class: "maps" });
 const legend = el("div", { class: "legend" });
 const toolbar = el("div", { class: "toolbar" });
+const hint = el("p", { class: "hint" });
+const HOW = "Click a point to hear it; wheel to zoom, drag to move, double click to see all. Rows that the filters leave out are faint.";
+const WAYS = {
+  axes: `Principal axes of all utterances of the corpus, training rows included, with their share of the variance. ${HOW}`,
+  tsne: `t-SNE of all utterances of the corpus, training rows included: neighbours stay together; distances between groups, and their sizes, mean nothing. ${HOW}`,
+};
 const NEAR = 14; // px around a point that still mean it
 let play = () => {};
 let drawn = [];
@@ -17,8 +23,7 @@ let drawn = [];
 /** Make the panel; `onPlay` is called to hear the row that was chosen. */
 export function start(onPlay) {
   play = onPlay;
-  panel.append(toolbar, maps, legend,
-    el("p", { class: "hint" }, "Principal axes of all utterances of the corpus, training rows included, with their share of the variance. Click a point to hear it; wheel to zoom, drag to move, double click to see all. Rows that the filters leave out are faint."));
+  panel.append(toolbar, maps, legend, hint);
   new ResizeObserver(() => repaint()).observe(maps);
 }
 
@@ -49,24 +54,29 @@ export async function update() {
   const sources = model.sources.filter((source) => source.slot !== "s");
   const ways = [["label", "label"], ["speaker", "speaker"], ["role", "role"],
     ...model.sources.map(({ slot, name }) => [slot, `${name} right or wrong`])];
-  toolbar.replaceChildren(choice("colour and shape", ways, ways.some(([key]) => key === state.colour) ? state.colour : "label", (value) => set({ colour: value }), { id: "colour" }));
+  const way = corpus.tsne && state.map === "tsne" ? "tsne" : "axes";
+  const tools = [choice("colour and shape", ways, ways.some(([key]) => key === state.colour) ? state.colour : "label", (value) => set({ colour: value }), { id: "colour" })];
+  if (corpus.tsne) tools.push(choice("map", [["axes", "principal axes"], ["tsne", "t-SNE (slow at first)"]], way, (value) => set({ map: value }), { id: "map-way" }));
+  toolbar.replaceChildren(...tools);
+  hint.textContent = way === "tsne" ? `Computing ... ${WAYS.tsne}` : WAYS.axes;
   const fold = state.fold;
-  const found = await Promise.all(sources.map((source) => loadMap(fold, source.name)));
-  if (fold !== state.fold) return;
+  const found = await Promise.all(sources.map((source) => loadMap(fold, source.name, way)));
+  if (fold !== state.fold || (way === "tsne") !== (state.map === "tsne" && corpus.tsne)) return;
+  hint.textContent = WAYS[way];
   const views = new Map(drawn.map((one) => [one.name, one.view]));
-  drawn = sources.map((source, i) => one(source, found[i], fold, views));
+  drawn = sources.map((source, i) => one(source, found[i], `${fold} ${way}`, views));
   maps.replaceChildren(...drawn.map((each) => each.figure));
   repaint();
 }
 
-function one(source, { points, shares }, fold, views) {
+function one(source, { points, shares }, what, views) {
   const canvas = el("canvas", { role: "img", tabindex: -1,
     "aria-label": `Map of the ${source.name} teacher's embeddings; the table lists the same utterances` });
   const tip = el("div", { class: "tip", hidden: true });
   const figure = el("figure", {},
-    el("figcaption", {}, `${source.slot.toUpperCase()}: ${source.name}`, el("small", {}, `PC1 ${percent(shares[0])} %, PC2 ${percent(shares[1])} %`)),
+    el("figcaption", {}, `${source.slot.toUpperCase()}: ${source.name}`, el("small", {}, shares ? `PC1 ${percent(shares[0])} %, PC2 ${percent(shares[1])} %` : "t-SNE")),
     el("div", { class: "frame" }, canvas, tip));
-  const made = { name: `${fold} ${source.name}`, source, points, canvas, tip, figure, box: bounds(points) };
+  const made = { name: `${what} ${source.name}`, source, points, canvas, tip, figure, box: bounds(points) };
   made.view = views.get(made.name) ?? { x: 0, y: 0, zoom: 1 };
   listen(made);
   return made;

@@ -3,7 +3,7 @@
 const DEFAULTS = {
   fold: 1, a: "", b: "", student: "", tau: 1, u: "", tab: "utterance", q: "", label: "", speaker: "",
   role: "", kind: "", a_is: "", b_is: "", s_is: "", agree: "", cell: "", sort: "", desc: false,
-  colour: "label", theme: "",
+  colour: "label", map: "axes", theme: "",
 };
 const RANGES = { tau: [0.01, 100], fold: [1, 9999] };
 const WRITE_AFTER_MS = 150; // browsers refuse hundreds of changes in a few seconds

@@ -69,6 +69,13 @@ class TestValues:
         np.testing.assert_allclose(np.linalg.norm(points, axis=0), singular[:2], rtol=1e-4)
         np.testing.assert_allclose(shares, (singular**2 / (singular**2).sum())[:2], atol=1e-5)
 
+    def test_map_by_tsne(self, ask: Client, store: Store) -> None:
+        from featstore.view.projection import neighbourly
+
+        assert ask("/api/corpus").json()["tsne"] is True
+        points = ask("/api/neighbours/3/1").floats(2)
+        np.testing.assert_array_equal(points, neighbourly(store.fold(3)["prosodic"].embeddings))
+
     def test_student(self, ask: Client, store: Store) -> None:
         told = ask("/api/corpus").json()
         assert [(run["fold"], run["seed"]) for run in told["students"]] == [(1, 42)]
@@ -122,7 +129,8 @@ PARSING = (
     "DOMParser", "localStorage", "sessionStorage",
 )  # fmt: skip
 READ = (
-    "/", "/api/corpus", "/api/roles", "/api/logits/1/0", "/api/map/1/0", "/api/student/0",
+    "/", "/api/corpus", "/api/roles", "/api/logits/1/0", "/api/map/1/0", "/api/neighbours/1/0",
+    "/api/student/0",
     "/api/utterance/0", "/audio/0.wav", "/static/main.js",
 )  # fmt: skip
 PATHS = [
@@ -135,6 +143,7 @@ PATHS = [
     "/static/../app.py", "/static/..%2fapp.py", "/static/", "/static", "/static/%2fetc%2fpasswd",
     "/static/index.html%00", "/api/logits/0/0", "/api/logits/11/0", "/api/logits/1/2",
     "/api/logits/1/linguistic", "/api/logits/../../x/0", "/api/map/1/9", "/api/map/-1/0",
+    "/api/neighbours/1/9",
     "/api/student/1", "/api/student/..", "/api/utterance/60", "/api/utterance/a", "/api/", "/docs",
     "/openapi.json", "/favicon.ico", "/zarr.json", "/corpus/utterances.parquet",
 ]  # fmt: skip

@@ -271,6 +271,22 @@ def test_confusion_filters_the_table(seen: Seen, store: Store) -> None:
     assert seen.count() == rows.sum()
 
 
+def test_a_map_by_tsne_is_another_and_in_the_link(seen: Seen) -> None:
+    seen.open("tab=map")
+    page = seen.page
+    page.wait_for_selector(".maps canvas")
+    assert "Principal axes" in page.locator("#panel-map .hint").inner_text()
+    page.locator("#map-way").select_option("tsne")
+    seen.until("location.hash.includes('map=tsne')")
+    page.wait_for_function(
+        "document.querySelector('#panel-map .hint').textContent.startsWith('t-SNE')"
+    )
+    assert page.locator(".maps figcaption small").all_inner_texts() == ["t-SNE", "t-SNE"]
+    seen.open("tab=map&map=tsne")
+    page.wait_for_selector(".maps canvas")
+    assert page.locator("#map-way").input_value() == "tsne"
+
+
 def test_map_click_chooses_and_plays(seen: Seen, store: Store) -> None:
     seen.open("tab=map")
     canvas = seen.page.locator(".maps canvas").first

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
-from featstore.view.projection import principal
+from featstore.schema import UserError
+from featstore.view.projection import neighbourly, principal
 
 
 def test_equals_scikit_learn() -> None:
@@ -36,3 +39,29 @@ def test_collapsed_narrow_and_broken_embeddings() -> None:
     assert np.isnan(scores[1]).all()
     np.testing.assert_allclose(scores[[0, 2], 0], [-1, 1])
     assert np.isnan(principal(np.full((2, 2), np.inf, dtype=np.float32))[0]).all()
+
+
+def test_neighbours_stay_together_by_tsne() -> None:
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    rng = np.random.default_rng(0)
+    groups = np.repeat([0, 1, 2], 20)
+    embeddings = (10 * rng.normal(0, 1, (3, 60))[groups] + rng.normal(0, 1, (60, 60))).astype("f4")
+    embeddings[7] = np.nan
+    points = neighbourly(embeddings)
+    assert points.shape == (60, 2)
+    assert np.isnan(points[7]).all()
+    assert np.isfinite(np.delete(points, 7, 0)).all()
+    rows = np.delete(np.arange(60), 7)
+    far = np.linalg.norm(points[rows][:, None] - points[rows][None], axis=2)
+    np.fill_diagonal(far, np.inf)
+    assert (groups[rows][far.argmin(1)] == groups[rows]).all()
+    np.testing.assert_array_equal(neighbourly(embeddings), points)
+
+
+def test_tsne_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="3 embeddings: too few"):
+        neighbourly(np.eye(3, dtype=np.float32))
+    monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
+    with pytest.raises(UserError, match="needs scikit-learn") as caught:
+        neighbourly(np.eye(20, dtype=np.float32))
+    assert "emodistill[maps]" in caught.value.hint
