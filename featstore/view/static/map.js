@@ -10,7 +10,7 @@ const panel = document.getElementById("panel-map");
 const maps = el("div", { class: "maps" });
 const legend = el("div", { class: "legend" });
 const toolbar = el("div", { class: "toolbar" });
-const hint = el("p", { class: "hint" });
+const words = el("p", { class: "hint" });
 const HOW = "Click a point to hear it; wheel to zoom, drag to move, double click to see all. Rows that the filters leave out are faint.";
 const WAYS = {
   axes: `Principal axes of all utterances of the corpus, training rows included, with their share of the variance. ${HOW}`,
@@ -23,7 +23,7 @@ let drawn = [];
 /** Make the panel; `onPlay` is called to hear the row that was chosen. */
 export function start(onPlay) {
   play = onPlay;
-  panel.append(toolbar, maps, legend, hint);
+  panel.append(toolbar, maps, legend, words);
   new ResizeObserver(() => repaint()).observe(maps);
 }
 
@@ -58,11 +58,11 @@ export async function update() {
   const tools = [choice("colour and shape", ways, ways.some(([key]) => key === state.colour) ? state.colour : "label", (value) => set({ colour: value }), { id: "colour" })];
   if (corpus.tsne) tools.push(choice("map", [["axes", "principal axes"], ["tsne", "t-SNE (slow at first)"]], way, (value) => set({ map: value }), { id: "map-way" }));
   toolbar.replaceChildren(...tools);
-  hint.textContent = way === "tsne" ? `Computing ... ${WAYS.tsne}` : WAYS.axes;
+  words.textContent = way === "tsne" ? `Computing ... ${WAYS.tsne}` : WAYS.axes;
   const fold = state.fold;
   const found = await Promise.all(sources.map((source) => loadMap(fold, source.name, way)));
   if (fold !== state.fold || (way === "tsne") !== (state.map === "tsne" && corpus.tsne)) return;
-  hint.textContent = WAYS[way];
+  words.textContent = WAYS[way];
   const views = new Map(drawn.map((one) => [one.name, one.view]));
   drawn = sources.map((source, i) => one(source, found[i], `${fold} ${way}`, views));
   maps.replaceChildren(...drawn.map((each) => each.figure));

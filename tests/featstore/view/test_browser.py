@@ -278,9 +278,7 @@ def test_a_map_by_tsne_is_another_and_in_the_link(seen: Seen) -> None:
     assert "Principal axes" in page.locator("#panel-map .hint").inner_text()
     page.locator("#map-way").select_option("tsne")
     seen.until("location.hash.includes('map=tsne')")
-    page.wait_for_function(
-        "document.querySelector('#panel-map .hint').textContent.startsWith('t-SNE')"
-    )
+    seen.until("document.querySelector('#panel-map .hint').textContent.startsWith('t-SNE')")
     assert page.locator(".maps figcaption small").all_inner_texts() == ["t-SNE", "t-SNE"]
     seen.open("tab=map&map=tsne")
     page.wait_for_selector(".maps canvas")
