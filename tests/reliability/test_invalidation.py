@@ -97,6 +97,7 @@ RUN: Mapping[str, str | None] = {
     "stream.augment.codec_share": "0.3", "stream.augment.speed": "[0.9, 1.1]",
     "stream.augment.time_crop": "0.5", "stream.augment.invalidates_targets": "true",
     "precision": "bf16", "seed": "43", **OPTIM,
+    "targets.cross_fit": "4", "targets.shuffle": "any", "targets.tau": "validation",
 }  # fmt: skip
 """All name another run but for two."""
 SAME_RUN = {"seed", "student.gradient_checkpointing"}
