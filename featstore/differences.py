@@ -1,0 +1,294 @@
+"""How two stores differ, or two teachers of one: made from what, and how far their targets drift.
+
+Utterances are matched by id, logits by class; what only one side has is counted, not compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featstore import settings
+from featstore.folds import OUT, ROLE_NAMES, parse_numbers
+from featstore.schema import UserError, printable
+from featstore.store import Store, TeacherOutputs, unit_name
+from featstore.units import Unit
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What is compared with what.
+
+    Attributes:
+        a: a store.
+        b: another, or the same where two of its teachers are compared.
+        teacher: the only one of ``a`` to compare, '' for all.
+        other: its counterpart in ``b``, '' for the one of the same name.
+        folds: ``all``, or numbers and ranges.
+    """
+
+    a: Store
+    b: Store
+    teacher: str = ""
+    other: str = ""
+    folds: str = "all"
+
+    @property
+    def one_store(self) -> bool:
+        """Whether two teachers of one store are compared."""
+        return self.a.path.resolve() == self.b.path.resolve()
+
+    def counterpart(self, name: str) -> str:
+        """The target of ``b`` that ``name`` of ``a`` is compared with."""
+        return self.other or name
+
+
+@dataclass(frozen=True)
+class Common:
+    """The utterances that both stores have, by row in each."""
+
+    a: npt.NDArray[np.int64]
+    b: npt.NDArray[np.int64]
+    facts: Mapping[str, int] = field(default_factory=dict)
+
+
+def compare(sides: Sides) -> dict[str, Any]:
+    """Everything that differs, as plain data.
+
+    Raises:
+        UserError: nothing is to be compared, or nothing can be.
+        Corrupt: a store is damaged.
+    """
+    if sides.other and not sides.teacher:
+        raise UserError("--with: of which teacher?", "give --teacher too")
+    if sides.one_store and sides.teacher in (sides.other, ""):
+        raise UserError(
+            "one store and no two teachers: nothing to compare",
+            "`featstore diff A B`, or `featstore diff STORE --teacher T --with U`",
+        )
+    common = _common(sides)
+    pairs, alone = _pairs(sides)
+    return {
+        "a": _side(sides.a),
+        "b": _side(sides.b),
+        "one_store": sides.one_store,
+        "same_content": sides.a.content_hash() == sides.b.content_hash(),
+        "utterances": dict(common.facts),
+        "units": _units(sides, pairs),
+        "only_a": alone[0],
+        "only_b": alone[1],
+        "drift": [_drift(sides, common, *pair) for pair in pairs],
+    }
+
+
+def _side(store: Store) -> dict[str, Any]:
+    return {
+        "store": store.path.name,
+        "fingerprint": store.fingerprint(),
+        "content": store.content_hash(),
+        "classes": list(store.classes),
+    }
+
+
+def _common(sides: Sides) -> Common:
+    """Match utterances by id.
+
+    Raises:
+        UserError: the stores have none in common, or other classes.
+    """
+    a, b = sides.a.utterances, sides.b.utterances
+    if set(sides.a.classes) != set(sides.b.classes):
+        told = [", ".join(map(printable, store.classes)) for store in (sides.a, sides.b)]
+        raise UserError(
+            f"other classes: {told[0]} in A, {told[1]} in B",
+            "targets are compared class by class; compare stores of one set of labels",
+        )
+    rows = {str(name): row for row, name in enumerate(b["utterance_id"])}
+    matched = [(row, rows[name]) for row, name in enumerate(a["utterance_id"]) if name in rows]
+    if not matched:
+        raise UserError(
+            f"{sides.a.path} and {sides.b.path}: no utterance in common",
+            "they are of different corpora; compare stores of one",
+        )
+    at = np.array(matched, dtype=np.int64)
+    labels = [table["label"].to_numpy()[at[:, side]] for side, table in enumerate((a, b))]
+    facts = {
+        "a": len(a),
+        "b": len(b),
+        "common": len(at),
+        "relabelled": int((labels[0] != labels[1]).sum()),
+    }
+    return Common(at[:, 0], at[:, 1], facts)
+
+
+Pair = tuple[str, str]
+"""A unit of A and the one of B that it is compared with."""
+
+
+def _pairs(sides: Sides) -> tuple[list[Pair], tuple[list[str], list[str]]]:
+    """The targets to compare, and those that only one side has.
+
+    Raises:
+        UserError: a teacher is not there.
+    """
+    n_folds = max(len(sides.a.folds), len(sides.b.folds))
+    pairs: list[Pair] = []
+    only_a: list[str] = []
+    only_b: list[str] = []
+    for number in parse_numbers(sides.folds, n_folds):
+        names_a = _targets(sides.a, number, sides.teacher)
+        names_b = _targets(sides.b, number, sides.counterpart(sides.teacher))
+        matched = [name for name in names_a if sides.counterpart(name) in names_b]
+        pairs += [
+            (unit_name(number, name), unit_name(number, sides.counterpart(name)))
+            for name in matched
+        ]
+        only_a += [unit_name(number, name) for name in names_a if name not in matched]
+        taken = {sides.counterpart(name) for name in matched}
+        only_b += [unit_name(number, name) for name in names_b if name not in taken]
+    if sides.teacher and not pairs:
+        other = sides.counterpart(sides.teacher)
+        raise UserError(
+            f"no fold has {printable(sides.teacher)} in A and {printable(other)} in B",
+            "`featstore inspect` lists a store's teachers",
+        )
+    return pairs, (only_a, only_b)
+
+
+def _targets(store: Store, fold: int, wanted: str) -> list[str]:
+    names = store.target_names(fold) if fold <= len(store.folds) else []
+    return [name for name in names if not wanted or name == wanted]
+
+
+def _units(sides: Sides, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    """What each pair of units was made from; of two stores the shared units too."""
+    shared = [] if sides.one_store else [n for n in sides.a.units() if "/" not in n]
+    both = [(name, name) for name in shared if name in sides.b.units()]
+    return [_unit(sides.a.unit(a), sides.b.unit(b)) for a, b in [*both, *pairs]]
+
+
+def _unit(a: Unit, b: Unit) -> dict[str, Any]:
+    return {
+        "a": a.unit,
+        "b": b.unit,
+        "fingerprints": [a.fingerprint, b.fingerprint],
+        "same_fingerprint": a.fingerprint == b.fingerprint,
+        "same_content": a.files == b.files,
+        "settings": settings.differences(a.settings, b.settings),
+        "parents": [
+            _parent(name, name in a.parents, name in b.parents)
+            for name in sorted({*a.parents, *b.parents})
+            if a.parents.get(name) != b.parents.get(name)
+        ],
+        "versions": settings.differences(a.provenance, b.provenance),
+    }
+
+
+def _parent(name: str, in_a: bool, in_b: bool) -> str:
+    if in_a and in_b:
+        return f"another {name}"
+    return f"{name} in {'A' if in_a else 'B'} alone"
+
+
+def _drift(sides: Sides, common: Common, unit_a: str, unit_b: str) -> dict[str, Any]:
+    """How far two teachers' targets lie apart on the utterances that both have."""
+    a, b = sides.a.outputs(unit_a), sides.b.outputs(unit_b)
+    order = [sides.b.classes.index(name) for name in sides.a.classes]
+    fold = int(unit_a.split("/")[1])
+    rows = sides.a.roles[fold - 1][common.a], sides.b.roles[fold - 1][common.b]
+    logits = a.logits[common.a].astype(np.float64), b.logits[common.b][:, order].astype(np.float64)
+    return {
+        "fold": fold,
+        "teacher": unit_a.split("/")[2],
+        "with": unit_b.split("/")[2],
+        "utterances": len(common.a),
+        "other_role": int((rows[0] != rows[1]).sum()),
+        **logit_drift(*logits, rows[0]),
+        **_embedding_drift(a, b, common),
+    }
+
+
+def logit_drift(a: FloatArray, b: FloatArray, roles: npt.NDArray[np.int8]) -> dict[str, Any]:
+    """Distance of two sets of logits ``[n, C]``, and how often they predict the same.
+
+    ``changed`` is the share of utterances whose prediction differs; ``agreement`` is the share
+    that is the same by role ``[n]``, None for a role that none of the utterances has.
+
+    >>> a, b = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[1.0, 0.0], [2.0, 1.0]])
+    >>> found = logit_drift(a, b, np.array([1, 3], dtype=np.int8))
+    >>> found["mean_abs_logit"], found["max_abs_logit"], found["changed"]
+    (0.5, 2.0, 0.5)
+    >>> found["agreement"]
+    {'training': 1.0, 'validation': None, 'test': 0.0}
+    """
+    apart = np.abs(a - b)
+    same = a.argmax(axis=1) == b.argmax(axis=1)
+    by_role = {
+        name: float(same[roles == role].mean()) if (roles == role).any() else None
+        for role, name in ROLE_NAMES.items()
+        if role != OUT
+    }
+    return {
+        "mean_abs_logit": float(apart.mean()),
+        "max_abs_logit": float(apart.max()),
+        "changed": float((~same).mean()),
+        "agreement": by_role,
+    }
+
+
+def _embedding_drift(a: TeacherOutputs, b: TeacherOutputs, common: Common) -> dict[str, Any]:
+    x = a.embeddings[common.a].astype(np.float64)
+    y = b.embeddings[common.b].astype(np.float64)
+    return {"mean_cosine": mean_cosine(x, y), "cka": linear_cka(x, y)}
+
+
+def mean_cosine(x: FloatArray, y: FloatArray) -> float | None:
+    """Mean cosine of the rows of two arrays ``[n, D]``; None where D differs or a row is zero.
+
+    Two teachers that were fitted apart have axes of their own: near 0, although they may know the
+    same. :func:`linear_cka` tells that.
+
+    >>> mean_cosine(np.array([[1.0, 0.0], [0.0, 2.0]]), np.array([[3.0, 0.0], [1.0, 0.0]]))
+    0.5
+    """
+    if x.shape != y.shape:
+        return None
+    norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+    if not norms.all():
+        return None
+    return float(((x * y).sum(axis=1) / norms).mean())
+
+
+def linear_cka(x: FloatArray, y: FloatArray) -> float | None:
+    """Linear centred kernel alignment of two arrays ``[n, D]`` and ``[n, E]``, 0 to 1.
+
+    1 where one is the other turned, shifted and scaled; None where all rows of one are equal.
+    Kornblith et al., *Similarity of Neural Network Representations Revisited*, ICML 2019, eq. 3
+    and 4: ``||Y^T X||^2 / (||X^T X|| ||Y^T Y||)`` of centred columns.
+
+    >>> x = np.array([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0]])
+    >>> linear_cka(x, 3 * x[:, ::-1] + 1)
+    1.0
+    """
+    x, y = x - x.mean(axis=0), y - y.mean(axis=0)
+    scale = float(np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y))
+    if not scale:
+        return None
+    return round(float(np.linalg.norm(y.T @ x) ** 2) / scale, 12)
+
+
+def rows(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The drift as flat rows, for a table: agreement in one column a role."""
+    return [
+        {
+            **{key: value for key, value in row.items() if key != "agreement"},
+            **{f"agreement_{role}": value for role, value in row["agreement"].items()},
+        }
+        for row in facts["drift"]
+    ]
