@@ -12,7 +12,8 @@ from featstore.arrays import write_group
 from featstore.console import progress
 from featstore.disk import naming, require_space
 from featstore.export_hdf5 import mebibytes
-from featstore.hdf5_source import ANEW, Part, Source, opened
+from featstore.hdf5_file import ANEW, opened
+from featstore.hdf5_source import Part, Source
 from featstore.schema import Corrupt, UserError
 from featstore.staging import staged
 from featstore.store import Store
@@ -38,7 +39,8 @@ def import_hdf5(path: Path, place: Path) -> dict[str, Any]:
         Refused: the file is not what an export writes, or was exported without its data.
         TaskFailed: the disk is full or failing.
     """
-    with opened(path) as source:
+    with opened(path) as file:
+        source = Source(file)
         kept = _standing(place, source)
         wanted = [part for part in source.parts if part.unit.unit not in kept]
         require_space(place, sum(part.unit.n_bytes for part in wanted))
