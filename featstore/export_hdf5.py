@@ -14,10 +14,7 @@ with the record's SHA-256, so that what was exported can be made again, to the b
 from __future__ import annotations
 
 import hashlib
-import os
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import io
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +36,6 @@ FILES = "_files"
 COLUMNS = {"utterances": UTTERANCES, "sources": SOURCES}
 
 _PIECE = 1024**2
-_ERRNO = re.compile(r"(?:errno = |\[Errno )(\d+)")
 
 
 def write_hdf5(store: Store, path: Path, left_out: frozenset[str] = frozenset()) -> dict[str, Any]:
@@ -47,7 +43,7 @@ def write_hdf5(store: Store, path: Path, left_out: frozenset[str] = frozenset())
 
     Args:
         store: the store.
-        path: the file, written over.
+        path: the file, which is there and empty.
         left_out: ``audio``, ``text``: licensed data that is to stay here. Such a file is one to
             look at and compute with; it makes no store again. Kept teachers go with the text,
             whose words a vocabulary lists.
@@ -70,14 +66,17 @@ def write_hdf5(store: Store, path: Path, left_out: frozenset[str] = frozenset())
         "left_out": " ".join(sorted(left_out)),
     }  # fmt: skip
     total = sum(map(mebibytes, units))
-    with _write_errors(path), h5py.File(path, "w", locking=False) as file:
-        for key, value in about.items():
-            if value:
-                file.attrs[key] = np.bytes_(value.encode())
-        with progress("export", total, unit="MiB") as advance:
+    with path.open("r+b", buffering=0) as raw:
+        sink = Sink(raw)
+        with h5py.File(sink, "w") as file, progress("export", total, unit="MiB") as advance:
+            for key, value in about.items():
+                if value:
+                    file.attrs[key] = np.bytes_(value.encode())
             for unit in units:
                 _write_unit(file, unit, left_out)
+                sink.check()
                 advance(mebibytes(unit), unit.unit)
+        sink.check()
     names = [unit.unit for unit in units]
     return {"units": names, "content": content, "left_out": sorted(left_out)}
 
@@ -193,23 +192,61 @@ def _write_table(group: Any, unit: Unit, name: str, left_out: frozenset[str]) ->
         data.dims[0].label = "utterance"
 
 
-@contextmanager
-def _write_errors(path: Path) -> Iterator[None]:
-    """HDF5 buries the system's error in its own text, and closing the file may hide that one."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        if isinstance(error, OSError) and error.filename is not None:  # of a file of the store
-            raise
-        numbers = [int(told[1]) for told in map(_ERRNO.search, _texts(error)) if told]
-        if not numbers:
-            hint = "check the disk's free space, then run the same command again"
-            raise TaskFailed(f"{path}: not written ({error})", hint) from error
-        raise OSError(numbers[0], os.strerror(numbers[0]), str(path)) from error
+class Sink:
+    """What HDF5 writes into: a file whose failures HDF5 never hears of.
 
+    HDF5 (2.0, as h5py brings it) crashes the process while it closes a file that it could not
+    write. So all writes after a failed one succeed and go nowhere, and the caller asks for
+    :attr:`error`.
 
-def _texts(error: BaseException | None) -> Iterator[str]:
-    """What an error says, and what those say that it came from."""
-    while error is not None:
-        yield str(error)
-        error = error.__context__
+    Attributes:
+        error: the first failure.
+    """
+
+    def __init__(self, file: io.FileIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def check(self) -> None:
+        """Raise what has failed."""
+        if self.error is not None:
+            raise self.error
+
+    def write(self, content: memoryview) -> int:
+        """Write all of it, or note why not."""
+        done = 0
+        try:
+            while self.error is None and done < len(content):
+                done += self._file.write(content[done:])
+        except OSError as error:
+            self.error = error
+        return len(content)
+
+    def read(self, n_bytes: int) -> bytes:
+        """Read what was written; h5py takes nothing for a file that cannot."""
+        return self._file.read(n_bytes) or b""
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read what was written; zeros beyond it."""
+        n = self._file.readinto(buffer)
+        buffer[n:] = bytes(len(buffer) - n)
+        return len(buffer)
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        """Move."""
+        return self._file.seek(place, whence)
+
+    def tell(self) -> int:
+        """Where it stands."""
+        return self._file.tell()
+
+    def truncate(self, size: int) -> int:
+        """Cut or grow the file, or note why not."""
+        try:
+            return self._file.truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size
+
+    def flush(self) -> None:
+        """Nothing is buffered here."""
