@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from featstore import settings
 from featstore.folds import OUT, ROLE_NAMES, parse_numbers
-from featstore.schema import UserError, printable
+from featstore.schema import Corrupt, UserError, printable
 from featstore.store import Store, TeacherOutputs, unit_name
-from featstore.units import Unit
+from featstore.units import REPAIR, Unit
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -67,7 +67,8 @@ def compare(sides: Sides) -> dict[str, Any]:
     """
     if sides.other and not sides.teacher:
         raise UserError("--with: of which teacher?", "give --teacher too")
-    if sides.one_store and sides.teacher in (sides.other, ""):
+    alike = sides.counterpart(sides.teacher) == sides.teacher
+    if sides.one_store and alike:
         raise UserError(
             "one store and no two teachers: nothing to compare",
             "`featstore diff A B`, or `featstore diff STORE --teacher T --with U`",
@@ -198,7 +199,7 @@ def _parent(name: str, in_a: bool, in_b: bool) -> str:
 
 def _drift(sides: Sides, common: Common, unit_a: str, unit_b: str) -> dict[str, Any]:
     """How far two teachers' targets lie apart on the utterances that both have."""
-    a, b = sides.a.outputs(unit_a), sides.b.outputs(unit_b)
+    a, b = _finite(sides.a.outputs(unit_a)), _finite(sides.b.outputs(unit_b))
     order = [sides.b.classes.index(name) for name in sides.a.classes]
     fold = int(unit_a.split("/")[1])
     rows = sides.a.roles[fold - 1][common.a], sides.b.roles[fold - 1][common.b]
@@ -212,6 +213,12 @@ def _drift(sides: Sides, common: Common, unit_a: str, unit_b: str) -> dict[str, 
         **logit_drift(*logits, rows[0]),
         **_embedding_drift(a, b, common),
     }
+
+
+def _finite(outputs: TeacherOutputs) -> TeacherOutputs:
+    if not (np.isfinite(outputs.logits).all() and np.isfinite(outputs.embeddings).all()):
+        raise Corrupt(f"{outputs.unit.path}: not finite, so nothing can be compared", REPAIR)
+    return outputs
 
 
 def logit_drift(a: FloatArray, b: FloatArray, roles: npt.NDArray[np.int8]) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -298,3 +300,58 @@ def test_records_too_large_together(
     monkeypatch.setattr(hdf5_source, "MAX_RECORDS_BYTES", 5_000)
     with pytest.raises(Refused, match="is no text of a usual size"):
         import_hdf5(file, tmp_path / "new")
+
+
+FLIPS = """
+import os, random, sys
+from pathlib import Path
+import h5py
+from featstore.import_hdf5 import import_hdf5
+from featstore.schema import UserError
+
+exported, folder, seed, n = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+content = exported.read_bytes()
+values = bytearray(len(content))
+with h5py.File(exported) as file:
+    def note(name, data):
+        start = data.id.get_offset() if isinstance(data, h5py.Dataset) else None
+        if start is not None:
+            size = data.id.get_storage_size()
+            values[start:start + size] = bytes([1]) * size
+    file.visititems(note)
+structure = [at for at, taken in enumerate(values) if not taken]
+rng = random.Random(seed)
+for number in range(n):
+    at, bit = rng.choice(structure), rng.randrange(8)
+    forged = bytearray(content)
+    forged[at] ^= 1 << bit
+    path = folder / f"{number}.h5"
+    path.write_bytes(forged)
+    child = os.fork()
+    if not child:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        try:
+            print(at, bit, "whole", import_hdf5(path, folder / str(number))["content"], flush=True)
+        except UserError as error:
+            print(at, bit, error.exit_code, flush=True)
+        except BaseException as error:
+            print(at, bit, "uncaught", type(error).__name__, flush=True)
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code:
+        print(at, bit, "crash", code, flush=True)
+"""
+
+
+@pytest.mark.reliability
+def test_a_bit_of_the_structure_flipped(file: Path, tmp_path: Path) -> None:
+    """HDF5's own code reads the structure; each flip is refused, or changes nothing that counts."""
+    done = subprocess.run(
+        [sys.executable, "-c", FLIPS, str(file), str(tmp_path), "1", "60"],
+        stdout=subprocess.PIPE, text=True, check=True,
+    )  # fmt: skip
+    lines = [line.split()[2:] for line in done.stdout.splitlines()]
+    assert len(lines) == 60
+    content = Store.open(KEPT).content_hash()
+    assert {tuple(line) for line in lines} <= {("whole", content), ("2",), ("3",), ("4",)}
+    assert ["3"] in lines
