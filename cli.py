@@ -262,7 +262,7 @@ def diff(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the target drift as CSV.")] = False,
     as_json: Json = False,
 ) -> None:
-    """How two stores, or two teachers, differ: settings and target drift."""
+    """How two stores or teachers differ: settings and target drift."""
     from featstore import differences, render_exports
     from featstore.store import Store
 

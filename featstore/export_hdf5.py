@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,20 +66,26 @@ def write_hdf5(store: Store, path: Path, left_out: frozenset[str] = frozenset())
         "classes": canonical(list(store.classes)).decode() if _has(units, "corpus") else "",
         "left_out": " ".join(sorted(left_out)),
     }  # fmt: skip
-    total = sum(map(mebibytes, units))
     with path.open("r+b", buffering=0) as raw:
         sink = Sink(raw)
-        with h5py.File(sink, "w") as file, progress("export", total, unit="MiB") as advance:
-            for key, value in about.items():
-                if value:
-                    file.attrs[key] = np.bytes_(value.encode())
-            for unit in units:
-                _write_unit(file, unit, left_out)
-                sink.check()
-                advance(mebibytes(unit), unit.unit)
-        sink.check()
+        try:
+            with h5py.File(sink, "w") as file:
+                _write_units(file, units, {key: told for key, told in about.items() if told}, sink)
+        finally:
+            sink.check()  # what failed first, rather than what HDF5 made of it
     names = [unit.unit for unit in units]
     return {"units": names, "content": content, "left_out": sorted(left_out)}
+
+
+def _write_units(file: Any, units: list[Unit], about: Mapping[str, str], sink: Sink) -> None:
+    for key, value in about.items():
+        file.attrs[key] = np.bytes_(value.encode())
+    left_out = frozenset(about.get("left_out", "").split())
+    with progress("export", sum(map(mebibytes, units)), unit="MiB") as advance:
+        for unit in units:
+            _write_unit(file, unit, left_out)
+            sink.check()
+            advance(mebibytes(unit), unit.unit)
 
 
 def mebibytes(unit: Unit) -> int:
