@@ -177,20 +177,59 @@ def build(
 @featstore.command()
 def inspect(
     store: Annotated[Path, typer.Argument(help="The store's folder.")],
-    fold: Annotated[int, typer.Option(min=1, help="With --utterance: whose teachers.")] = 1,
-    utterance: Annotated[str | None, typer.Option(help="Show one utterance.")] = None,
-    tau: Annotated[float, typer.Option(help="Temperature of the probabilities shown.")] = 1.0,
+    fold: Annotated[
+        int | None, typer.Option(min=1, help="Whose teachers; 1, or all for tables.")
+    ] = None,
+    utterance: Annotated[str | None, typer.Option(help="Show one utterance in full.")] = None,
+    tau: Annotated[
+        float | None, typer.Option(help="Temperature; 1, or 0.5, 1 and 5 for one utterance.")
+    ] = None,
+    teachers: Annotated[
+        bool, typer.Option("--teachers", help="Scores, confidence, entropy, agreement.")
+    ] = False,
+    fitness: Annotated[
+        bool, typer.Option("--fitness", help="Is each teacher fit to teach, and why not?")
+    ] = False,
+    teacher: Annotated[
+        list[str] | None, typer.Option(help="Only this teacher; may be repeated.")
+    ] = None,
+    disagree: Annotated[
+        bool, typer.Option("--disagree", help="List utterances that teachers label differently.")
+    ] = False,
+    wrong: Annotated[
+        bool, typer.Option("--wrong", help="List utterances that some teacher gets wrong.")
+    ] = False,
+    confident: Annotated[
+        float | None, typer.Option(help="List those with some confidence of at least this.")
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="List those of a class.")] = None,
+    speaker: Annotated[str | None, typer.Option(help="List those of a speaker.")] = None,
+    role: Annotated[
+        str | None, typer.Option(help="List training, validation or test utterances.")
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="List those whose words hold this.")] = None,
+    sort: Annotated[
+        str, typer.Option(help="row, duration_s, confidence, entropy, p_truth or divergence.")
+    ] = "row",
+    limit: Annotated[int, typer.Option(min=1, help="List at most so many.")] = 20,
     as_json: Json = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print tables as CSV.")] = False,
 ) -> None:
-    """What a store holds: folds, teachers' UA, sizes, provenance."""
-    from featstore import inspection, render
+    """What a store holds, and what its teachers think of each utterance."""
+    from featstore import asking
+    from featstore.opinions import Wanted
     from featstore.store import Store
 
-    opened = Store.open(store)
-    if utterance is None:
-        _print(inspection.overview(opened), as_json, render.overview)
+    wanted = Wanted(disagree, wrong, confident, label, speaker, role, text, sort, limit)
+    question = asking.Question(
+        fold=fold, utterance=utterance, tau=tau, teachers=teachers, fitness=fitness,
+        only=tuple(teacher or ()), wanted=wanted,
+    )  # fmt: skip
+    answer = asking.answer(Store.open(store), question)
+    if as_csv:
+        print(asking.to_csv(answer), end="")
     else:
-        _print(inspection.utterance(opened, fold, utterance, tau), as_json, render.utterance)
+        _print(answer.facts, as_json, answer.render)
 
 
 @featstore.command()
@@ -388,11 +427,11 @@ def experiment(
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders that hold some.")],
     out: Annotated[
-        Path | None, typer.Option(help="Also write Markdown, JSON and figures there.")
+        Path | None, typer.Option(help="Also write the HTML page, Markdown, JSON, CSV and figures.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Scores, intervals and tests from the runs, the paper's beside them."""
+    """Scores, intervals and tests, the paper's beside them."""
     from distill import report as reports
 
     found = reports.summarise(reports.collect(runs))

@@ -63,9 +63,24 @@ def run_facts(
         },
         "teachers": teachers,
         "temperatures": taus(settings.losses, targets.teachers),
+        "label_map": _label_map(store),
+        "text_overlap": _text_overlap(store, fold.number),
         "versions": versions(),
     }
     return RunFacts.model_validate(facts | outcome)
+
+
+def _label_map(store: Store) -> dict[str, str]:
+    """The corpus' own labels -> classes, of the utterances that the store holds."""
+    raw = store.utterances["label_raw"].tolist()
+    classes = [store.classes[label] for label in store.labels.tolist()]
+    return dict(sorted(set(zip(raw, classes, strict=True))))
+
+
+def _text_overlap(store: Store, fold: int) -> dict[str, Any] | None:
+    """How many of a fold's test utterances have their words in training, as the store recorded."""
+    records = store.unit("splits").facts["text_overlap"]
+    return next((record for record in records if record["fold"] == fold), None)
 
 
 def _shown(backbone: str) -> str:

@@ -46,6 +46,7 @@ def plan(order: ExperimentOrder) -> dict[str, Any]:
         "title": order.grid.title,
         "rows": [_row(store, line, folds, found) for line in rows],
         "runs": dict(Counter(one.status for one in found.values())),
+        "left": sum(one.status in BEGINS for one in found.values()),
         "estimates": list(_estimates(order, rows, found)),
         "weights": list(_weights(order, rows, found)),
     }
@@ -66,13 +67,14 @@ def _row(
         counts = {"done": len(folds) - len(lacking), "missing": len(lacking)}
         why = f"not in the store for fold(s) {', '.join(map(str, lacking))}" if lacking else ""
         runs = {name: count for name, count in counts.items() if count}
-        return {"row": line.label, "student": None, "runs": runs, "why": why}
+        return {"row": line.label, "student": None, "runs": runs, "left": 0, "why": why}
     states = [found[name] for name, _ in line.runs()]
     reasons = [one.why for one in states if one.why]
     return {
         "row": line.label,
         "student": line.student,
         "runs": dict(Counter(one.status for one in states)),
+        "left": sum(one.status in BEGINS for one in states),
         "why": reasons[0] if reasons else "",
     }
 

@@ -15,7 +15,7 @@ from typing import Any
 from distill.config import PRESETS, RunSettings, default_preset, run_key
 from distill.experiment_record import ExperimentRecord, Row, write_record
 from distill.grids import Cell, Grid
-from distill.launch import experiment_name, refuse_runs
+from distill.launch import experiment_name, refuse_runs, warn_of_teachers
 from distill.metrics import spread
 from distill.request import Outcome, RunRequest, key_of
 from distill.running import Done, Resources, run_all
@@ -139,8 +139,14 @@ def run_experiment(order: ExperimentOrder) -> tuple[Done, list[Line]]:
         store=store.fingerprint(), rows=tuple(_record(store, line) for line in rows),
     )  # fmt: skip
     write_record(order.runs, experiment_name(students, order.grid.name), record)
-    done = run_all(lambda: list(runs_of(rows).values()), order.resources, order.grid.name)
-    return done, rows
+
+    def requests() -> list[RunRequest]:
+        runs = list(runs_of(rows).values())
+        folds = sorted({run.fold for run in runs})
+        warn_of_teachers(store, folds, [run.settings for run in runs])
+        return runs
+
+    return run_all(requests, order.resources, order.grid.name), rows
 
 
 def summary(done: Done, rows: Sequence[Line]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from distill.config import PRESETS, VARIANTS, RunSettings, default_preset
 from distill.request import RunRequest, key_of
 from distill.running import Done, Resources, run_all
 from distill.runs import CHECKPOINT, RunFolder
+from featstore.config import cross_fitted
+from featstore.console import say
+from featstore.fitness import warnings_of
 from featstore.folds import parse_numbers
 from featstore.schema import UTTERANCE_ID, Corrupt, Refused, UserError, printable
 from featstore.settings import choose, load_toml, overrides, resolve
@@ -102,6 +106,9 @@ def plan(order: Order) -> dict[str, Any]:
     return {"runs": rows, "weights": weights, "settings": order.settings.model_dump(mode="json")}
 
 
+WARNINGS = 10
+"""Teachers of doubtful fitness that are named before a run."""
+
 BEGINS = ("run", "resume", "again")
 """Of a run's standings, those in which it would be trained."""
 
@@ -131,6 +138,30 @@ def plan_exit_code(rows: Iterable[Mapping[str, Any]]) -> int:
     """What the runs of a plan would come to: the code of the gravest that cannot begin."""
     codes = {"missing": 2, "damaged": Corrupt.exit_code, "refused": Refused.exit_code}
     return max((codes.get(row["status"], 0) for row in rows), default=0)
+
+
+def warn_of_teachers(store: Store, folds: Sequence[int], settings: Sequence[RunSettings]) -> None:
+    """Say which teachers, of those that would teach, are not plainly fit for it.
+
+    What cannot be judged (a damaged unit, a fold without teachers) is left to its run to refuse.
+    """
+    wanted = {
+        cross_fitted(name, one.targets.cross_fit)
+        for one in settings
+        if one.losses.alpha > 0 or one.losses.beta > 0
+        for name, term in one.losses.teachers.items()
+        if term.weight > 0
+    }
+    lines: list[str] = []
+    for fold in folds if wanted else ():
+        with suppress(UserError):
+            lines += warnings_of(store, [fold], sorted(wanted))
+    for line in lines[:WARNINGS]:
+        say(f"warning: {printable(line)}")
+    if len(lines) > WARNINGS:
+        say(f"warning: and {len(lines) - WARNINGS} more")
+    if lines:
+        say("hint: `featstore inspect STORE --fitness` tells why; they teach all the same")
 
 
 def refuse_order(order: Order) -> None:
@@ -167,6 +198,8 @@ def launch(order: Order) -> Done:
 
     def requests() -> list[RunRequest]:
         store = Store.open(order.store)
-        return [order.request(fold) for fold in parse_numbers(order.folds, len(store.folds))]
+        folds = parse_numbers(order.folds, len(store.folds))
+        warn_of_teachers(store, folds, [order.settings])
+        return [order.request(fold) for fold in folds]
 
     return run_all(requests, Resources(order.device, order.jobs, order.threads), order.experiment)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from distill.launch import BEGINS
 from featstore.render import clean, percent, table
 
 
@@ -44,14 +43,13 @@ def experiment_plan(facts: Mapping[str, Any]) -> Iterator[Any]:
     rows.columns[4].justify = "left"
     for row in facts["rows"]:
         runs = row["runs"]
-        begins = sum(runs.get(status, 0) for status in BEGINS)
-        rest = sum(runs.values()) - begins - runs.get("done", 0)
-        rows.add_row(clean(row["row"]), str(runs.get("done", 0)), str(begins), str(rest),
+        done, left = runs.get("done", 0), row["left"]
+        rest = sum(runs.values()) - left - done
+        rows.add_row(clean(row["row"]), str(done), str(left), str(rest),
                      clean(row["why"].split("\n")[0]))  # fmt: skip
     yield rows
-    runs = facts["runs"]
-    left = sum(runs.get(status, 0) for status in BEGINS)
-    yield f"{sum(runs.values())} runs in all (rows share equal ones), {left} left to train"
+    total = sum(facts["runs"].values())
+    yield f"{total} runs in all (rows share equal ones), {facts['left']} left to train"
     for one in facts["estimates"]:
         yield clean(_estimate(one))
     for one in facts["weights"]:

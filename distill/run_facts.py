@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from distill.metrics import from_confusion
 
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class _Facts(BaseModel):
@@ -71,6 +72,13 @@ class StudentFacts(_Facts):
     parameters: int | None = None
 
 
+class TextOverlap(_Facts):
+    """How many of the fold's test utterances have their exact words in training too."""
+
+    n_test: int = Field(ge=0)
+    n_shared: int = Field(ge=0)
+
+
 class RunFacts(_Facts):
     """``run.json``: what a run is about, beside its settings."""
 
@@ -90,8 +98,11 @@ class RunFacts(_Facts):
     protocol: ProtocolFacts
     student: StudentFacts
     teachers: dict[str, TeacherFacts] = {}
-    temperatures: dict[str, float] = {}
+    temperatures: dict[str, Positive] = {}
     """The temperature that each teacher's logits were softened with, given or fitted."""
+    label_map: dict[str, str] | None = None
+    """The corpus' own labels -> the classes that they count as."""
+    text_overlap: TextOverlap | None = None
     versions: dict[str, str] = {}
     best_epoch: int | None = None
     seconds: float | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,16 @@ import numpy.typing as npt
 
 from featstore.folds import ROLE_NAMES
 from featstore.lld import F0, LOUDNESS
+from featstore.probabilities import soften
 from featstore.schema import SAMPLING_RATE, UserError
 from featstore.store import Store, unit_name
 from featstore.units import Unit
+
+TAUS = (0.5, 1.0, 5.0)
+"""Temperatures at which an utterance is shown: the paper's two, and none."""
+POINTS = 60
+"""Points of a curve of LLDs over an utterance."""
+NEIGHBOURS = 5
 
 
 def overview(store: Store) -> dict[str, Any]:
@@ -54,20 +62,23 @@ def excluded(store: Store) -> dict[str, int]:
     return counts
 
 
-def utterance(store: Store, fold: int, utterance_id: str, tau: float) -> dict[str, Any]:
+def utterance(
+    store: Store, fold: int, utterance_id: str, taus: Sequence[float] = TAUS
+) -> dict[str, Any]:
     """Everything the store knows of one utterance in one fold.
 
     Args:
         store: the store.
         fold: whose teachers to ask.
         utterance_id: which utterance.
-        tau: temperature of the teachers' probabilities (eq. 2); the stored logits have none.
+        taus: temperatures of the teachers' probabilities (eq. 2); the stored logits have none.
 
     Raises:
-        UserError: there is no such utterance or fold, or tau is not positive.
+        UserError: there is no such utterance or fold, or a tau is not positive.
     """
-    if not 0 < tau < np.inf:
-        raise UserError(f"--tau {tau}: a temperature is finite and above 0", "e.g. --tau 1")
+    for tau in taus:
+        if not 0 < tau < np.inf:
+            raise UserError(f"--tau {tau}: a temperature is finite and above 0", "e.g. --tau 1")
     matches = np.flatnonzero((store.utterances["utterance_id"] == utterance_id).to_numpy())
     if not len(matches):
         near = _nearest(utterance_id, list(store.utterances["utterance_id"]))
@@ -79,6 +90,7 @@ def utterance(store: Store, fold: int, utterance_id: str, tau: float) -> dict[st
     record = store.utterances.iloc[row]
     store.fold(fold)  # refuses a fold that is not there
     outputs = {name: store.outputs(unit_name(fold, name)) for name in store.target_names(fold)}
+    lld, names = store.lld.read(row), tuple(store.unit("lld").facts["names"])
     return {
         "utterance_id": utterance_id,
         "row": row,
@@ -87,33 +99,66 @@ def utterance(store: Store, fold: int, utterance_id: str, tau: float) -> dict[st
         "duration_s": round(float(store.lengths[row]) / SAMPLING_RATE, 4),
         "fold": fold,
         "role": ROLE_NAMES[int(store.roles[fold - 1, row])],
-        "lld": lld_summary(store.lld.read(row), tuple(store.unit("lld").facts["names"])),
-        "tau": tau,
+        "lld": lld_summary(lld, names),
+        "curves": curves(lld, names),
+        "taus": list(taus),
         "classes": list(store.classes),
         "teachers": {
             name: {
                 "logits": output.logits[row].astype(float).tolist(),
-                "probabilities": soften(output.logits[row], tau).tolist(),
+                "probabilities": [soften(output.logits[row], tau).tolist() for tau in taus],
                 "prediction": store.classes[int(output.logits[row].argmax())],
                 "embedding_norm": float(np.linalg.norm(output.embeddings[row])),
+                "neighbours": [
+                    {
+                        "utterance_id": str(store.utterances["utterance_id"].iloc[other]),
+                        "label": str(store.utterances["label"].iloc[other]),
+                        "cosine": cosine,
+                    }
+                    for other, cosine in nearest(output.embeddings, row, NEIGHBOURS)
+                ],
             }
             for name, output in outputs.items()
         },
     }  # fmt: skip
 
 
-def soften(logits: npt.NDArray[np.float32], tau: float) -> npt.NDArray[np.float64]:
-    """Probabilities at a temperature, eq. 2 of the paper: ``[..., C] -> [..., C]``.
+def nearest(embeddings: npt.NDArray[np.float32], row: int, k: int) -> list[tuple[int, float]]:
+    """The rows whose embeddings point most nearly the same way, with their cosines.
 
-    >>> soften(np.array([0.0, np.log(3.0)], dtype=np.float32), 1.0).round(3).tolist()
-    [0.25, 0.75]
+    Args:
+        embeddings: ``[N, D]``.
+        row: whose neighbours; it is none of its own.
+        k: how many.
+
+    >>> nearest(np.array([[1, 0], [0, 1], [2, 0], [1, 1]], np.float32), 0, 2)
+    [(2, 1.0), (3, 0.707107)]
     """
-    below = logits.astype(np.float64)
-    below -= below.max(axis=-1, keepdims=True)
-    with np.errstate(over="ignore", under="ignore"):  # a tiny tau: one-hot
-        powers = np.exp(below / tau)
-    out: npt.NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
-    return out
+    wide = embeddings.astype(np.float64)
+    norms = np.maximum(np.linalg.norm(wide, axis=1), 1e-12)
+    cosines = wide @ wide[row] / (norms * norms[row])
+    order = [int(other) for other in np.argsort(-cosines, kind="stable") if other != row]
+    return [(other, round(float(cosines[other]), 6)) for other in order[:k]]
+
+
+def curves(
+    lld: npt.NDArray[np.float32], names: tuple[str, ...], points: int = POINTS
+) -> dict[str, list[float | None]]:
+    """F0 and loudness over an utterance, in at most so many points: means over equal stretches.
+
+    Returns:
+        ``f0_hz``, over the voiced frames of each stretch and None where there are none, and
+        ``loudness``.
+    """
+    f0 = lld[:, names.index(F0)].astype(np.float64)
+    hertz = np.where(f0 > 0, 27.5 * 2 ** (f0 / 12), np.nan)
+    loudness = lld[:, names.index(LOUDNESS)].astype(np.float64)
+    stretches = np.array_split(np.arange(len(lld)), min(points, len(lld)))
+    voiced = [hertz[one][~np.isnan(hertz[one])] for one in stretches]
+    return {
+        "f0_hz": [round(float(one.mean()), 2) if len(one) else None for one in voiced],
+        "loudness": [round(float(loudness[one].mean()), 4) for one in stretches],
+    }
 
 
 def lld_summary(lld: npt.NDArray[np.float32], names: tuple[str, ...]) -> dict[str, Any]:

@@ -97,33 +97,6 @@ def overview(facts: Mapping[str, Any]) -> Iterator[Any]:
     yield "made with: " + ", ".join(f"{k} {v}" for k, v in facts["provenance"].items())
 
 
-def utterance(facts: Mapping[str, Any]) -> Iterator[Any]:
-    """``featstore inspect STORE --utterance ID``."""
-    yield (
-        f"[bold]{clean(facts['utterance_id'])}[/]  {facts['duration_s']:.2f} s, "
-        f"{clean(facts['speaker'])}, {clean(facts['kind'])}; fold {facts['fold']}: {facts['role']}"
-    )
-    yield f'text:  "{clean(facts["text"])}"'
-    yield f"label: {clean(facts['label'])} (in the corpus: {clean(facts['label_raw'])})"
-    lld = facts["lld"]
-    f0 = "none" if lld["f0_mean_hz"] is None else (
-        f"{lld['f0_mean_hz']:.1f} Hz +- {lld['f0_std_hz']:.1f}")  # fmt: skip
-    yield (
-        f"LLDs:  {lld['frames']} frames x {lld['descriptors']}, voiced {percent(lld['voiced'])} "
-        f"%, F0 {f0}, loudness {lld['loudness_mean']:.2f} (max {lld['loudness_max']:.2f})"
-    )
-    for name, teacher in facts["teachers"].items():
-        rows = table(
-            f"{clean(name)} at tau {facts['tau']:g}", "class", "raw logit", "probability", ""
-        )
-        for label, logit, p in zip(
-            facts["classes"], teacher["logits"], teacher["probabilities"], strict=True
-        ):
-            rows.add_row(clean(label), f"{logit:+.3f}", f"{p:.4f}", "#" * round(BAR * p))
-        rows.columns[-1].justify = "left"
-        yield rows
-
-
 def verified(facts: Mapping[str, Any]) -> Iterator[Any]:
     """``featstore verify STORE``."""
     for fault in facts["faults"]:

@@ -8,73 +8,55 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from distill import metrics
-from distill.metrics import Scores, Spread
+from distill.calibration import Agreement, Calibration
+from distill.metrics import Spread
 from distill.published import Figures
+from distill.report.experiment_data import Experiment
+from distill.report.results import (
+    Comparison,
+    Curve,
+    FoldResult,
+    LossTerm,
+    Results,
+    RunResult,
+)
 from distill.report.runs import LeftOut
 from distill.run_facts import ProtocolFacts
+from distill.statistics import LEVEL, RESAMPLES, SEED
+
+__all__ = [
+    "Comparison", "Curve", "Experiment", "FoldResult", "FoldSplit", "LossTerm", "Report", "Results",
+    "RunResult", "Student", "Study", "Teacher", "plain",
+]  # fmt: skip
+
+SCHEMA = 2
+"""Of ``report.json``: 2 since it has intervals, tests, calibration and experiments."""
 
 
 @dataclass(frozen=True)
-class FoldResult:
-    """Test scores of one fold.
+class FoldSplit:
+    """Who is what in one fold.
 
     Attributes:
-        fold: its number, from 1.
-        seeds: the seeds averaged here; empty for a teacher.
-        wa: mean WA over the seeds, in [0, 1].
-        ua: mean UA over the seeds, in [0, 1].
+        fold: its number.
+        store: fingerprint of the store that says so.
+        test: speakers tested.
+        validation: speakers that the epoch is chosen on.
+        train: speakers trained on.
+        n_test: test utterances.
+        n_validation: validation utterances.
+        n_shared_texts: test utterances whose exact words are in training too; None where the runs
+            do not tell.
     """
 
     fold: int
-    seeds: tuple[int, ...]
-    wa: float
-    ua: float
-
-
-@dataclass(frozen=True)
-class Results:
-    """Test scores over folds.
-
-    Attributes:
-        folds: the folds that were measured, ascending.
-        n_folds: how many the corpus has.
-        wa: spread of the folds' WA.
-        ua: spread of the folds' UA.
-        pooled: scores over the test utterances of all folds and seeds together; None where only
-            the two numbers of each fold are known.
-    """
-
-    folds: tuple[FoldResult, ...]
-    n_folds: int
-    wa: Spread
-    ua: Spread
-    pooled: Scores | None
-
-    @classmethod
-    def over(
-        cls, folds: tuple[FoldResult, ...], n_folds: int, pooled: Scores | None = None
-    ) -> Results:
-        """Folds with their spread, each counted once whatever its size."""
-        wa = metrics.spread([fold.wa for fold in folds])
-        ua = metrics.spread([fold.ua for fold in folds])
-        return cls(folds, n_folds, wa, ua, pooled)
-
-    @property
-    def missing(self) -> tuple[int, ...]:
-        """Folds of the corpus that were not measured."""
-        done = {result.fold for result in self.folds}
-        return tuple(fold for fold in range(1, self.n_folds + 1) if fold not in done)
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A run's validation UA, epoch by epoch, and the epoch whose weights were kept."""
-
-    fold: int
-    seed: int
-    points: tuple[tuple[int, float | None], ...]
-    best_epoch: int | None
+    store: str
+    test: tuple[str, ...]
+    validation: tuple[str, ...]
+    train: tuple[str, ...]
+    n_test: int
+    n_validation: int
+    n_shared_texts: int | None
 
 
 @dataclass(frozen=True)
@@ -94,7 +76,13 @@ class Student:
         curves: its learning curves, a run each.
         settings: ``config.toml`` of its first run, flat: ``losses.alpha`` -> 1.0.
         seconds: training time of all its runs together; None where a run does not tell.
+        seconds_per_run: spread of it over the runs; None where a run does not tell.
         published: the paper's pair for it in percent; None where there is none to compare with.
+        runs: scores of each run, by fold and seed.
+        temperatures: teacher -> the temperatures that its runs softened it with, ascending; more
+            than one where they were fitted by fold. Empty where the runs do not tell.
+        calibration: of its answers on the test speakers.
+        terms: its loss terms, ``total`` first; empty where the runs log none.
     """
 
     label: str
@@ -109,7 +97,12 @@ class Student:
     curves: tuple[Curve, ...]
     settings: Mapping[str, Any]
     seconds: float | None
+    seconds_per_run: Spread | None
     published: Figures | None
+    runs: tuple[RunResult, ...]
+    temperatures: Mapping[str, tuple[float, ...]]
+    calibration: tuple[Calibration, ...]
+    terms: tuple[LossTerm, ...]
 
 
 @dataclass(frozen=True)
@@ -120,42 +113,29 @@ class Teacher:
         label: its name in this report, unique within the study.
         name: its name in the store.
         store: fingerprint of the store.
+        cross_fit: K where its training rows are spoken for by one of K parts that never saw their
+            speaker, the others by the parts' mean; 0 for the teacher itself.
+        keys: of the runs that tell of it.
         results: its scores on the test speakers.
         train_ua: spread of its UA on the utterances it was fitted on.
         validation_ua: spread of its UA on the validation speakers; None where there are none.
         published: the paper's pair for it in percent; None where there is none to compare with.
+        calibration: of its answers at temperature 1: train, validation and test rows, each over
+            all folds together; empty where the runs do not hold its logits.
+        no_calibration: why there is none, or which folds it lacks; empty where it is complete.
     """
 
     label: str
     name: str
     store: str
+    cross_fit: int
+    keys: tuple[str, ...]
     results: Results
     train_ua: Spread | None
     validation_ua: Spread | None
     published: Figures | None
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One student minus another on the folds and seeds that both have, same test utterances.
-
-    Attributes:
-        label: the student.
-        reference: the student that is subtracted.
-        folds: the common folds, ascending.
-        wa: WA differences of those folds, each the mean over its common seeds, in [-1, 1].
-        ua: UA differences, likewise.
-        wa_spread: mean and sample standard deviation of ``wa``.
-        ua_spread: mean and sample standard deviation of ``ua``.
-    """
-
-    label: str
-    reference: str
-    folds: tuple[int, ...]
-    wa: tuple[float, ...]
-    ua: tuple[float, ...]
-    wa_spread: Spread
-    ua_spread: Spread
+    calibration: tuple[Calibration, ...]
+    no_calibration: str
 
 
 @dataclass(frozen=True)
@@ -174,6 +154,10 @@ class Study:
         incomparable: why the paper's figures are absent; empty where they are shown.
         versions: library -> versions seen.
         notes: what a reader must know before using the numbers.
+        folds: who is tested, validated and trained on, fold by fold, of every store.
+        label_map: raw label -> the class that it counts as; None where the runs do not tell.
+        agreements: teachers with each other and with each student, on the test speakers.
+        experiments: what ``distill experiment`` was asked for, row by row.
     """
 
     dataset: str
@@ -187,6 +171,10 @@ class Study:
     incomparable: str
     versions: Mapping[str, tuple[str, ...]]
     notes: tuple[str, ...]
+    folds: tuple[FoldSplit, ...]
+    label_map: Mapping[str, str] | None
+    agreements: tuple[Agreement, ...]
+    experiments: tuple[Experiment, ...]
 
     @property
     def rows(self) -> tuple[Teacher | Student, ...]:
@@ -207,10 +195,12 @@ class Report:
         Only ``published`` figures are percent, as printed.
         """
         return {
-            "schema": 1,
+            "schema": SCHEMA,
             "scores": "fractions",
             "published": "percent",
             "std": "sample standard deviation over folds (ddof 1)",
+            "interval": f"{LEVEL:.0%} percentile bootstrap, {RESAMPLES} resamples, seed {SEED}",
+            "p": "two-sided sign-flip permutation over folds; p_holm: Holm over a table's rows",
             "studies": [plain(study) for study in self.studies],
             "left_out": [plain(item) for item in self.left_out],
         }

@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from distill import published
-from distill.report import wording
+from distill.report import sections, wording
 from distill.report.data import Report, Student, Study, Teacher
+from distill.report.sections import Section
 from distill.report.wording import NONE, percent, plus_minus, published_pair
 from featstore.schema import printable
 
@@ -70,39 +71,38 @@ def _study(study: Study, figures: Figures) -> list[str]:
     ]
     if study.notes:
         parts.append("\n".join(f"- {escape(note)}" for note in study.notes))
-    parts += ["### Scores", _scores(study), escape(wording.HOW_TO_READ)]
+    parts += _section(sections.scores(study))
     parts += _figure(figures, "scores", "WA and UA of each teacher and student, with every fold")
+    for experiment in study.experiments:
+        parts += _block(sections.experiment_sections(experiment, study))
+    parts += _section(sections.intervals(study))
     parts += ["### Per fold, WA / UA", _per_fold(study)]
     parts += _teachers(study)
     parts += _comparisons(study)
+    parts += _section(sections.calibration(study))
+    parts += [part for section in sections.agreements(study) for part in _section(section)]
     parts += ["### Recall per class, pooled", _recall(study)]
     parts += _figure(figures, "confusion", "confusion matrices, counts and shares of each row")
     parts += [part for row in study.rows for part in _confusion(row)]
     parts += _figure(figures, "curves", "UA on the validation speaker after each epoch")
+    parts += [part for section in sections.loss_terms(study) for part in _section(section)]
     parts += _differing(study)
     if not study.incomparable:
         parts += _paper()
-    return [*parts, _provenance(study)]
+    return [*parts, *_section(sections.folds(study)), *_section(sections.cost(study))]
 
 
-def _scores(study: Study) -> str:
-    header = ["", "folds", "seeds", "WA", "UA", "WA pooled", "UA pooled"]
-    rows = []
-    for row in study.rows:
-        results = row.results
-        seeds = str(len(row.seeds)) if isinstance(row, Student) else NONE
-        pooled = results.pooled
-        rows.append([
-            row.label,
-            wording.folds_done(len(results.folds), results.n_folds),
-            seeds,
-            plus_minus(results.wa),
-            plus_minus(results.ua),
-            percent(pooled.wa if pooled else None),
-            percent(pooled.ua if pooled else None),
-            *([] if study.incomparable else [published_pair(row.published)]),
-        ])  # fmt: skip
-    return table(header if study.incomparable else [*header, "paper WA / UA"], rows)
+def _section(section: Section, level: int = 3) -> list[str]:
+    """Heading, lines, table, lines; no table where it has no row."""
+    lines = [*map(escape, section.before)]
+    lines += [table(section.header, section.rows, section.left)] if section.rows else []
+    return [f"{'#' * level} {escape(section.title)}", *lines, *map(escape, section.after)]
+
+
+def _block(parts: Sequence[Section]) -> list[str]:
+    """Sections that belong to the first."""
+    first, *others = parts
+    return [*_section(first), *(part for other in others for part in _section(other, 4))]
 
 
 def _per_fold(study: Study) -> str:
@@ -135,16 +135,19 @@ def _teachers(study: Study) -> list[str]:
 
 
 def _comparisons(study: Study) -> list[str]:
+    """A line per student with its folds, then for each reference the tests and the verdict."""
     if not study.comparisons:
         return []
     rows = [
         (c.label, c.reference, str(len(c.folds)), plus_minus(c.wa_spread, signed=True),
          plus_minus(c.ua_spread, signed=True),
-         ", ".join(f"{100 * x:+.1f}" for x in c.ua))
+         ", ".join(f"{100 * x:+z.1f}" for x in c.ua))
         for c in study.comparisons
     ]  # fmt: skip
     header = ("student", "reference", "folds", "WA", "UA", "UA of each fold")
-    return ["### Students compared", table(header, rows, left=2), escape(wording.COMPARED)]
+    parts = ["### Students compared", table(header, rows, left=2), escape(wording.COMPARED)]
+    found = sections.compared(study.comparisons)
+    return [*parts, *(part for section in found for part in _section(section, 4))]
 
 
 def _recall(study: Study) -> str:
@@ -190,21 +193,6 @@ def _paper() -> list[str]:
         table(("Table 2, HuBERT-base", "WA", "UA"), two),
         escape(" ".join(printed.source.note.split())),
     ]
-
-
-def _provenance(study: Study) -> str:
-    versions = [f"{name} {' and '.join(seen)}" for name, seen in study.versions.items()]
-    stores = sorted({row.store for row in study.rows})
-    rows = [
-        (s.label, f"{s.experiment}/{s.key}", s.store[:12], ", ".join(map(str, s.seeds)),
-         NONE if s.parameters is None else f"{s.parameters:,}",
-         NONE if s.seconds is None else f"{s.seconds / 60:.1f}")
-        for s in study.students
-    ]  # fmt: skip
-    header = ("student", "runs", "store", "seeds", "parameters", "minutes, all runs")
-    lines = [f"Stores: {', '.join(stores)}.", f"Versions: {', '.join(versions) or NONE}."]
-    return "\n\n".join(["### Where it comes from", table(header, rows, left=4),
-                        *map(escape, lines)])  # fmt: skip
 
 
 def _figure(figures: Figures, name: str, alt: str) -> list[str]:

@@ -9,24 +9,35 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from distill.experiment_record import FOLDER as RECORDS
+from distill.experiment_record import ExperimentRecord, read_records
 from distill.metrics import Scores, from_predictions
 from distill.report import files
-from distill.run_facts import RunFacts
+from distill.run_facts import RunFacts, SplitFacts
 from featstore.files import strict_json
 from featstore.schema import Corrupt, UserError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SUMMED = ("run.json", "config.toml", "predictions.parquet")
-"""Files whose SHA-256 the run's ``DONE`` holds."""
+SUMMED = ("run.json", "config.toml", files.PREDICTIONS)
+"""Files whose SHA-256 the run's ``DONE`` holds, whatever version wrote it."""
+LATER = ("metrics.jsonl", files.TEACHERS)
+"""Files that are held against their SHA-256 where ``DONE`` has it; older runs lack the last."""
+DONE, FAILED = "DONE", "FAILED"
+MAX_REASON = 300
 RUN_FOLDER = re.compile(r"fold(\d{2,4})-seed(\d{1,10})\Z")
+
+
+State = Literal["unfinished", "failed", "damaged", "duplicate"]
+Tables = dict[tuple[str, int, tuple[str, ...], SplitFacts], "pd.DataFrame"]
+"""Teachers' tables by the file's SHA-256 and what it was checked against."""
 
 
 @dataclass(frozen=True, eq=False)  # a table has no truth value to compare by
@@ -37,15 +48,17 @@ class Run:
         place: its folder, relative to the folder that was searched.
         facts: ``run.json``.
         settings: ``config.toml`` as nested tables.
-        curve: (epoch, validation UA) of each epoch; the UA is None where none was measured.
+        epochs: ``metrics.jsonl``.
         predictions: ``predictions.parquet`` with a ``seed`` column added.
+        teachers: ``teachers.parquet``; None where the run has none.
     """
 
     place: str
     facts: RunFacts
     settings: dict[str, Any]
-    curve: tuple[tuple[int, float | None], ...]
+    epochs: tuple[files.Epoch, ...]
     predictions: pd.DataFrame
+    teachers: pd.DataFrame | None = None
 
     @property
     def identity(self) -> tuple[str, str, int, int]:
@@ -61,11 +74,25 @@ class Run:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A run folder from which no number is taken, and why."""
+    """A run folder (or an experiment's record) from which no number is taken, and why.
+
+    Attributes:
+        place: the folder, relative to the one that was searched.
+        state: what became of it; ``failed``: its last start ended with an error.
+        reason: more about it.
+        experiment: the experiment's folder that it lies in; empty for a record.
+        key: the key's folder that it lies in; empty for a record.
+        fold: by the folder's name; 0 for a record.
+        seed: by the folder's name; 0 for a record.
+    """
 
     place: str
-    state: Literal["unfinished", "damaged", "duplicate"]
+    state: State
     reason: str
+    experiment: str = ""
+    key: str = ""
+    fold: int = 0
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,6 +101,8 @@ class RunSet:
 
     runs: tuple[Run, ...]
     left_out: tuple[LeftOut, ...] = ()
+    records: Mapping[str, ExperimentRecord] = field(default_factory=dict)
+    """Experiments whose runs are among these, by the name of their file."""
 
 
 def collect(paths: Sequence[Path]) -> RunSet:
@@ -94,29 +123,37 @@ def collect(paths: Sequence[Path]) -> RunSet:
             f"{where}: no run folder found (none named foldNN-seedS)",
             "train one first: distill run --store STORE --fold 1",
         )
+    tables: Tables = {}
     for folder, place in found:
-        if not (folder / "DONE").exists():
-            left_out.append(LeftOut(place, "unfinished", _progress(folder)))
+        if not (folder / DONE).exists():
+            left_out.append(_left_out(folder, place, *_progress(folder)))
             continue
         try:
-            run = read_run(folder, place)
+            run = read_run(folder, place, tables)
         except Corrupt as damage:
-            left_out.append(LeftOut(place, "damaged", damage.message))
+            left_out.append(_left_out(folder, place, "damaged", damage.message))
             continue
         first = runs.setdefault(run.identity, run)
         if first is not run:
-            left_out.append(LeftOut(place, "duplicate", f"the same run as {first.place}"))
-    return RunSet(tuple(runs.values()), tuple(left_out))
+            left_out.append(_left_out(folder, place, "duplicate", f"the same run as {first.place}"))
+    records, damaged = _records(paths, [folder for folder, _ in found])
+    return RunSet(tuple(runs.values()), (*left_out, *damaged), records)
 
 
-def read_run(folder: Path, place: str = "") -> Run:
+def read_run(folder: Path, place: str = "", tables: Tables | None = None) -> Run:
     """One finished run, checked as far as the report relies on it.
+
+    Args:
+        folder: the run's.
+        place: what to call it.
+        tables: teachers' tables read before; runs of one fold and store have the same.
 
     Raises:
         Corrupt: with the file and what is wrong with it.
     """
-    sums = strict_json(files.read(folder / "DONE"), "DONE")
-    contents = {name: files.read(folder / name) for name in SUMMED}
+    sums = strict_json(files.read(folder / DONE), DONE)
+    later = [name for name in LATER if name in sums]
+    contents = {name: files.read(folder / name) for name in (*SUMMED, *later)}
     for name, content in contents.items():
         if hashlib.sha256(content).hexdigest() != sums.get(name):
             raise Corrupt(f"{name} is not the one that the run finished with")
@@ -124,13 +161,47 @@ def read_run(folder: Path, place: str = "") -> Run:
     named = RUN_FOLDER.match(folder.name)
     if named and (int(named[1]), int(named[2])) != (facts.fold, facts.seed):
         raise Corrupt(f"run.json tells of fold {facts.fold}, seed {facts.seed}")
+    log = contents.get("metrics.jsonl") or files.read(folder / "metrics.jsonl")
     return Run(
         place=place or folder.name,
         facts=facts,
         settings=files.parse_settings(contents["config.toml"]),
-        curve=files.parse_curve(files.read(folder / "metrics.jsonl")),
-        predictions=files.parse_predictions(contents["predictions.parquet"], facts),
+        epochs=files.parse_log(log),
+        predictions=files.parse_predictions(contents[files.PREDICTIONS], facts),
+        teachers=_teachers(contents.get(files.TEACHERS), facts, {} if tables is None else tables),
     )
+
+
+def _teachers(content: bytes | None, facts: RunFacts, tables: Tables) -> pd.DataFrame | None:
+    if content is None:
+        return None
+    key = (hashlib.sha256(content).hexdigest(), facts.fold, facts.classes, facts.split)
+    if key not in tables:
+        tables[key] = files.parse_teachers(content, facts)
+    return tables[key]
+
+
+def _records(
+    paths: Sequence[Path], folders: Sequence[Path]
+) -> tuple[dict[str, ExperimentRecord], list[LeftOut]]:
+    """Records in the folders of runs that were searched whole, and those that are damaged."""
+    searched = [path.resolve() for path in paths]
+    above = {folder.parents[2] for folder in folders if len(folder.parents) > 2}
+    inside = {root for root in above if any(root.is_relative_to(path) for path in searched)}
+    records: dict[str, ExperimentRecord] = {}
+    damaged = []
+    for root in sorted({*searched, *inside}):
+        try:
+            found = read_records(root)
+        except Corrupt as damage:
+            reason = damage.message.replace(f"{root}{os.sep}", "")
+            damaged.append(LeftOut(RECORDS, "damaged", reason))
+            continue
+        for stem, record in found.items():
+            if record not in records.values():
+                taken = sum(name.split(" ", 1)[0] == stem for name in records)
+                records[f"{stem} ({taken + 1})" if taken else stem] = record
+    return records, damaged
 
 
 def _found(paths: Sequence[Path]) -> list[tuple[Path, str]]:
@@ -165,10 +236,20 @@ def _walk(root: Path) -> Iterator[Path]:
         folders.sort()
 
 
-def _progress(folder: Path) -> str:
-    """How far a run without ``DONE`` got."""
+def _left_out(folder: Path, place: str, state: State, reason: str) -> LeftOut:
+    experiment, key, name = ("", "", *folder.parts)[-3:]
+    fold, seed = map(int, RUN_FOLDER.match(name).groups())  # type: ignore[union-attr]
+    return LeftOut(place, state, reason, experiment, key, fold, seed)
+
+
+def _progress(folder: Path) -> tuple[State, str]:
+    """What became of a run without ``DONE``, and how far it got."""
     try:
-        epochs = len(files.parse_curve(files.read(folder / "metrics.jsonl")))
+        epochs = len(files.parse_log(files.read(folder / "metrics.jsonl")))
     except Corrupt:
         epochs = 0
-    return f"no DONE file; {epochs} epoch(s) logged"
+    try:
+        lines = files.read(folder / FAILED).decode(errors="replace").splitlines()
+    except Corrupt:
+        return "unfinished", f"no DONE file; {epochs} epoch(s) logged"
+    return "failed", (lines or [""])[0].strip()[:MAX_REASON] or "without a message"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from rich import box
 from rich.columns import Columns
@@ -12,14 +13,17 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from distill.report import wording
-from distill.report.data import Report, Student, Study, Teacher
+from distill.report import sections, wording
+from distill.report.data import Experiment, Report, Student, Study, Teacher
+from distill.report.sections import Section
 from distill.report.wording import NONE, percent, plus_minus, published_pair
 from featstore.schema import printable
 
 WIDTH = 100
 LABEL_WIDTH = 30
 FOLDS_ABREAST = 10
+MANY = 8
+"""Rows beyond which folds and confusions are left to the files that ``--out`` writes."""
 
 
 def to_tables(report: Report) -> list[RenderableType]:
@@ -47,12 +51,56 @@ def _study(study: Study) -> list[RenderableType]:
         *(_line(f"note: {note}") for note in study.notes),
     ]
     out: list[RenderableType] = [Group(*lines), _scores(study)]
-    out += _per_fold(study)
+    for experiment in study.experiments:
+        out += _experiment(experiment, study)
+    few = len(study.rows) <= MANY
+    out += [*(_per_fold(study) if few else []), _section(sections.intervals(study))]
     if study.teachers:
         out.append(_teachers(study.teachers))
-    out += _comparisons(study)
-    out += [_recall(study), _confusions(study.rows)]
-    return out
+    if few or not study.experiments:
+        out += map(_section, sections.compared(study.comparisons))
+    if few:
+        out += [_section(sections.calibration(study, ("test",))), _recall(study)]
+        out.append(_confusions(study.rows))
+    return [*out, _line("More of all this, and how to read it: --out FOLDER")]
+
+
+def _section(section: Section) -> Group:
+    """A section's table between its lines; how it is to be read is for the files to say."""
+    before = [_line(line) for line in section.before]
+    head = [_line(section.title, "bold"), *before] if before or not section.rows else []
+    table: list[RenderableType] = []
+    if section.rows:
+        title = "" if head else section.title
+        caption = section.caption or None
+        table = [_table(title, section.header, section.rows, section.left, caption=caption)]
+    after = [_line(line) for line in section.after if line not in wording.EXPLANATIONS]
+    return Group(*head, *table, *after)
+
+
+def _experiment(experiment: Experiment, study: Study) -> list[RenderableType]:
+    """Its rows in as many columns as fit, unless curves show them; comparisons and curves."""
+    rows, *others = sections.experiment_sections(experiment, study)
+    kept = [] if all(row.point for row in experiment.rows) else _kept(rows.header)
+    narrow = replace(
+        rows,
+        header=tuple(rows.header[place] for place in kept),
+        rows=tuple(tuple(row[place] for place in kept) for row in rows.rows if kept),
+    )
+    return [_section(narrow), *map(_section, others)]
+
+
+def _kept(header: Sequence[str]) -> list[int]:
+    """The columns of an experiment's table that a terminal shows.
+
+    >>> _kept(["", "folds x seeds", "WA", "UA", "WA pooled", "UA pooled", "paper WA / UA"])
+    [0, 1, 2, 3, 6]
+    """
+    paper = any(name.startswith("paper") for name in header)
+    dropped = {"WA pooled", "UA pooled"} if paper or "UA, common runs" in header else {"WA pooled"}
+    if paper and "UA, common runs" in header:
+        dropped |= {"paper WA / UA", "minus paper, WA / UA"}
+    return [place for place, name in enumerate(header) if name not in dropped]
 
 
 def _scores(study: Study) -> Table:
@@ -108,26 +156,6 @@ def _teachers(teachers: Iterable[Teacher]) -> Table:
     return _table("Teachers on what they saw and what they did not", header, rows)
 
 
-def _comparisons(study: Study) -> list[RenderableType]:
-    """A table for each student that others are set against."""
-    out: list[RenderableType] = []
-    for reference in dict.fromkeys(c.reference for c in study.comparisons):
-        rows = [
-            (
-                c.label,
-                str(len(c.folds)),
-                plus_minus(c.wa_spread, signed=True),
-                plus_minus(c.ua_spread, signed=True),
-            )
-            for c in study.comparisons
-            if c.reference == reference
-        ]
-        caption = "percentage points on common folds and seeds; significance is not tested here"
-        header = ("", "folds", "WA", "UA")
-        out.append(_table(f"Difference from {reference}", header, rows, caption=caption))
-    return out
-
-
 def _recall(study: Study) -> Table:
     rows = [
         [wording.named(row), *(percent(pooled.recall[name], 1) for name in study.classes)]
@@ -168,7 +196,7 @@ def _table(
     Nothing in it is read as markup.
     """
     table = Table(
-        title=_line(title, "bold"),
+        title=_line(title, "bold") if title else None,
         caption=_line(caption, "dim") if caption else None,
         box=box.SIMPLE,
         show_edge=False,

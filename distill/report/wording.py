@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from distill.calibration import BINS
 from distill.metrics import Spread
 from distill.published import Figures
 from distill.report.data import Report, Student, Study, Teacher
+from distill.statistics import LEVEL, RESAMPLES, Interval
 
 NONE = "-"
 """Stands where there is no number."""
@@ -17,10 +19,35 @@ HOW_TO_READ = (
     "fold's seeds averaged first; pooled = all test utterances of all folds and seeds together."
 )
 TEACHERS_FROM = "Teachers' scores are those that the store recorded when it was built."
+INTERVALS = (
+    f"Brackets: {LEVEL:.0%} percentile bootstrap interval of the pooled score; the test speakers "
+    f"are resampled with replacement, {RESAMPLES:,} times, seeds of a speaker kept together. With "
+    "few speakers such intervals are rather too narrow than too wide."
+)
 COMPARED = (
     "Percentage points, student minus reference, on the same test utterances and seeds: mean ± "
-    "sample standard deviation over folds. Whether a difference is significant is not tested here."
+    "sample standard deviation over folds, a fold's seeds averaged first. Brackets: "
+    f"{LEVEL:.0%} percentile bootstrap interval of the mean, folds resampled {RESAMPLES:,} times. "
+    "p: two-sided permutation test that flips the signs of the folds' differences; p (Holm): "
+    "corrected over the rows of this table, WA and UA each on their own."
 )
+CALIBRATED = (
+    f"Softmax of the raw logits at temperature 1, all folds and seeds together. ECE: {BINS} "
+    "equal-width bins of the largest probability; NLL in nats. A teacher's training rows are those "
+    "that it was fitted on, unless it is cross-fitted."
+)
+AGREED = (
+    "Shares of the test utterances that both judged, all folds and seeds together; kappa is "
+    "Cohen's, 0 where they agree no more than by chance."
+)
+TERMS = (
+    "Means over the runs. Terms are unweighted, total is their weighted sum. Gradient: norm of the "
+    "weighted term's gradient with respect to the pooled output, and its share of the sum over "
+    "all terms; it says how hard a term pulls, not where to."
+)
+COST = "Training time alone, as the runs logged it on whatever machine; energy was not measured."
+EXPLANATIONS = (HOW_TO_READ, INTERVALS, COMPARED, CALIBRATED, AGREED, TERMS, COST)
+"""For a page; a terminal goes without."""
 
 
 def percent(value: float | None, digits: int = 2) -> str:
@@ -40,8 +67,49 @@ def plus_minus(spread: Spread | None, digits: int = 2, *, signed: bool = False) 
     """
     if spread is None:
         return NONE
-    mean = f"{100 * spread.mean:+.{digits}f}" if signed else percent(spread.mean, digits)
+    mean = f"{100 * spread.mean:+z.{digits}f}" if signed else percent(spread.mean, digits)
     return mean if spread.std is None else f"{mean} ± {percent(spread.std, digits)}"
+
+
+def bracketed(interval: Interval | None, digits: int = 2, *, signed: bool = False) -> str:
+    """An interval's ends in percent.
+
+    >>> found = Interval(-0.012, 0.034, 0.95, "fold", 10, 9999)
+    >>> bracketed(found), bracketed(found, 1, signed=True), bracketed(None)
+    ('[-1.20, 3.40]', '[-1.2, +3.4]', '-')
+    """
+    if interval is None:
+        return NONE
+    sign = "+" if signed else ""
+    return f"[{100 * interval.low:{sign}.{digits}f}, {100 * interval.high:{sign}.{digits}f}]"
+
+
+def with_interval(value: float | None, interval: Interval | None, digits: int = 2) -> str:
+    """A score in percent with its interval, if it has one.
+
+    >>> with_interval(0.75164, Interval(0.7, 0.8, 0.95, "speaker", 10, 9999), 1)
+    '75.2 [70.0, 80.0]'
+    """
+    shown = percent(value, digits)
+    return shown if interval is None else f"{shown} {bracketed(interval, digits)}"
+
+
+def p_value(p: float | None) -> str:
+    """A p-value, never rounded to 0.
+
+    >>> p_value(0.03125), p_value(3e-5), p_value(None)
+    ('0.0312', '3.0e-05', '-')
+    """
+    return NONE if p is None else (f"{p:.4f}" if p >= 5e-5 else f"{p:.1e}")
+
+
+def decimal(value: float | None, digits: int = 3) -> str:
+    """A plain number.
+
+    >>> decimal(0.12345), decimal(None)
+    ('0.123', '-')
+    """
+    return NONE if value is None else f"{value:.{digits}f}"
 
 
 def published_pair(figures: Figures | None) -> str:

@@ -136,7 +136,7 @@ class TestUnits:
                 console.print(part)
         assert "in 2 parts" in shown.get()
         assert "unseen train UA" in shown.get()
-        told = utterance(store, 1, "Ses02F_impro01_F000", 1.0)
+        told = utterance(store, 1, "Ses02F_impro01_F000")
         assert list(told["teachers"]) == facts["folds"][0]["teachers"]
 
     @pytest.mark.parametrize("change", ["seen", "parts", "name"])

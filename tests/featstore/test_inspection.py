@@ -8,11 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
-from featstore.inspection import lld_summary, overview, soften, utterance
+from featstore.inspection import curves, lld_summary, nearest, overview, utterance
 from featstore.lld import F0, LOUDNESS
 from featstore.schema import UserError
 from featstore.store import Store
@@ -77,53 +74,50 @@ class TestOverview:
 
 class TestUtterance:
     def test_is_everything_known_of_it(self, store: Store) -> None:
-        found = utterance(store, 1, ID, tau=2.0)
+        found = utterance(store, 1, ID, (2.0,))
         assert json.loads(json.dumps(found, allow_nan=False)) == found
         row = store.utterances.iloc[found["row"]]
         assert found["utterance_id"] == row["utterance_id"] == ID
         for key in ("text", "label", "label_raw", "speaker", "kind", "file"):
             assert found[key] == row[key]
-        assert (found["role"], found["fold"], found["tau"]) == ("test", 1, 2.0)
-        assert utterance(store, 2, ID, tau=2.0)["role"] == "validation"
+        assert (found["role"], found["fold"], found["taus"]) == ("test", 1, [2.0])
+        assert utterance(store, 2, ID)["role"] == "validation"
         assert found["duration_s"] == pytest.approx(store.lengths[found["row"]] / 16_000, abs=1e-4)
         assert found["lld"]["frames"] == store.lld.lengths[found["row"]]
         for name, teacher in found["teachers"].items():
             logits = store.fold(1)[name].logits[found["row"]]
             np.testing.assert_array_equal(np.float32(teacher["logits"]), logits)
             expected = torch.softmax(torch.from_numpy(logits.copy()).double() / 2.0, 0)
-            np.testing.assert_allclose(teacher["probabilities"], expected.numpy(), rtol=1e-12)
+            [probabilities] = teacher["probabilities"]
+            np.testing.assert_allclose(probabilities, expected.numpy(), rtol=1e-12)
             assert teacher["prediction"] == store.classes[int(logits.argmax())]
+
+    def test_is_shown_at_three_temperatures_with_its_neighbours(self, store: Store) -> None:
+        found = utterance(store, 1, ID)
+        assert found["taus"] == [0.5, 1.0, 5.0]
+        for name, teacher in found["teachers"].items():
+            assert len(teacher["probabilities"]) == 3
+            embeddings = torch.from_numpy(store.fold(1)[name].embeddings.copy()).double()
+            cosines = torch.cosine_similarity(embeddings, embeddings[found["row"]][None])
+            cosines[found["row"]] = -2
+            best = torch.topk(cosines, 5)
+            ids = store.utterances["utterance_id"].iloc[best.indices.tolist()].tolist()
+            assert [one["utterance_id"] for one in teacher["neighbours"]] == ids
+            told = [one["cosine"] for one in teacher["neighbours"]]
+            np.testing.assert_allclose(told, best.values.numpy(), atol=1e-6)
 
     def test_that_is_not_there(self, store: Store) -> None:
         with pytest.raises(UserError, match="Ses01F_impro01_F00: no such utterance") as caught:
-            utterance(store, 1, "Ses01F_impro01_F00", tau=1.0)
+            utterance(store, 1, "Ses01F_impro01_F00")
         assert "did you mean Ses01F_impro01_F00" in caught.value.hint
         for fold in (11, 3):
             with pytest.raises(UserError, match=f"fold {fold}"):
-                utterance(store, fold, ID, tau=1.0)
+                utterance(store, fold, ID)
 
     @pytest.mark.parametrize("tau", [0.0, -1.0, float("nan"), float("inf")])
     def test_temperature_is_finite_and_positive(self, store: Store, tau: float) -> None:
         with pytest.raises(UserError, match="--tau"):
-            utterance(store, 1, ID, tau=tau)
-
-
-class TestSoften:
-    @given(
-        hnp.arrays(np.float32, (3, 4), elements=st.floats(-1e4, 1e4, width=32)),
-        st.floats(1e-300, 1e300),
-    )
-    def test_are_probabilities_at_any_temperature(self, logits: Any, tau: float) -> None:
-        found = soften(logits, tau)
-        np.testing.assert_allclose(found.sum(axis=-1), 1.0)
-        assert (found >= 0).all()
-        rows = np.arange(3)
-        np.testing.assert_array_equal(found[rows, logits.argmax(-1)], found.max(-1))
-
-    def test_by_hand(self) -> None:
-        logits = np.array([0.0, np.log(9.0)], dtype=np.float32)
-        np.testing.assert_allclose(soften(logits, 2.0), [1 / 4, 3 / 4], rtol=1e-6)
-        np.testing.assert_allclose(soften(logits, 0.5), [1 / 82, 81 / 82], rtol=1e-6)
+            utterance(store, 1, ID, (1.0, tau))
 
 
 class TestLldSummary:
@@ -140,3 +134,15 @@ class TestLldSummary:
     def test_unvoiced_has_no_pitch(self) -> None:
         found = lld_summary(np.zeros((3, 2), dtype=np.float32), self.NAMES)
         assert (found["voiced"], found["f0_mean_hz"], found["f0_std_hz"]) == (0.0, None, None)
+
+
+class TestCurves:
+    def test_are_means_over_equal_stretches(self) -> None:
+        names = (F0, LOUDNESS)
+        lld = np.array([[12, 1], [24, 3], [0, 5], [0, 7]], dtype=np.float32)
+        assert curves(lld, names, 2) == {"f0_hz": [82.5, None], "loudness": [2.0, 6.0]}
+        assert curves(lld, names, 60)["f0_hz"] == [55.0, 110.0, None, None]
+
+    def test_neighbours_point_the_same_way_whatever_their_length(self) -> None:
+        embeddings = np.array([[1, 0], [-1, 0], [9, 1], [0, 0]], dtype=np.float32)
+        assert [row for row, _ in nearest(embeddings, 0, 9)] == [2, 3, 1]

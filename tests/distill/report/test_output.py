@@ -19,8 +19,10 @@ from rich.console import Console
 from distill.report import collect, figures, summarise, to_tables, wording, write
 from distill.report.data import Report
 from distill.report.runs import RunSet
+from distill.runs import RunFolder
 from featstore.schema import UserError, printable
 
+FIGURES = ["confusion", "curves", "differences", "gradients", "recall", "reliability", "scores"]
 HOSTILE = ["a|b<img src=x>", "$x$ *c*", "\u202egnirts", "neu\x1b[31m", "`d`", "[e](http://f)"]
 
 
@@ -66,13 +68,15 @@ def rows_of(markdown: str, heading: str) -> list[list[str]]:
 
 def test_all_files_are_written_and_nothing_else(out: Path, report: Report) -> None:
     names = sorted(path.name for path in out.iterdir())
-    assert names == ["confusion.png", "curves.png", "report.json", "report.md", "scores.png"]
+    figures = [f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")]
+    texts = ["comparisons.csv", "report.html", "report.json", "report.md", "scores.csv"]
+    assert names == sorted(figures + texts)
     assert json.loads((out / "report.json").read_text()) == json.loads(json.dumps(report.to_dict()))
 
 
 def test_writing_again_gives_the_same_bytes(report: Report, out: Path, tmp_path: Path) -> None:
     files = write(report, tmp_path / "again")
-    assert files[0].name == "report.md"
+    assert [file.name for file in files[:2]] == ["report.html", "report.md"]
     for file in files:
         assert file.read_bytes() == (out / file.name).read_bytes()
 
@@ -110,7 +114,7 @@ def test_markdown_and_terminal_show_the_numbers(report: Report, out: Path) -> No
     assert "#### Confusion of ce-only · tiny, 3/10 folds, pooled" in page
     recall = {row[0] for row in rows_of(page, "### Recall per class")}
     assert {"full · tiny", "ce-only · tiny, 3/10 folds"} < recall
-    assert printed(report).count("ce-only · tiny, 3/10 folds") == 2
+    assert printed(report).count("ce-only · tiny, 3/10 folds") == 4
     assert "main/0f9e8d7c6b5a/fold04-seed42" in page
     assert "main/0f9e8d7c6b5a/fold04-seed42" in printed(report)
 
@@ -131,7 +135,10 @@ def test_the_first_line_of_synthetic_results_says_so(out: Path, report: Report) 
     assert wording.first_lines(mixed)[0].startswith("One corpus below is synthetic")
 
 
-def test_the_paper_stands_beside_the_full_release(tmp_path: Path) -> None:
+def test_the_paper_stands_beside_the_full_release(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "plots", lambda study: [])
     student = {"backbone": "hubert-large"}
     record = facts(1, 42, dataset="iemocap", full_release=True, student=student)
     write_run(tmp_path, record)
@@ -174,38 +181,48 @@ def test_text_of_others_is_shown_and_not_obeyed(hostile: Report, tmp_path: Path)
     )
     assert {printable(name) for name in HOSTILE} <= texts
     assert "://" not in page  # some renderers make a link of a bare address
-    assert sum(file.suffix == ".png" for file in files) == 3
+    assert sum(file.suffix == ".png" for file in files) == len(FIGURES)
 
 
 def test_a_study_has_files_of_its_own_where_there_are_several(
     report: Report, hostile: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(figures, "draw", lambda study: {"scores": study.dataset.encode()})
+    monkeypatch.setattr(figures, "plots", lambda study: [])
+    monkeypatch.setattr(
+        figures, "draw", lambda study, _: {"scores": {"png": study.dataset.encode()}}
+    )
     both = Report(report.studies + hostile.studies, ())
     files = {path.name: path.read_bytes() for path in write(both, tmp_path / "both")}
     assert files.pop("1-synthetic-scores.png") == b"synthetic"
     assert files.pop("2-_b_corpus__b_-scores.png") == b"<b>corpus</b>"
-    assert sorted(files) == ["report.json", "report.md"]
+    texts = ["comparisons.csv", "report.html", "report.json", "report.md", "scores.csv"]
+    assert sorted(files) == texts
     assert b"](2-_b_corpus__b_-scores.png)" in files["report.md"]
 
 
 def test_many_students_go_to_further_pages(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "PER_PAGE", 3)
     monkeypatch.setattr(figures, "DPI", 30)
-    drawn = figures.draw(report.studies[0])
-    assert list(drawn) == ["scores", "confusion", "confusion-2", "curves"]
+    study = report.studies[0]
+    drawn = figures.draw(study, figures.plots(study))
+    assert [name for name in drawn if name.startswith("confusion")] == ["confusion", "confusion-2"]
+    assert "curves-2" not in drawn
 
 
 def test_a_student_without_validation_has_no_curve(tmp_path: Path) -> None:
     folder = write_run(tmp_path, facts(1, 42, best_epoch=None))
     log = [json.dumps({"epoch": epoch, "validation": None}) for epoch in (1, 2)]
     (folder / "metrics.jsonl").write_text("\n".join(log))
+    RunFolder(folder).finish()
     report = summarise(collect([tmp_path]))
     assert report.studies[0].students[0].curves[0].points == ((1, None), (2, None))
-    assert "curves" not in figures.draw(report.studies[0])
+    assert "curves" not in [plot.name for plot in figures.plots(report.studies[0])]
 
 
-def test_one_fold_is_shown_without_a_deviation(tmp_path: Path) -> None:
+def test_one_fold_is_shown_without_a_deviation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "plots", lambda study: [])
     write_run(tmp_path, facts(1, 42, teachers={}))
     report = summarise(collect([tmp_path]))
     write(report, tmp_path / "out")
@@ -217,7 +234,7 @@ def test_nothing_finished_is_said_and_still_written(tmp_path: Path) -> None:
     write_run(tmp_path / "runs", facts(1, 42), done=False)
     report = summarise(collect([tmp_path / "runs"]))
     files = write(report, tmp_path / "out")
-    assert [file.name for file in files] == ["report.md", "report.json"]
+    assert [file.name for file in files] == ["report.html", "report.md", "report.json"]
     assert "No run is finished" in files[0].read_text()
     assert "No run is finished" in printed(report)
 

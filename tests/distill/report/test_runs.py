@@ -94,7 +94,7 @@ FRAMES: dict[str, tuple[Edit, str]] = {
     "column": (lambda f: f.drop(columns="logit_hap"), "lacks the column"),
     "empty cell": (lambda f: f.assign(truth=[None, *f["truth"][1:]]), "a cell is empty"),
     "fold": (lambda f: f.assign(fold=9), "rows of other folds than 4"),
-    "role": (lambda f: f.assign(role="train"), "neither test nor validation"),
+    "role": (lambda f: f.assign(role="train"), "a role is none of test, validation"),
     "twice": (lambda f: pd.concat([f, f.tail(1)]), "stands in it twice"),
     "class": (lambda f: f.assign(truth="fear"), "'fear' is none of the classes"),
     "speaker": (lambda f: f.assign(speaker="Ses09F"), "it tests"),
@@ -176,8 +176,10 @@ def break_nothing_but(folder: Path, what: str) -> None:
     elif what == "toml":
         (folder / "config.toml").write_text("seed = ")
         RunFolder(folder).finish()
-    elif what == "log":
+    elif what in ("log", "other log"):
         (folder / "metrics.jsonl").write_text('{"epoch": 1}\nnoise\n{"epoch": 3}\n')
+        if what == "log":
+            RunFolder(folder).finish()
 
 
 @pytest.mark.parametrize(
@@ -191,6 +193,7 @@ def break_nothing_but(folder: Path, what: str) -> None:
         ("parquet", "not a readable Parquet file"),
         ("toml", "config.toml is not readable TOML"),
         ("log", "metrics.jsonl:2"),
+        ("other log", "metrics.jsonl is not the one that the run finished with"),
     ],
 )
 def test_a_damaged_folder_is_named(pair: Path, what: str, said: str) -> None:

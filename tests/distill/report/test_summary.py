@@ -90,12 +90,21 @@ def test_missing_folds_are_known_and_said(report: Report) -> None:
     assert study.notes == ("ce-only · tiny: 3 of 10 folds; missing 4..10",)
 
 
-def test_so_are_those_of_a_teacher(tmp_path: Path) -> None:
+def test_folds_that_every_row_lacks_are_said_once(tmp_path: Path) -> None:
     for fold in (2, 3):
         write_run(tmp_path, facts(fold, 42))
-    assert only(tmp_path).notes == tuple(
-        f"{name}: 2 of 10 folds; missing 1,4..10"
-        for name in ("linguistic teacher", "prosodic teacher", "full · tiny")
+    assert only(tmp_path).notes == ("every row: 2 of 10 folds; missing 1,4..10",)
+
+
+def test_those_of_a_teacher_are_said_too(tmp_path: Path) -> None:
+    for fold in (2, 3):
+        write_run(tmp_path, facts(fold, 42))
+    write_run(tmp_path, facts(4, 42, teachers={}))
+    lacking = "2 of 10 folds; missing 1,4..10"
+    assert only(tmp_path).notes == (
+        f"linguistic teacher: {lacking}",
+        f"prosodic teacher: {lacking}",
+        "full · tiny: 3 of 10 folds; missing 1,5..10",
     )
 
 
@@ -189,6 +198,21 @@ def test_teachers_of_one_name_that_differ_are_two_rows(tmp_path: Path) -> None:
         ("prosodic teacher (aaaa)", 0.4),
         ("prosodic teacher (bbbb)", 0.6),
     ]
+
+
+def test_cross_fitted_targets_are_a_row_of_their_own(tmp_path: Path) -> None:
+    own, crossed = ({"train": {"wa": ua, "ua": ua}, "test": {"wa": 0.6, "ua": 0.6}}
+                    for ua in (0.9, 0.5))  # fmt: skip
+    teachers = {"plain": own, "crossed": crossed}
+    for key, settings in (("plain", ""), ("crossed", "[targets]\ncross_fit = 4\n")):
+        record = facts(1, 42, key=key, teachers={"prosodic": teachers[key]}, **IEMOCAP)
+        write_run(tmp_path, record, settings=settings)
+    plain, crossed_row = only(tmp_path).teachers
+    assert (plain.label, plain.cross_fit) == ("prosodic teacher", 0)
+    assert crossed_row.label == "prosodic teacher, cross-fitted by 4"
+    assert plain.published is not None
+    assert crossed_row.published is None
+    assert [row.train_ua.mean for row in (plain, crossed_row)] == [0.9, 0.5]
 
 
 def test_runs_that_contradict_each_other_about_a_teacher_are_told(tmp_path: Path) -> None:

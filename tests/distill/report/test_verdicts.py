@@ -1,0 +1,70 @@
+"""What a report says in words of tables and records, and that it obeys none of theirs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from experiment_runs import only, printed, row, run
+from fake_runs import write_record
+
+from distill.report import collect, summarise, write
+from distill.report.verdicts import significance
+
+
+def test_verdicts_in_words(tmp_path: Path) -> None:
+    for key, hit in (("a", 0.95), ("b", 0.5), ("c", 0.94)):
+        for fold in range(1, 9):
+            run(tmp_path, key, fold, hit=hit, variant=key, n_folds=8)
+    write_record(tmp_path, "mine", [row("a"), row("b", "b"), row("c", "c")])
+    ua, wa = significance(only(tmp_path).comparisons)
+    assert ua.startswith("UA, 5 % level after Holm's correction: significantly different from a: b")
+    assert "not significantly different: c (" in ua
+    assert wa.startswith("WA, 5 % level")
+    assert "cannot show more" not in ua
+    assert significance(()) == []
+
+
+def test_what_few_folds_cannot_show_is_said(tmp_path: Path) -> None:
+    for key in ("a", "b", "c"):
+        for fold in range(1, 7):
+            run(tmp_path, key, fold, hit=0.9 if key == "a" else 0.4, variant=key, n_folds=6)
+    write_record(tmp_path, "mine", [row("a"), row("b", "b")])
+    assert "significantly different from a: b" in significance(only(tmp_path).comparisons)[0]
+    write_record(tmp_path, "mine", [row("a"), row("b", "b"), row("c", "c")])
+    said = significance(only(tmp_path).comparisons)[0]  # 2/64 is twice too large for two rows
+    assert "not significantly different: b" in said
+    assert "the smallest p that they allow is 0.0312, times 2 rows 0.0625" in said
+
+
+def test_one_fold_alone_is_reported_without_any_statistic(tmp_path: Path) -> None:
+    run(tmp_path, "a")
+    run(tmp_path, "b", variant="ce-only")
+    write_record(tmp_path, "mine", [row("a"), row("b", "ce-only")])
+    report = summarise(collect([tmp_path]))
+    (compared,) = report.studies[0].experiments[0].comparisons
+    assert (compared.ua_test.p, compared.ua_interval, compared.ua_spread.std) == (None, None, None)
+    student = report.studies[0].students[0]
+    assert student.results.no_interval == "too few speakers to resample: 1, fewer than 3"
+    assert "not tested, for want of a second fold: b" in significance((compared,))[0]
+    json.dumps(report.to_dict(), allow_nan=False)
+    assert "too few speakers" in printed(report)
+
+
+def test_text_of_records_is_shown_and_not_obeyed(tmp_path: Path) -> None:
+    run(tmp_path / "runs", "a")
+    run(tmp_path / "runs", "b", 2, done=False).joinpath("FAILED").write_bytes(b"<b>\x1b[31m\xff|\n")
+    rows = [row("a", label="=cmd|' /C calc'!A0"), row("b", "ce-only", "<script>[red]x\u202e")]
+    write_record(tmp_path / "runs", "mine", rows, title="<img src=x>")
+    report = summarise(collect([tmp_path / "runs"]))
+    write(report, tmp_path / "out")
+    page = (tmp_path / "out" / "report.md").read_text()
+    table = (tmp_path / "out" / "experiments.csv").read_text()
+    for text in (page, table, printed(report)):
+        assert "\x1b" not in text
+        assert "\u202e" not in text
+    assert "<script" not in page
+    assert "<img" not in page
+    assert "[red]x" in printed(report)
+    assert "'=cmd" in table
+    assert ",=cmd" not in table
