@@ -302,7 +302,7 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """How two stores or teachers differ: settings and target drift."""
-    from featstore import differences, render_exports
+    from featstore import asking, differences, render_exports
     from featstore.store import Store
 
     opened = Store.open(store)
@@ -311,7 +311,8 @@ def diff(
     )
     found = differences.compare(sides)
     if as_csv:
-        print(render_exports.as_csv(differences.rows(found)), end="")
+        rows = tuple(differences.rows(found))
+        print(asking.to_csv(asking.Answer(found, render_exports.differences, rows)), end="")
     else:
         _print(found, as_json, render_exports.differences)
 

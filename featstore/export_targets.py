@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featstore.folds import ROLE_NAMES
-from featstore.inspection import soften
+from featstore.probabilities import entropy, soften
 from featstore.schema import SAMPLING_RATE, UserError
 from featstore.settings import canonical
 from featstore.store import Store, TeacherOutputs, unit_name
@@ -159,17 +159,6 @@ def _rows(
         flat = pa.array(np.ascontiguousarray(outputs.embeddings).reshape(-1))
         columns["embedding"] = pa.FixedSizeListArray.from_arrays(flat, outputs.embeddings.shape[1])
     return pa.table(columns)
-
-
-def entropy(probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Shannon's, in nats: ``[N, C] -> [N]``; an even choice of four has log 4.
-
-    >>> entropy(np.array([[0.25, 0.25, 0.25, 0.25], [1.0, 0.0, 0.0, 0.0]])).round(4).tolist()
-    [1.3863, 0.0]
-    """
-    logs = np.log(probabilities, where=probabilities > 0, out=np.zeros_like(probabilities))
-    out: npt.NDArray[np.float64] = 0.0 - (probabilities * logs).sum(axis=-1)
-    return out
 
 
 def _check_widths(store: Store, targets: Targets) -> None:

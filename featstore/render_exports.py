@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -56,16 +54,6 @@ def differences(facts: Mapping[str, Any]) -> Iterator[Any]:
                " axes, CKA does not")  # fmt: skip
     else:
         yield "no teacher in both: no targets compared"
-
-
-def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as CSV with a header, nothing where there are none."""
-    out = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return out.getvalue()
 
 
 def _units(units: Sequence[Mapping[str, Any]]) -> Iterator[str]:
