@@ -14,8 +14,8 @@ with the record's SHA-256, so that what was exported can be made again, to the b
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ import numpy.typing as npt
 from featstore.array_files import TABLES, Rows, encoded, parts, stored
 from featstore.console import progress
 from featstore.files import read_small, sha256_of
+from featstore.hdf5_sink import Sink
 from featstore.metadata import Metadata, read_metadata
 from featstore.schema import UTTERANCE_ID, Corrupt, Refused, TaskFailed
 from featstore.settings import canonical, digest
@@ -80,12 +81,20 @@ def write_hdf5(store: Store, path: Path, left_out: frozenset[str] = frozenset())
 def _write_units(file: Any, units: list[Unit], about: Mapping[str, str], sink: Sink) -> None:
     for key, value in about.items():
         file.attrs[key] = np.bytes_(value.encode())
-    left_out = frozenset(about.get("left_out", "").split())
+    out = _Out(file, frozenset(about.get("left_out", "").split()), sink)
     with progress("export", sum(map(mebibytes, units)), unit="MiB") as advance:
         for unit in units:
-            _write_unit(file, unit, left_out)
-            sink.check()
+            _write_unit(out, unit)
             advance(mebibytes(unit), unit.unit)
+
+
+@dataclass(frozen=True)
+class _Out:
+    """Where units go, and what of them does not."""
+
+    file: Any
+    left_out: frozenset[str]
+    sink: Sink
 
 
 def mebibytes(unit: Unit) -> int:
@@ -103,23 +112,24 @@ def _opened(store: Store, name: str) -> Unit:
     return unit
 
 
-def _write_unit(file: Any, unit: Unit, left_out: frozenset[str]) -> None:
+def _write_unit(out: _Out, unit: Unit) -> None:
     """One unit: its record, arrays, other files, and its table to look at."""
     content = read_small(unit.path / RECORD)
     if parse_record(content, unit.path, unit.unit) != unit:
         raise TaskFailed(f"{unit.unit}: replaced by a build meanwhile", "export once more")
-    group = file.create_group(unit.unit)
+    group = out.file.create_group(unit.unit)
     group.create_dataset(RECORD, data=np.bytes_(content))
     arrays, others = parts(unit, lambda array: read_metadata(unit.path / array))
     for array, meta in arrays.items():
-        if not (array == "values" and unit.unit in left_out):
-            _write_array(group, unit, array, meta)
+        if not (array == "values" and unit.unit in out.left_out):
+            _write_array(out, unit, array, meta)
     for name in others:
-        if not _is_text(unit, name, left_out):
-            _write_bytes(file, unit, name)
+        if not _is_text(unit, name, out.left_out):
+            _write_bytes(out, unit, name)
     table = TABLES.get(unit.unit)
     if table and f"{table}.parquet" in others:
-        _write_table(group, unit, table, left_out)
+        _write_table(group, unit, table, out.left_out)
+    out.sink.check()
 
 
 def _is_text(unit: Unit, name: str, left_out: frozenset[str]) -> bool:
@@ -128,18 +138,18 @@ def _is_text(unit: Unit, name: str, left_out: frozenset[str]) -> bool:
     return words and "text" in left_out
 
 
-def _write_array(group: Any, unit: Unit, array: str, meta: Metadata) -> None:
+def _write_array(out: _Out, unit: Unit, array: str, meta: Metadata) -> None:
     """Values as a data set with named dimensions; encoded again, they must give the record's sums.
 
     Raises:
         Corrupt: the file is damaged.
         Refused: it is sound, but its chunks lie in another order than ours would.
     """
-    data = group.create_dataset(array, shape=meta.shape, dtype=meta.dtype)
+    data = out.file.create_dataset(f"{unit.unit}/{array}", shape=meta.shape, dtype=meta.dtype)
     for axis, name in enumerate(meta.dims[: len(meta.shape)]):
         if isinstance(name, str) and UTTERANCE_ID.match(name):
             data.dims[axis].label = name
-    rows = _copied(stored(unit.path / array, meta), data)
+    rows = _copied(stored(unit.path / array, meta), data, out.sink)
     for name, pieces in encoded(meta, rows):
         found = hashlib.sha256()
         for piece in pieces:
@@ -156,27 +166,29 @@ def _write_array(group: Any, unit: Unit, array: str, meta: Metadata) -> None:
         )
 
 
-def _copied(rows: Rows, data: Any) -> Rows:
+def _copied(rows: Rows, data: Any, sink: Sink) -> Rows:
     """The same rows, each put into the data set on its way."""
 
     def copied(start: int, stop: int) -> npt.NDArray[Any]:
         values = rows(start, stop)
         data[start:stop] = values
+        sink.check()
         return values
 
     return copied
 
 
-def _write_bytes(file: Any, unit: Unit, name: str) -> None:
+def _write_bytes(out: _Out, unit: Unit, name: str) -> None:
     """A file as bytes, compared with the record."""
     size, wanted = unit.files[name]
-    data = file.create_dataset(f"{FILES}/{unit.unit}/{name}", shape=(size,), dtype=np.uint8)
+    data = out.file.create_dataset(f"{FILES}/{unit.unit}/{name}", shape=(size,), dtype=np.uint8)
     found, at = hashlib.sha256(), 0
     with (unit.path / name).open("rb") as source:
         while piece := source.read(min(_PIECE, size - at)):
             data[at : at + len(piece)] = np.frombuffer(piece, np.uint8)
             found.update(piece)
             at += len(piece)
+            out.sink.check()
     if found.hexdigest() != wanted:
         raise Corrupt(f"{unit.unit}/{name}: content differs", REPAIR)
 
@@ -197,63 +209,3 @@ def _write_table(group: Any, unit: Unit, name: str, left_out: frozenset[str]) ->
         else:
             data = view.create_dataset(column, data=table[column].to_numpy())
         data.dims[0].label = "utterance"
-
-
-class Sink:
-    """What HDF5 writes into: a file whose failures HDF5 never hears of.
-
-    HDF5 (2.0, as h5py brings it) crashes the process while it closes a file that it could not
-    write. So all writes after a failed one succeed and go nowhere, and the caller asks for
-    :attr:`error`.
-
-    Attributes:
-        error: the first failure.
-    """
-
-    def __init__(self, file: io.FileIO) -> None:
-        self._file = file
-        self.error: OSError | None = None
-
-    def check(self) -> None:
-        """Raise what has failed."""
-        if self.error is not None:
-            raise self.error
-
-    def write(self, content: memoryview) -> int:
-        """Write all of it, or note why not."""
-        done = 0
-        try:
-            while self.error is None and done < len(content):
-                done += self._file.write(content[done:])
-        except OSError as error:
-            self.error = error
-        return len(content)
-
-    def read(self, n_bytes: int) -> bytes:
-        """Read what was written; h5py takes nothing for a file that cannot."""
-        return self._file.read(n_bytes) or b""
-
-    def readinto(self, buffer: memoryview) -> int:
-        """Read what was written; zeros beyond it."""
-        n = self._file.readinto(buffer)
-        buffer[n:] = bytes(len(buffer) - n)
-        return len(buffer)
-
-    def seek(self, place: int, whence: int = 0) -> int:
-        """Move."""
-        return self._file.seek(place, whence)
-
-    def tell(self) -> int:
-        """Where it stands."""
-        return self._file.tell()
-
-    def truncate(self, size: int) -> int:
-        """Cut or grow the file, or note why not."""
-        try:
-            return self._file.truncate(size)
-        except OSError as error:
-            self.error = self.error or error
-            return size
-
-    def flush(self) -> None:
-        """Nothing is buffered here."""

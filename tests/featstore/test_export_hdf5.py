@@ -19,6 +19,7 @@ from reliability.forgery import reseal
 from featstore import import_hdf5 as imports
 from featstore.arrays import RaggedWriter, crc32c, write_group
 from featstore.export import Selection, export
+from featstore.hdf5_sink import Sink
 from featstore.import_hdf5 import import_hdf5
 from featstore.reader import Ragged
 from featstore.schema import Corrupt, Refused, TaskFailed, UserError
@@ -309,6 +310,26 @@ class TestFailure:
         with files_of_at_most(limit), pytest.raises(TaskFailed) as caught:
             export(Store.open(KEPT), tmp_path / "a.h5")
         assert "a.h5: file too large" in caught.value.message
+        assert names(tmp_path) == []
+
+    @pytest.mark.parametrize("at", [1, 40, 200])
+    def test_an_interrupt_in_the_middle_of_a_write(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+    ) -> None:
+        left = iter(range(at))
+
+        class Interrupted(Sink):
+            def _tried(self, do: Any, otherwise: Any) -> Any:
+                def interrupted() -> Any:
+                    if next(left, None) is None:
+                        raise KeyboardInterrupt
+                    return do()
+
+                return super()._tried(interrupted, otherwise)
+
+        monkeypatch.setattr("featstore.export_hdf5.Sink", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            export(Store.open(KEPT), tmp_path / "a.h5")
         assert names(tmp_path) == []
 
     def test_what_a_killed_export_left_goes_with_the_next(self, tmp_path: Path) -> None:
