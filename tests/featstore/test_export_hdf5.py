@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import resource
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,8 +76,8 @@ class TestRoundTrip:
         for name in ("values", "offsets"):
             shutil.rmtree(store / "audio" / name)
         writer = RaggedWriter(store / "audio", "int16", (), (1000, 5000), "sample")
-        for signal in signals:
-            writer.append(signal)
+        for one in signals:
+            writer.append(one)
         writer.close()
         reseal(store / "audio")
         assert len(list((store / "audio/values/c").iterdir())) > 3
@@ -337,6 +340,58 @@ class TestFailure:
         (tmp_path / ".b.h5.0123abcd").write_bytes(b"another's")
         export(Store.open(KEPT), tmp_path / "a.h5")
         assert names(tmp_path) == [".b.h5.0123abcd", "a.h5"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from featstore import import_hdf5 as imports
+from featstore.export import export
+from featstore.hdf5_sink import Sink
+from featstore.store import Store
+
+what, store, file, place, left = *sys.argv[1:5], iter(range(int(sys.argv[5])))
+
+def or_killed(do):
+    def called(*arguments):
+        if next(left, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return do(*arguments)
+    return called
+
+if what == "export":
+    Sink.write = or_killed(Sink.write)
+    export(Store.open(store), Path(file))
+else:
+    imports._write = or_killed(imports._write)
+    imports.import_hdf5(Path(file), Path(place))
+"""
+
+
+def killed(what: str, tmp_path: Path, at: int) -> None:
+    arguments = [what, str(KEPT), str(tmp_path / "kept.h5"), str(tmp_path / "new"), str(at)]
+    done = subprocess.run([sys.executable, "-c", KILLED, *arguments], stderr=subprocess.DEVNULL)
+    assert done.returncode == -signal.SIGKILL
+
+
+@pytest.mark.reliability
+class TestKilled:
+    def test_import_leaves_whole_units_and_resumes(self, exported: Path, tmp_path: Path) -> None:
+        killed("import", tmp_path, 30)
+        place = tmp_path / "new"
+        begun = Store.open(place).units()
+        assert 0 < len(begun) < 8
+        assert any(path.name.startswith(PREFIX) for path in place.rglob("*"))
+        told = import_hdf5(exported, place)
+        assert told["there_before"] == sorted(begun)
+        assert contents(place) == contents(KEPT)
+
+    def test_export_leaves_no_file_of_its_name(self, tmp_path: Path) -> None:
+        killed("export", tmp_path, 30)
+        [left] = names(tmp_path)
+        assert left.startswith(".kept.h5.")
+        export(Store.open(KEPT), tmp_path / "kept.h5")
+        assert names(tmp_path) == ["kept.h5"]
 
 
 class TestImport:
