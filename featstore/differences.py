@@ -82,8 +82,8 @@ def compare(sides: Sides) -> dict[str, Any]:
         "same_content": sides.a.content_hash() == sides.b.content_hash(),
         "utterances": dict(common.facts),
         "units": _units(sides, pairs),
-        "only_a": alone[0],
-        "only_b": alone[1],
+        "only_a": [*_others_alone(sides, sides.a, sides.b), *alone[0]],
+        "only_b": [*_others_alone(sides, sides.b, sides.a), *alone[1]],
         "drift": [_drift(sides, common, *pair) for pair in pairs],
     }
 
@@ -160,6 +160,16 @@ def _pairs(sides: Sides) -> tuple[list[Pair], tuple[list[str], list[str]]]:
             "`featstore inspect` lists a store's teachers",
         )
     return pairs, (only_a, only_b)
+
+
+def _others_alone(sides: Sides, here: Store, there: Store) -> list[str]:
+    """Shared units and kept teachers that only one of two stores has."""
+    if sides.one_store or sides.teacher:
+        return []
+    elsewhere = there.units()
+    return [
+        name for name in here.units() if name not in elsewhere and not name.startswith("folds/")
+    ]
 
 
 def _targets(store: Store, fold: int, wanted: str) -> list[str]:

@@ -119,15 +119,17 @@ class TestTwoStores:
 
     def test_units_of_one_side(self, other: Path) -> None:
         shutil.rmtree(other / "folds/02/prosodic")
+        shutil.rmtree(other / "lld")
+        reseal(other / "folds/01/prosodic", lambda raw: raw["parents"].pop("lld"))
         (other / "folds/01/linguistic").rename(other / "folds/01/mine")
         reseal(other / "folds/01/mine", lambda raw: raw.update(unit="folds/01/mine"))
         found = two(KEPT, other)
-        assert found["only_a"] == ["folds/01/linguistic", "folds/02/prosodic"]
+        assert found["only_a"] == ["lld", "folds/01/linguistic", "folds/02/prosodic"]
         assert found["only_b"] == ["folds/01/mine"]
         assert [(row["fold"], row["teacher"]) for row in found["drift"]] == [
             (1, "prosodic"), (2, "linguistic"),
         ]  # fmt: skip
-        assert "only in A: folds/01/linguistic, folds/02/prosodic" in shown(found)
+        assert "only in A: lld, folds/01/linguistic, folds/02/prosodic" in shown(found)
         named = two(KEPT, other, teacher="linguistic", other="mine")
         assert [row["with"] for row in named["drift"]] == ["mine"]
         assert named["drift"][0]["max_abs_logit"] == 0
