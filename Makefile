@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 DEMO ?= demo
 
-.PHONY: demo test test-slow test-reliability bench lint format clean
+.PHONY: demo test test-slow test-reliability bench screenshots lint format clean
 
 # The main job, end to end on the embedded corpus; the README shows what it prints.
 demo: $(INSTALLED)
@@ -32,6 +32,10 @@ test-reliability: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install -e ".[bench]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks
+
+# The README's pictures; needs a Chromium and the store of `make demo`.
+screenshots: $(INSTALLED)
+	$(BIN)/python -m featstore.view.screenshots $(DEMO)/store --out data/screenshots
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -215,7 +215,7 @@ def inspect(
     as_json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print tables as CSV.")] = False,
 ) -> None:
-    """What a store holds, and what its teachers think of each utterance."""
+    """What a store holds and what its teachers say."""
     from featstore import asking
     from featstore.opinions import Wanted
     from featstore.store import Store
@@ -315,6 +315,34 @@ def diff(
         print(asking.to_csv(asking.Answer(found, render_exports.differences, rows)), end="")
     else:
         _print(found, as_json, render_exports.differences)
+
+
+@featstore.command()
+def view(
+    store: Annotated[Path, typer.Argument(help="The store's folder.")],
+    runs: Annotated[
+        Path | None, typer.Option(help="Run folders whose students to show, too.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="8765, or a free one where that is taken.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="An address others can reach asks for a token.")
+    ] = "127.0.0.1",
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="FEATSTORE_TOKEN",
+            show_envvar=False,
+            help="What the link must hold, on this machine as well; see FEATSTORE_TOKEN.",
+        ),
+    ] = None,
+    browser: Annotated[bool, typer.Option(help="Open the page at once.")] = True,
+) -> None:
+    """A local page: listen, ask the teachers, filter, map. Read only."""
+    from featstore.view.serve import serve
+
+    serve(store, runs, host, port, token, browser=browser)
 
 
 @distill.command()

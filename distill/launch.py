@@ -161,7 +161,7 @@ def warn_of_teachers(store: Store, folds: Sequence[int], settings: Sequence[RunS
     if len(lines) > WARNINGS:
         say(f"warning: and {len(lines) - WARNINGS} more")
     if lines:
-        say("hint: `featstore inspect STORE --fitness` tells why; they teach all the same")
+        say("warning: they teach all the same; `featstore inspect STORE --fitness` shows all")
 
 
 def refuse_order(order: Order) -> None:

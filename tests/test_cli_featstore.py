@@ -243,9 +243,26 @@ class TestInspect:
         done = featstore(*call)
         assert (done.code, done.err) == (0, "")
         facts = json.loads(featstore(*call, "--json").out)
-        for words in (ID, "fold 1: test", facts["text"], "LLDs: ", "linguistic at tau 2",
-                      f"{facts['teachers']['prosodic']['probabilities'][0]:.4f}"):  # fmt: skip
+        for words in (ID, "fold 1: test", facts["text"], "LLDs: ", "tau 2", "linguistic says",
+                      f"{facts['teachers']['prosodic']['probabilities'][0][0]:.4f}"):  # fmt: skip
             assert words in done.out
+        assert "tau 0.5" not in done.out
+        assert all(f"tau {tau}" in featstore(*call[:-2]).out for tau in ("0.5", "1", "5"))
+
+    def test_lists_verdicts_and_tables(self, featstore: Command, small_store: Path) -> None:
+        found = featstore("inspect", small_store, "--wrong", "--sort", "p_truth", "--limit", "3")
+        assert (found.code, found.err) == (0, "")
+        assert "Fold 1: 3 of" in found.out
+        call = ("inspect", small_store, "--disagree", "--csv", "--limit", "1000")
+        header, *rows = featstore(*call).out.splitlines()
+        assert header.startswith("row,utterance_id,speaker")
+        listed = json.loads(featstore(*call[:2], "--disagree", "--json").out)
+        assert len(rows) == listed["n_found"]
+        told = featstore("inspect", small_store, "--fitness").out
+        assert " fit, " in told
+        assert "Teacher prosodic" in featstore("inspect", small_store, "--teachers").out
+        for more in (("--fitness", "--teachers"), ("--csv",), ("--label", "joy")):
+            assert error(featstore("inspect", small_store, *more), 2)
 
     @pytest.mark.parametrize(
         ("more", "words"),
