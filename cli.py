@@ -247,6 +247,77 @@ def verify(
 
 
 @featstore.command()
+def export(
+    store: Annotated[Path, typer.Argument(help="The store's folder.")],
+    to: Annotated[Path, typer.Option(help="The file: .h5 (all of it), .parquet or .npz.")],
+    fold: Folds = "all",
+    teacher: Annotated[
+        list[str] | None, typer.Option(help="Only this one's targets; may be repeated.")
+    ] = None,
+    embeddings: Annotated[
+        bool, typer.Option("--embeddings", help="Parquet: a column of embeddings too.")
+    ] = False,
+    audio: Annotated[bool, typer.Option(help="HDF5: the signals; without them no import.")] = True,
+    text: Annotated[
+        bool, typer.Option(help="The transcripts; HDF5 without them: no import.")
+    ] = True,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file of that name.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a store as HDF5, its targets as Parquet or NumPy."""
+    from featstore import export as exports
+    from featstore import render_exports
+    from featstore.store import Store
+
+    selection = exports.Selection(fold, tuple(teacher or ()), embeddings, audio, text)
+    written = exports.export(Store.open(store), to, selection, force=force)
+    _print(written, as_json, render_exports.exported)
+
+
+@featstore.command("import")
+def import_store(
+    file: Annotated[Path, typer.Argument(help="What `featstore export --to FILE.h5` wrote.")],
+    store: Annotated[Path, typer.Option(help="Where the store goes: a new folder.")],
+    as_json: Json = False,
+) -> None:
+    """Make the store that an HDF5 file was exported from. Resumes."""
+    from featstore import render_exports
+    from featstore.import_hdf5 import import_hdf5
+
+    _print(import_hdf5(file, store), as_json, render_exports.imported)
+
+
+@featstore.command()
+def diff(
+    store: Annotated[Path, typer.Argument(help="The store's folder.")],
+    other: Annotated[
+        Path | None, typer.Argument(help="Another's; without it, two teachers of the first.")
+    ] = None,
+    teacher: Annotated[str, typer.Option(help="Only this one's targets.")] = "",
+    counterpart: Annotated[
+        str, typer.Option("--with", help="The other's teacher to compare it with.")
+    ] = "",
+    fold: Folds = "all",
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print the target drift as CSV.")] = False,
+    as_json: Json = False,
+) -> None:
+    """How two stores or teachers differ: settings and target drift."""
+    from featstore import asking, differences, render_exports
+    from featstore.store import Store
+
+    opened = Store.open(store)
+    sides = differences.Sides(
+        opened, Store.open(other) if other else opened, teacher, counterpart, fold
+    )
+    found = differences.compare(sides)
+    if as_csv:
+        rows = tuple(differences.rows(found))
+        print(asking.to_csv(asking.Answer(found, render_exports.differences, rows)), end="")
+    else:
+        _print(found, as_json, render_exports.differences)
+
+
+@featstore.command()
 def view(
     store: Annotated[Path, typer.Argument(help="The store's folder.")],
     runs: Annotated[

@@ -200,14 +200,22 @@ def misfits(unit: Path, sizes: Mapping[str, int]) -> list[str]:
 
 def check_crc(chunk: bytes | memoryview, name: str) -> None:
     """Compare a chunk's last four bytes with the crc32c of the rest."""
+    body, stored = memoryview(chunk)[:-4], int.from_bytes(chunk[-4:], "little")
+    if crc32c(body) != stored:
+        raise Corrupt(f"{name}: checksum differs", REBUILD)
+
+
+def crc32c(content: bytes | memoryview, crc: int = 0) -> int:
+    """The checksum of what ``crc`` is the checksum of, followed by ``content``.
+
+    >>> f"{crc32c(b'56789', crc32c(b'1234')):08x}"
+    'e3069283'
+    """
     import google_crc32c
 
-    body, stored = memoryview(chunk)[:-4], int.from_bytes(chunk[-4:], "little")
-    crc = 0
-    for start in range(0, len(body), _PIECE):  # it takes bytes alone, so each piece is a copy
-        crc = google_crc32c.extend(crc, bytes(body[start : start + _PIECE]))
-    if crc != stored:
-        raise Corrupt(f"{name}: checksum differs", REBUILD)
+    for start in range(0, len(content), _PIECE):  # it takes bytes alone, so each piece is a copy
+        crc = google_crc32c.extend(crc, bytes(content[start : start + _PIECE]))
+    return crc
 
 
 def _fits(found: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import re
 import secrets
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,15 +68,42 @@ def write_file(path: Path, content: bytes) -> None:
     fsync_folder(path.parent)
 
 
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A file beside ``path`` for the body to fill: for what is too large to be handed over whole.
+
+    It takes the place of ``path`` when the body ends, and is gone where the body fails. What a
+    killed writer of the same file left is removed first.
+    """
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.????????"):
+        _remove_leftover(leftover)
+    beside, handle = _new_beside(path)
+    try:
+        yield beside
+        with naming(path):
+            os.fsync(handle)
+            beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(handle)
+    fsync_folder(path.parent)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove the files that a writer had begun beside their place when it was killed."""
     for path in folder.iterdir():
-        if _BESIDE.match(path.name):
-            with suppress(OSError):  # its writer was quicker
-                handle = try_lock(path)
-                if handle is not None:
-                    path.unlink()
-                    os.close(handle)
+        _remove_leftover(path)
+
+
+def _remove_leftover(path: Path) -> None:
+    if _BESIDE.match(path.name):
+        with suppress(OSError):  # its writer was quicker
+            handle = try_lock(path)
+            if handle is not None:
+                path.unlink()
+                os.close(handle)
 
 
 def _new_beside(path: Path) -> tuple[Path, int]:

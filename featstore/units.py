@@ -175,11 +175,27 @@ def files_below(folder: Path) -> dict[str, os.stat_result]:
 
 
 def _read_record(place: Path, unit: str) -> Unit:
-    path = place / RECORD
     try:
-        raw = strict_json(read_small(path), str(path), REPAIR)
+        content = read_small(place / RECORD)
     except FileNotFoundError:
         raise Corrupt(f"{unit}: {RECORD} is missing in {place}", REPAIR) from None
+    return parse_record(content, place, unit)
+
+
+def parse_record(content: bytes, place: Path, unit: str) -> Unit:
+    """A unit's record, from its ``unit.json``; of the files it lists nothing is looked at.
+
+    Args:
+        content: the record as JSON.
+        place: the unit's folder, for messages and for reading the unit later.
+        unit: the name it must carry.
+
+    Raises:
+        Corrupt: it is not what was written.
+        Refused: it was written by another version, or for another unit.
+    """
+    path = place / RECORD
+    raw = strict_json(content, str(path), REPAIR)
     version = raw.get("schema")
     if type(version) is int and version != SCHEMA:
         raise OtherVersion(

@@ -1,0 +1,74 @@
+"""What HDF5 writes into: a file whose failures HDF5 never hears of."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Sink:
+    """A file for h5py to write into that never fails.
+
+    HDF5 (2.0, as h5py brings it) crashes the process while it closes a file that it could not
+    write: on a full disk, or where Ctrl-C comes in the middle of a write. So all that follows a
+    failure succeeds and goes nowhere, and whoever writes asks :meth:`check` now and then.
+
+    Args:
+        file: opened to read and write, unbuffered.
+    """
+
+    def __init__(self, file: io.FileIO) -> None:
+        self._file = file
+        self._error: BaseException | None = None
+
+    def check(self) -> None:
+        """Raise the first failure."""
+        if self._error is not None:
+            raise self._error
+
+    def write(self, content: memoryview) -> int:
+        """Write all of it."""
+
+        def all_of_it() -> None:
+            done = 0
+            while done < len(content):
+                done += self._file.write(content[done:])
+
+        if self._error is None:
+            self._tried(all_of_it, None)
+        return len(content)
+
+    def read(self, n_bytes: int) -> bytes:
+        """Read what was written; h5py takes nothing for a file that cannot."""
+        return self._tried(lambda: self._file.read(n_bytes), b"")
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read what was written; zeros beyond it."""
+        n = self._tried(lambda: self._file.readinto(buffer), 0)
+        buffer[n:] = bytes(len(buffer) - n)
+        return len(buffer)
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        """Move."""
+        return self._tried(lambda: self._file.seek(place, whence), place)
+
+    def tell(self) -> int:
+        """Where it stands."""
+        return self._tried(self._file.tell, 0)
+
+    def truncate(self, size: int) -> int:
+        """Cut or grow the file."""
+        return self._tried(lambda: self._file.truncate(size), size)
+
+    def flush(self) -> None:
+        """Nothing is buffered here."""
+
+    def _tried(self, do: Callable[[], T], otherwise: T) -> T:
+        try:
+            return do()
+        except BaseException as error:  # an interrupt, too: it is raised by check()
+            self._error = self._error or error
+            return otherwise
