@@ -433,4 +433,20 @@ class TestItFindsPlantedBugs:
         monkeypatch.setattr("featstore.reader.check_crc", lambda chunk, name: None)
         monkeypatch.setattr("featstore.reader.Ragged._check", lambda self, chunk: None)
         with pytest.raises(BaseException):  # noqa: B017, PT011
-            run(type("Planted", (Histories,), {}), 200, shrink=False)
+            run(Flipped, 60, shrink=False)
+
+
+class Flipped(Histories):
+    """Only the first value of a signal or of LLDs is ever hurt: what nothing else would notice."""
+
+    @precondition(lambda self: (set(self.model) - self.damaged) & {"audio", "lld"})
+    @rule(data=st.data())
+    def corrupt(self, data: st.DataObject) -> None:
+        hurt = sorted((set(self.model) - self.damaged) & {"audio", "lld"})
+        unit = data.draw(st.sampled_from(hurt))
+        values = self.path / unit / "values" / "c"
+        path = min(one for one in values.rglob("*") if one.is_file())
+        content = bytearray(path.read_bytes())
+        content[0] ^= 1
+        path.write_bytes(content)
+        self.damaged.add(unit)
