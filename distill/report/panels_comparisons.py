@@ -124,9 +124,11 @@ def _sweep(curve: SweepCurve, rows: Mapping[str, ExperimentRow]) -> Callable[[Ax
             )  # fmt: skip
             if known:  # the curves bear their names, so that nobody needs the legend
                 x, spread = known[-1]
+                measured = [found for p in curve.points if (found := rows[p.label].results)]
+                above = spread.mean >= max(measured[-1].wa.mean, measured[-1].ua.mean)
                 axes.annotate(
                     metric.upper(), (x, 100 * spread.mean), (9, 0), textcoords="offset points",
-                    color=colour, va="bottom" if metric == "ua" else "top", fontweight="bold",
+                    color=colour, va="bottom" if above else "top", fontweight="bold",
                 )  # fmt: skip
         for point in curve.points:
             if rows[point.label].results is None:
