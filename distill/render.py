@@ -49,7 +49,7 @@ def experiment_plan(facts: Mapping[str, Any]) -> Iterator[Any]:
                      clean(row["why"].split("\n")[0]))  # fmt: skip
     yield rows
     total = sum(facts["runs"].values())
-    yield f"{total} runs in all (rows share equal ones), {facts['left']} left to train"
+    yield f"{total} run(s) in all (rows share equal ones), {facts['left']} left to train"
     for one in facts["estimates"]:
         yield clean(_estimate(one))
     for one in facts["weights"]:

@@ -203,7 +203,7 @@ def test_an_experiment_from_plan_to_table(ran, damaged_store, tmp_path):
     # fold 2 was trained by `distill run`, and is the same run
     assert planned["rows"][0]["runs"] == {"damaged": 1, "done": 1}
     code, out, _ = distill(*args, "--fold", "1..2", "--dry-run")
-    assert "2 runs in all" in out
+    assert "2 run(s) in all" in out
     assert "prosodic" in planned["rows"][0]["why"]
     code, out, err = distill(*args, "--fold", "1..2")
     assert code == 3
