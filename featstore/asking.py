@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from featstore import inspection, render, render_teachers
@@ -34,7 +34,7 @@ class Question:
     teachers: bool = False
     fitness: bool = False
     only: tuple[str, ...] = ()
-    wanted: Wanted = Wanted()  # noqa: RUF009 - frozen
+    wanted: Wanted = field(default_factory=Wanted)
 
     @property
     def lists(self) -> bool:
