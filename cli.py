@@ -52,7 +52,23 @@ Sets = Annotated[
 Folds = Annotated[str, typer.Option("--fold", help="1..10, 1,3,5..7 or all.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Jobs = Annotated[int | None, typer.Option(min=1, help="Processes; as many as CPUs by default.")]
+Jobs = Annotated[
+    int | None, typer.Option(min=1, help="Processes; as many as CPUs, or GPUs, by default.")
+]
+Executor = Annotated[str, typer.Option(help="local, or slurm: as jobs of a cluster.")]
+Slurm = Annotated[
+    Path | None, typer.Option(help="Slurm: a TOML file of the cluster's settings; flags win.")
+]
+Partition = Annotated[str | None, typer.Option(help="Slurm: where jobs run.")]
+Account = Annotated[str | None, typer.Option(help="Slurm: who is charged.")]
+Hours = Annotated[
+    float | None, typer.Option("--time", metavar="HOURS", help="Slurm: a job's limit; it resumes.")
+]
+ArrayLimit = Annotated[int | None, typer.Option(min=1, help="Slurm: jobs at a time.")]
+Wait = Annotated[bool, typer.Option(help="Slurm: stay until all is done.")]
+Attach = Annotated[
+    bool, typer.Option("--attach", help="Slurm: wait for what was queued before; queue no more.")
+]
 
 
 def _version(wanted: bool) -> None:
@@ -525,6 +541,25 @@ def _build_settings(
         {"corpus": {"name": dataset}},
         flags or {},
     )
+
+
+def _executor(
+    name: str,
+    file: Path | None,
+    partition: str | None,
+    account: str | None,
+    hours: float | None,
+    array_limit: int | None,
+    wait: bool,
+    attach: bool,
+) -> Any:
+    """Where the tasks are carried out; loads nothing slow."""
+    from featstore.executors import executor_settings
+
+    return executor_settings(
+        name, file, wait=wait, attach=attach,
+        partition=partition, account=account, hours=hours, array_limit=array_limit,
+    )  # fmt: skip
 
 
 def _print(value: Any, as_json: bool, render: Any) -> None:

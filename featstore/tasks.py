@@ -71,6 +71,8 @@ class Task:
         needs: keys of the tasks that come first.
         demand: what it wants of a machine.
         n_steps: as many steps its progress counts.
+        here: it spreads over the CPUs by itself. On this machine it is done by the process that
+            carries out, and alone.
     """
 
     key: str
@@ -80,6 +82,7 @@ class Task:
     needs: tuple[str, ...] = ()
     demand: Demand = field(default_factory=Demand)
     n_steps: int = 1
+    here: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,11 @@ def forget(root: Path, key: str) -> None:
         _folder(root).rmdir()
 
 
+def fail(root: Path, key: str, error: Exception, facts: dict[str, Any]) -> None:
+    """Note of a task that nobody is at any more that it came to nothing."""
+    _note_failure(root, key, error, {"key": key, **facts})
+
+
 @contextmanager
 def attended(root: Path, key: str, *, log: str = "") -> Iterator[Tell]:
     """Be at a task: whoever looks sees that it runs, how far it is, and why it failed.
@@ -162,6 +170,21 @@ def attended(root: Path, key: str, *, log: str = "") -> Iterator[Tell]:
     finally:
         _path(root, key, "running").unlink(missing_ok=True)
         os.close(handle)
+
+
+def attendant(root: Path, key: str) -> dict[str, Any] | None:
+    """What the process that is at a task has noted of itself; None where nobody is at it."""
+    path = _path(root, key, "running")
+    with suppress(OSError, UserError):  # gone meanwhile, or not one of ours
+        standing = _standing(path, "running")
+        return standing.facts if standing.state == "running" else None
+    return None
+
+
+def job_id() -> str:
+    """The SLURM job that this process is part of, as squeue and scancel call it; else empty."""
+    array, index = (os.environ.get(f"SLURM_ARRAY_{part}_ID", "") for part in ("JOB", "TASK"))
+    return f"{array}_{index}" if array and index else os.environ.get("SLURM_JOB_ID", "")
 
 
 def standings(root: Path) -> list[Standing]:
@@ -203,7 +226,7 @@ class _Beating:
         self.facts = {
             **facts, "host": socket.gethostname(), "pid": os.getpid(), "began": time.time(),
         }  # fmt: skip
-        if job := os.environ.get("SLURM_JOB_ID"):
+        if job := job_id():
             self.facts["job"] = job
         self._guard, self._over = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
