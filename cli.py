@@ -150,6 +150,18 @@ def build(
         int | None,
         typer.Option(metavar="K", help="Also targets by K teachers that never saw the speaker."),
     ] = None,
+    shards: Annotated[
+        int | None,
+        typer.Option(min=1, max=1000, help="Make audio and LLDs in N parts, which resume."),
+    ] = None,
+    executor: Executor = "local",
+    slurm: Slurm = None,
+    partition: Partition = None,
+    account: Account = None,
+    hours: Hours = None,
+    array_limit: ArrayLimit = None,
+    wait: Wait = True,
+    attach: Attach = False,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Replace units made from something else.")
     ] = False,
@@ -168,6 +180,7 @@ def build(
     from featstore import render, steps
     from featstore.corpora import load
 
+    where = _executor(executor, slurm, partition, account, hours, array_limit, wait, attach)
     flags: dict[str, Any] = {}
     if not embed_audio:
         flags["audio"] = {"embed_audio": False}
@@ -177,16 +190,15 @@ def build(
     manifest = load(dataset, root, settings.corpus)
     request = plans.Request(
         manifest, settings, store or Path("stores") / dataset, fold, jobs, device, rebuild,
-        keep_teachers, repair, cross_fit,
+        keep_teachers, repair, cross_fit, shards,
     )  # fmt: skip
     sums = steps.source_sums(manifest)
     request = builds.heard_first(request, sums)
     builds.refuse_faults(request.manifest, strict=strict)
     if dry_run:
-        plan = plans.make_plan(request, sums)
-        _print(plans.plan_dict(plan, settings), as_json, render.plan)
+        _print(builds.dry_run(request, sums, where), as_json, render.plan)
         return
-    result = builds.build(request, sums)
+    result = builds.build(request, sums, where)
     _print(builds.result_dict(result, request), as_json, render.built)
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -63,33 +64,77 @@ def write_lld(
     Returns:
         How many utterances were taken over from the unit that stood there.
     """
-    columns = lld.names(settings.feature_set)
-    known = _Known(store, identity)
+    source = Extraction(store, identity, settings, signals, jobs)
+    commit_lld(store, identity, settings, source, n_utterances, replace=replace, n_bytes=n_bytes)
+    return source.taken
+
+
+class LldSource(Protocol):
+    """LLDs on their way into a unit.
+
+    Attributes:
+        sums: SHA-256 of each signal, once its LLDs have been taken.
+        taken: how many of them came from the unit that stood there.
+    """
+
+    sums: list[bytes]
+    taken: int
+
+    def values(self) -> Iterator[Lld]:
+        """Every utterance's, in order."""
+
+
+def commit_lld(
+    store: Store,
+    identity: Identity,
+    settings: LldSettings,
+    source: LldSource,
+    n_utterances: int,
+    *,
+    replace: bool = False,
+    n_bytes: int | None = None,
+) -> None:
+    """Write the unit, whatever its LLDs come from; arguments as of :func:`write_lld`."""
     with staged(store.path / "lld", identity, replace=replace, n_bytes=n_bytes) as staging:
-        write_group(staging.folder)
-        writer = RaggedWriter(
-            staging.folder, "float32", (len(columns),), ROWS, "frame", ("descriptor",)
-        )
         with progress("LLDs", n_utterances, unit="utterances") as advance:
-            for values in known.or_extracted(signals, settings.feature_set, jobs):
-                writer.append(values)
-                advance()
-        n_frames = writer.close()
-        sums = np.frombuffer(b"".join(known.sums), dtype=np.int8).reshape(-1, 32)
-        write_array(staging.folder, SUMS, sums, ("utterance", "byte"))
+            n_frames = write_values(staging.folder, settings, source, advance)
+        columns = lld.names(settings.feature_set)
         staging.facts.update(
             names=list(columns), n_frames=n_frames, hop_ms=lld.HOP_MS, n_utterances=n_utterances
         )
         staging.provenance.update(versions())
-    return known.taken
 
 
-class _Known:
-    """LLDs that are there already, by the SHA-256 of the signal that they were extracted from."""
+def write_values(
+    folder: Path, settings: LldSettings, source: LldSource, advance: Callable[[], None]
+) -> int:
+    """Write the arrays of a unit or of a part of one; how many frames they hold."""
+    write_group(folder)
+    width = len(lld.names(settings.feature_set))
+    writer = RaggedWriter(folder, "float32", (width,), ROWS, "frame", ("descriptor",))
+    for values in source.values():
+        writer.append(values)
+        advance()
+    n_frames = writer.close()
+    sums = np.frombuffer(b"".join(source.sums), dtype=np.int8).reshape(-1, 32)
+    write_array(folder, SUMS, sums, ("utterance", "byte"))
+    return n_frames
 
-    def __init__(self, store: Store, identity: Identity) -> None:
+
+class Extraction:
+    """LLDs extracted now, but for those that are there already for the very same signal."""
+
+    def __init__(
+        self,
+        store: Store,
+        identity: Identity,
+        settings: LldSettings,
+        signals: Iterable[Samples],
+        jobs: int,
+    ) -> None:
         self.sums: list[bytes] = []
         self.taken = 0
+        self._signals, self._feature_set, self._jobs = signals, settings.feature_set, jobs
         self._rows: dict[bytes, int] = {}
         self._old: Ragged | None = None
         try:
@@ -101,21 +146,19 @@ class _Known:
         except UserError:  # none there, or nothing that can be relied on
             self._rows = {}
 
-    def or_extracted(
-        self, signals: Iterable[Samples], feature_set: str, jobs: int
-    ) -> Iterator[Lld]:
+    def values(self) -> Iterator[Lld]:
         """Each signal's LLDs in order; only unknown signals go to the extractor."""
         waiting: deque[int | None] = deque()
 
         def unknown() -> Iterator[Samples]:
-            for samples in signals:
+            for samples in self._signals:
                 self.sums.append(hashlib.sha256(samples.tobytes()).digest())
                 row = self._rows.get(self.sums[-1])
                 waiting.append(row)
                 if row is None:
                     yield samples
 
-        for values in lld.extract_all(unknown(), feature_set, jobs):
+        for values in lld.extract_all(unknown(), self._feature_set, self._jobs):
             yield from self._taken_over(waiting)
             waiting.popleft()
             yield values

@@ -46,6 +46,8 @@ class Request:
     """What a user asks of ``featstore build``; of these only ``settings`` decide bytes.
 
     ``cross_fit`` asks for units beside the plain ones: targets cross-fitted by so many parts.
+    ``shards`` is how many parts audio and LLDs are made in before one process commits them; as the
+    executor sees fit where not given.
     """
 
     manifest: Manifest
@@ -58,6 +60,7 @@ class Request:
     keep_teachers: bool = False
     repair: bool = False
     cross_fit: int | None = None
+    shards: int | None = None
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,10 @@ _POLL_S = 0.2
 
 
 def default_jobs() -> int:
-    """How many CPUs this process may use."""
+    """How many CPUs this process may use; in a SLURM job, those it was given."""
+    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if given.isdecimal() and int(given):
+        return int(given)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -76,15 +76,20 @@ class Ragged:
         self.read_into(index, out)
         return out
 
-    def in_order(self) -> Iterator[npt.NDArray[Any]]:
+    def in_order(self, rows: range | None = None) -> Iterator[npt.NDArray[Any]]:
         """Every utterance once; a shard's pages are given back as soon as it has been read.
 
         The system could take them back itself, but until then they count as this process' memory.
+
+        Args:
+            rows: only these, one after another.
         """
-        begun = 0
-        for index in range(len(self)):
+        rows = range(len(self)) if rows is None else rows
+        shard_rows = self._chunk_rows * self._per_shard
+        begun = int(self.offsets[rows.start]) // shard_rows
+        for index in rows:
             yield self.read(index)
-            now = int(self.offsets[index + 1]) // (self._chunk_rows * self._per_shard)
+            now = int(self.offsets[index + 1]) // shard_rows
             for shard in range(begun, now):
                 self._shards[shard].madvise(mmap.MADV_DONTNEED)
             begun = now

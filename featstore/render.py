@@ -115,7 +115,27 @@ def plan(facts: Mapping[str, Any]) -> Iterator[Any]:
         estimate = size(step["bytes"]) if step["bytes"] else "-"
         rows.add_row(clean(step["unit"]), step["status"], estimate, clean(step["why"]))
     yield rows
+    if groups := facts["tasks"]["groups"]:
+        yield _tasks(groups)
     yield f"{facts['utterances']} utterances, {facts['folds']} folds, {facts['fits']} fit(s) to do"
+    if groups:
+        yield facts["tasks"]["basis"]
+
+
+def _tasks(groups: Sequence[Mapping[str, Any]]) -> Table:
+    rows = table("Tasks", "tasks", "count", "needs", "CPU-hours", "GPU-hours", "disk")
+    total = {"count": 0, "cpu_hours": 0.0, "gpu_hours": 0.0, "bytes": 0}
+    for group in groups:
+        total = {name: value + group[name] for name, value in total.items()}
+        rows.add_row(clean(group["tasks"]), *_cost(group, _names(group["needs"]) or "-"))
+    rows.add_section()
+    rows.add_row("all", *_cost(total, ""))
+    return rows
+
+
+def _cost(group: Mapping[str, Any], needs: str) -> tuple[str, ...]:
+    hours = (f"{group[name]:.2f}" if group[name] else "-" for name in ("cpu_hours", "gpu_hours"))
+    return (str(group["count"]), needs, *hours, size(group["bytes"]))
 
 
 def built(facts: Mapping[str, Any]) -> Iterator[Any]:
@@ -124,6 +144,8 @@ def built(facts: Mapping[str, Any]) -> Iterator[Any]:
         yield f"built {len(facts['built'])} unit(s): {clean(_folded(facts['built']))}"
     if facts["done_before"]:
         yield f"skipped {len(facts['done_before'])} unit(s), done before with the same fingerprint"
+    if facts.get("queued"):
+        yield f"queued {len(facts['queued'])} task(s); the same command with --attach waits"
     yield f"store: {clean(facts['store'])}   content: {facts['content'][:16]}"
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
@@ -18,7 +19,7 @@ from featstore.console import progress
 from featstore.files import sha256_of
 from featstore.folds import Fold, text_overlap
 from featstore.provenance import versions
-from featstore.schema import Manifest, UserError
+from featstore.schema import Manifest, TaskFailed, UserError, listed, printable
 from featstore.settings import digest
 from featstore.staging import staged
 from featstore.store import Store
@@ -56,7 +57,8 @@ class Source(NamedTuple):
         return to_samples(load_signal(root / self.file, self.start_s, self.duration_s, settings))
 
 
-def _sources(table: pd.DataFrame) -> list[Source]:
+def sources(table: pd.DataFrame) -> list[Source]:
+    """Where the audio of each row of a manifest lies."""
     columns = (table[name].tolist() for name in Source._fields)
     return [Source(*row) for row in zip(*columns, strict=True)]
 
@@ -81,11 +83,11 @@ def source_sums(manifest: Manifest) -> dict[str, str]:
 
 def audio_identity(manifest: Manifest, settings: AudioSettings, sums: dict[str, str]) -> Identity:
     """The audio unit: which stretch of which bytes is whose utterance."""
-    sources = [
+    stretches = [
         [source.utterance_id, sums[source.file], source.start_s, source.duration_s]
-        for source in _sources(manifest.utterances)
+        for source in sources(manifest.utterances)
     ]
-    record = {"audio": settings.model_dump(mode="json"), "sources": digest(sources)}
+    record = {"audio": settings.model_dump(mode="json"), "sources": digest(stretches)}
     return Identity("audio", record, {})
 
 
@@ -107,27 +109,41 @@ def write_audio(
     *,
     replace: bool = False,
     n_bytes: int | None = None,
+    decoded: Iterable[Samples | BadAudio] | None = None,
+    complete: bool = False,
 ) -> None:
-    """Decode every utterance; those that fail are left out and listed in the unit's facts."""
+    """Decode every utterance; those that fail are left out and listed in the unit's facts.
+
+    Args:
+        store: where to.
+        identity: of the unit.
+        manifest: whose audio.
+        settings: of the audio.
+        sums: SHA-256 of the audio files.
+        jobs: threads.
+        replace: swap out the unit that stands there.
+        n_bytes: about how large it will be.
+        decoded: what was decoded before, in parts.
+        complete: fail where an utterance would be left out: others count on it already.
+
+    Raises:
+        UserError: nothing of a speaker is left.
+        TaskFailed: an utterance cannot be used, and all are to be.
+    """
     import pandas as pd
 
-    rows = _sources(manifest.utterances)
+    rows = sources(manifest.utterances)
     excluded: list[dict[str, str]] = []
     kept: list[tuple[str, str, float]] = []
-
-    def decode(row: Source) -> Samples | BadAudio:
-        try:
-            return row.samples(manifest.root, settings)
-        except BadAudio as error:
-            return error
-
+    if decoded is None:
+        decoded = decode(rows, manifest.root, settings, jobs)
     with staged(store.path / "audio", identity, replace=replace, n_bytes=n_bytes) as staging:
         write_group(staging.folder)
         writer = RaggedWriter(
             staging.folder, "int16", (), AUDIO_ROWS, "sample", embed=settings.embed_audio
         )
         with progress("audio", len(rows), unit="utterances") as advance:
-            for row, result in zip(rows, in_threads(decode, rows, jobs), strict=True):
+            for row, result in zip(rows, decoded, strict=True):
                 if isinstance(result, BadAudio):
                     excluded.append(
                         {"utterance_id": row.utterance_id, "file": row.file,
@@ -137,6 +153,8 @@ def write_audio(
                     writer.append(result)
                     kept.append((row.utterance_id, sums[row.file], row.duration_s))
                 advance()
+        if complete and excluded:
+            _refuse_excluded(manifest, excluded)
         if not kept:
             raise UserError(
                 f"{manifest.root}: not one usable utterance", "run `featstore check` for the faults"
@@ -148,6 +166,29 @@ def write_audio(
         )
         staging.facts.update(n_samples=n_samples, n_utterances=len(kept), excluded=excluded)
         staging.provenance.update(versions())
+
+
+def decode(
+    rows: Iterable[Source], root: Path, settings: AudioSettings, jobs: int
+) -> Iterator[Samples | BadAudio]:
+    """Each utterance's samples, or what is wrong with its audio."""
+
+    def one(row: Source) -> Samples | BadAudio:
+        try:
+            return row.samples(root, settings)
+        except BadAudio as error:
+            return error
+
+    return in_threads(one, rows, jobs)
+
+
+def _refuse_excluded(manifest: Manifest, excluded: Sequence[dict[str, str]]) -> None:
+    lines = listed(printable(f"{item['file']}: {item['reason']}") for item in excluded)
+    raise TaskFailed(
+        f"{len(excluded)} utterance(s) that could be heard before can not be decoded on "
+        f"{socket.gethostname()}:\n{lines}",
+        f"do all nodes see {printable(str(manifest.root))}? Then run the same command again",
+    )
 
 
 def _refuse_silence(manifest: Manifest, kept: set[str]) -> None:
@@ -254,11 +295,27 @@ def write_splits(
         staging.provenance.update(versions())
 
 
-def corpus_signals(
-    table: pd.DataFrame, root: Path, settings: AudioSettings, jobs: int
+def signals(
+    store: Store,
+    rows: range,
+    found: Sequence[Source],
+    root: Path,
+    settings: AudioSettings,
+    jobs: int,
 ) -> Iterator[Samples]:
-    """The signals from the corpus' own files, where the store does not hold them."""
-    return in_threads(lambda row: row.samples(root, settings), _sources(table), jobs)
+    """Some utterances' signals: the store's, or the corpus' own where it does not hold them.
+
+    Args:
+        store: with its audio unit.
+        rows: which of its utterances.
+        found: where their audio lies in the corpus.
+        root: the corpus' folder.
+        settings: of the audio.
+        jobs: threads.
+    """
+    if settings.embed_audio:
+        return store.audio.in_order(rows)
+    return in_threads(lambda row: row.samples(root, settings), found, jobs)
 
 
 def in_threads(function: Callable[[T], R], items: Iterable[T], jobs: int) -> Iterator[R]:

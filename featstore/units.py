@@ -136,19 +136,22 @@ def steady(place: Path, read: Callable[[], T]) -> T:
     A rebuild swaps the folder for another; what was read across the swap is read again.
     """
     while True:
-        before = _version(place)
+        before = folder_version(place)
         try:
             found = read()
         except (Corrupt, FileNotFoundError):
-            if _version(place) == before:
+            if folder_version(place) == before:
                 raise
         else:
-            if _version(place) == before:
+            if folder_version(place) == before:
                 return found
 
 
-def _version(place: Path) -> tuple[int, int] | None:
-    """What tells a folder from the one that takes its place: a number is soon used again."""
+def folder_version(place: Path) -> tuple[int, int] | None:
+    """What tells a folder from the one that takes its place: a number is soon used again.
+
+    None where nothing is there.
+    """
     try:
         facts = place.stat()
     except (FileNotFoundError, NotADirectoryError):

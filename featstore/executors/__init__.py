@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from featstore.executors.settings import LOCAL, ExecutorSettings, executor_settings
@@ -18,7 +18,7 @@ def carry_out(
     *,
     jobs: int | None = None,
     device: str = "auto",
-) -> Iterator[tuple[Task, Exception | None]]:
+) -> Generator[tuple[Task, Exception | None], None, None]:
     """Do every task in an order that ``needs`` allows; one that fails stops only what needs it.
 
     Args:

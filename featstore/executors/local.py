@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,7 +19,7 @@ Outcome = tuple[Task, Exception | None]
 
 def carry_out(
     root: Path, tasks: Sequence[Task], jobs: int | None, device: str
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Every task in an order that ``needs`` allows; yields each with why it failed, if it did.
 
     Args:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,7 +44,9 @@ def remove_logs(root: Path) -> None:
             (root / notes.FOLDER).rmdir()
 
 
-def carry_out(root: Path, tasks: Sequence[Task], settings: ExecutorSettings) -> Iterator[Outcome]:
+def carry_out(
+    root: Path, tasks: Sequence[Task], settings: ExecutorSettings
+) -> Generator[Outcome, None, None]:
     """Queue what is not queued yet, and wait; yields each task with why it failed, if it did.
 
     Args:

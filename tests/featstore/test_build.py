@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import soundfile
 
-from featstore import build as module
+from featstore import build_tasks as module
 from featstore.build import heard_first, refuse_faults, result_dict
 from featstore.plan import make_plan, plan_dict
 from featstore.schema import Corrupt, Fault, TaskFailed, UserError

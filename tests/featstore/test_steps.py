@@ -139,7 +139,9 @@ class TestWriteAudio:
         assert not (store.path / "audio" / "values").exists()
         with pytest.raises(UserError, match="holds no signals"):
             _ = store.audio
-        signals = list(steps.corpus_signals(manifest.utterances, manifest.root, settings, 2))
+        found = steps.sources(manifest.utterances)
+        root, rows = manifest.root, range(8)
+        signals = list(steps.signals(store, rows, found, root, settings, jobs=2))
         np.testing.assert_array_equal(signals[7], tone(6, 8_000)[4_000:])
 
 
