@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,11 @@ def only(store: Path, reference: Path, *folds: int) -> str:
         if int(place.name) not in folds:
             shutil.rmtree(place)
     return content(copy)
+
+
+def _fill(found: list[str], look: Callable[[], list[str]]) -> bool:
+    found += look()
+    return bool(found)
 
 
 def at_work(store: Path) -> list[Standing]:
@@ -69,9 +75,10 @@ def test_killed_and_requeued_jobs_change_nothing(
         for command in (
             ["scancel", "--signal=KILL"], ["scontrol", "requeue"], ["scancel", "--signal=KILL"],
         ):  # fmt: skip
-            until(lambda: bool(unhurt()), "a task runs", 120)
-            hurt.append(unhurt()[0])
-            subprocess.run([*command, hurt[-1]], check=True)
+            found: list[str] = []
+            until(partial(_fill, found, unhurt), "a task runs", 120)
+            hurt.append(found[0])
+            subprocess.run([*command, found[0]], check=True)
 
     helper = threading.Thread(target=hurt_them)
     helper.start()
