@@ -137,6 +137,7 @@ def forget(root: Path, key: str) -> None:
 
 def fail(root: Path, key: str, error: Exception, facts: dict[str, Any]) -> None:
     """Note of a task that nobody is at any more that it came to nothing."""
+    _folder(root).mkdir(parents=True, exist_ok=True)
     _note_failure(root, key, error, {"key": key, **facts})
 
 
