@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 DEMO ?= demo
 
-.PHONY: demo test test-slow test-reliability bench screenshots lint format clean
+.PHONY: demo test test-slow test-reliability test-slurm bench screenshots lint format clean
 
 # The main job, end to end on the embedded corpus; the README shows what it prints.
 demo: $(INSTALLED)
@@ -27,6 +27,10 @@ test-slow: $(INSTALLED)
 # What tests/reliability/README.md promises: kills, damage, full disks, hostile files, leaks.
 test-reliability: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m reliability tests
+
+# Boots a two-node SLURM, as root, where slurmctld, slurmd and munge are installed; else skipped.
+test-slurm: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm tests -rs
 
 # Side-by-side ratios, written to benchmarks/RESULTS.md; about half an hour.
 bench: $(INSTALLED)

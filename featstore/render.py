@@ -115,7 +115,8 @@ def plan(facts: Mapping[str, Any]) -> Iterator[Any]:
         estimate = size(step["bytes"]) if step["bytes"] else "-"
         rows.add_row(clean(step["unit"]), step["status"], estimate, clean(step["why"]))
     yield rows
-    if groups := facts["tasks"]["groups"]:
+    groups = facts["tasks"]["groups"]
+    if groups:
         yield _tasks(groups)
     yield f"{facts['utterances']} utterances, {facts['folds']} folds, {facts['fits']} fit(s) to do"
     if groups:

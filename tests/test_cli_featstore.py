@@ -132,6 +132,29 @@ class TestBuild:
         plan = json.loads(done.out)
         assert {step["unit"] for step in plan["steps"]} == set(UNITS)
         assert {step["status"] for step in plan["steps"]} == {"build"}
+        groups = {group["tasks"]: group["count"] for group in plan["tasks"]["groups"]}
+        assert groups == {"audio": 1, "lld": 1, "folds/*/linguistic": 2, "folds/*/prosodic": 2}
+        assert "an assumption" in plan["tasks"]["basis"]
+
+    def test_dry_run_for_a_cluster_needs_none(
+        self, featstore: Command, call: tuple[Any, ...], tmp_path: Path
+    ) -> None:
+        more = ("--store", tmp_path / "new", "--dry-run", "--executor", "slurm", "--shards", "3")
+        done = featstore(*call, *more, "--json")
+        rows = {row["tasks"]: row for row in json.loads(done.out)["tasks"]["groups"]}
+        assert rows["lld/part-*"]["count"] == 3
+        assert rows["lld"]["needs"] == ["audio", "lld/part-*"]
+        assert rows["folds/*/prosodic"]["needs"] == ["lld"]
+        assert "lld/part-*" in featstore(*call, *more).out
+        assert not (tmp_path / "new").exists()
+
+    def test_nothing_to_do_needs_no_cluster(
+        self, featstore: Command, call: tuple[Any, ...], small_store: Path
+    ) -> None:
+        for more in ((), ("--attach",), ("--no-wait",)):
+            done = featstore(*call, "--store", small_store, "--executor", "slurm", *more)
+            assert done.code == 0, done.err
+            assert "skipped 8 unit(s)" in done.out
 
     def test_done_is_skipped(
         self, featstore: Command, call: tuple[Any, ...], small_store: Path
@@ -171,6 +194,9 @@ class TestBuild:
             (("--set", "tau_linguistic=5"), "tau_linguistic: unknown key"),
             (("--set", "seed"), "expected key=value"),
             (("--config", "/nowhere/x.toml"), "/nowhere/x.toml: no such settings file"),
+            (("--executor", "condor"), "--executor condor: not known"),
+            (("--partition", "gpu"), "flags of a cluster, and no cluster"),
+            (("--executor", "slurm", "--slurm", "/nowhere/c.toml"), "/nowhere/c.toml: no such"),
             (("--device", "cuda:99"), "--device cuda:99: not usable"),
             (("--set", "teachers.prosodic.dropout=0.3"),
              "folds/01/prosodic: teacher.dropout: 0.2 -> 0.3"),

@@ -57,6 +57,9 @@ def carry_out(
     Raises:
         UserError: there is no SLURM, or it refuses the jobs.
     """
+    if not tasks:
+        remove_logs(root)
+        return
     require_slurm()
     watch = _Watch(root.absolute(), settings.slurm, {task.key: task for task in tasks})
     try:
