@@ -306,21 +306,15 @@ class Store:
 
     def _outputs(self, unit: Unit) -> TeacherOutputs:
         self.check_parents(unit)
-        logits, embeddings = _array(unit, "logits"), _array(unit, "embeddings")
-        n, c = len(self.utterances), len(self.classes)
-        if logits.shape != (n, c) or embeddings.ndim != 2 or len(embeddings) != n:
-            raise Corrupt(
-                f"{unit.unit}: logits {logits.shape} and embeddings {embeddings.shape} "
-                f"for {n} utterances and {c} classes",
-                REPAIR,
-            )
-        return TeacherOutputs(logits, embeddings, unit)
+        n = len(self.utterances)
+        logits = _array(unit, "logits", (n, len(self.classes)))
+        return TeacherOutputs(logits, _array(unit, "embeddings", (n, None)), unit)
 
 
-def _array(unit: Unit, name: str) -> npt.NDArray[Any]:
-    """A small array of a unit, compared with the record first."""
+def _array(unit: Unit, name: str, shape: tuple[int | None, ...] | None = None) -> npt.NDArray[Any]:
+    """An array of a unit that is one chunk, compared with the record first."""
     unit.check(name)
-    return read_array(unit.path / name)
+    return read_array(unit.path / name, shape)
 
 
 def _ragged(unit: Unit) -> Ragged:
