@@ -16,7 +16,7 @@ from distill.experiments import ExperimentOrder, lines, run_experiment, runs_of,
 from distill.grids import Grid, load_grid
 from distill.running import Resources
 from distill.runs import FAILED, RunFolder
-from featstore.schema import Corrupt, UserError
+from featstore.schema import UserError
 from featstore.settings import flat
 from featstore.store import Store
 
@@ -175,14 +175,14 @@ def test_its_summary_is_that_of_the_predictions(here, small_store, tmp_path):
 
 
 def read_key(runs):
-    [record] = read_records(runs).values()
+    [record] = read_records(runs)[0].values()
     return record.rows[0].key
 
 
 def test_the_record_names_where_the_rows_runs_lie(here, small_store, tmp_path):
     asked = order(small_store, tmp_path, "figure2", max_steps=1)
     run_experiment(asked)
-    [(stem, record)] = read_records(tmp_path).items()
+    [(stem, record)] = read_records(tmp_path)[0].items()
     assert (stem, record.student) == ("tiny-figure2", "tiny")
     assert record.store == Store.open(small_store).fingerprint()
     assert len(record.rows) == 8
@@ -194,9 +194,12 @@ def test_the_record_names_where_the_rows_runs_lie(here, small_store, tmp_path):
     first = (tmp_path / "experiments" / f"{stem}.json").read_bytes()
     run_experiment(replace(asked, folds="2"))  # as another job of an array would
     assert (tmp_path / "experiments" / f"{stem}.json").read_bytes() == first
-    (tmp_path / "experiments" / "torn.json").write_bytes(first[:100])
-    with pytest.raises(Corrupt, match=r"torn\.json: not the record of an experiment"):
-        read_records(tmp_path)
+    (tmp_path / "experiments" / "a-torn.json").write_bytes(first[:100])
+    (tmp_path / "experiments" / "b-link.json").symlink_to("/dev/zero")
+    found, damaged = read_records(tmp_path)
+    assert (list(found), list(damaged)) == ([stem], ["a-torn", "b-link"])
+    assert "not the record of an experiment (Invalid JSON" in damaged["a-torn"]
+    assert "experiments/b-link.json: not a regular file" in damaged["b-link"]
 
 
 def test_resumed_it_is_what_it_would_have_been(here, small_store, tmp_path):
