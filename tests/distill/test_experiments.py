@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from small_runs import results, settings_of, train
 
-from distill import experiment_plan
+from distill import experiment_plan, render
 from distill.config import VARIANTS
 from distill.experiment_record import read_records
 from distill.experiments import ExperimentOrder, lines, run_experiment, runs_of, summary
@@ -132,6 +132,20 @@ def test_one_file_of_weights_is_for_one_backbone(small_store, tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("over", "told"),
+    [
+        ({"students": ("tiny", "tinny")}, "tinny: no such backbone; did you mean tiny"),
+        ({"students": ("tiny", "tiny")}, "student tiny: given twice"),
+        ({"sets": ("student.backbone=hubert-base",)}, "backbone=hubert-base: the experiment has"),
+    ],
+)
+def test_students_that_no_row_could_have(small_store, tmp_path, over, told):
+    with pytest.raises(UserError, match=told):
+        run_experiment(order(small_store, tmp_path, "table2", **over))
+    assert not list(tmp_path.iterdir())
+
+
 # What becomes of them
 
 
@@ -207,7 +221,10 @@ def test_resumed_it_is_what_it_would_have_been(here, small_store, tmp_path):
         "losses": {"alpha": 0.0}}}))  # fmt: skip
     run_experiment(whole)
     cut = replace(whole, runs=tmp_path / "cut")
-    run_experiment(replace(cut, max_steps=3))
+    done, rows = run_experiment(replace(cut, max_steps=3))
+    facts = summary(done, rows)
+    assert [(row["done"], row["stopped"]) for row in facts["rows"]] == [(0, 1), (0, 1)]
+    assert "stopped by --max-steps, in 2 run(s)" in list(render.experiment(facts))[-1]
     assert [row["runs"] for row in experiment_plan.plan(cut)["rows"]] == [{"resume": 1}] * 2
     run_experiment(cut)
     folders = [sorted(run.runs.rglob("fold01-seed42")) for run in (whole, cut)]
