@@ -47,7 +47,7 @@ class ExperimentOrder:
     """
 
     grid: Grid
-    store: Path
+    store: Path | str
     folds: str
     runs: Path
     n_seeds: int = 1
