@@ -15,7 +15,6 @@ from functools import cached_property
 
 from featstore.console import say
 from featstore.disk import io_failure, require_space
-from featstore.export_hdf5 import mebibytes
 from featstore.files import write_file
 from featstore.locks import try_lock
 from featstore.remote.contents import read_record, same, units_in
@@ -122,7 +121,7 @@ class RemoteStore(Store):
 
     def _fetch(self, record: Unit) -> None:
         require_space(self.path, record.n_bytes)
-        say(f"fetching {record.unit}, {mebibytes(record)} MiB, from {self.url}")
+        say(f"fetching {record.unit}, {record.n_bytes / 1024**2:.1f} MiB, from {self.url}")
         fetch_unit(self.objects, record, self.path, replace=True)
 
     @contextmanager

@@ -76,9 +76,14 @@ def packed_files(packed: bytes, meta: Metadata, rows: Rows) -> Iterator[tuple[st
         array: Any = zarr.open_array(MemoryStore(held), mode="r+", zarr_format=3)
         for number, (name, _) in enumerate(meta.files()):
             first = number * step
-            stop = min(first + step, meta.shape[0])
-            array[first:stop] = rows(first, stop)
+            array[first : first + step] = _many(rows, meta, first, first + step)
             yield name, held.pop(name).to_bytes()
+
+
+def _many(rows: Rows, meta: Metadata, first: int, stop: int) -> npt.NDArray[Any]:
+    """Rows of many chunks; ``rows`` gives those of one at a time."""
+    n, last = meta.chunk_shape[0], min(stop, meta.shape[0])
+    return np.concatenate([rows(one, min(one + n, last)) for one in range(first, last, n)])
 
 
 def most_bytes(meta: Metadata, plain_size: int) -> int:

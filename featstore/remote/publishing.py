@@ -27,7 +27,6 @@ from featstore.units import RECORD, Unit
 
 _ROOT = "zarr.json"
 _TOP = {_ROOT, *SHARED_UNITS, "folds", "weights"}
-_READ_AT_ONCE = 64 * 1024**2
 
 
 @dataclass
@@ -39,6 +38,7 @@ class _Copy:
     compress: bool
     copied: list[str] = field(default_factory=list)
     before: list[str] = field(default_factory=list)
+    groups: set[str] = field(default_factory=set)
     sent: int = 0
     skipped: int = 0
 
@@ -209,7 +209,9 @@ def _compressed(folder: Path, meta: Metadata) -> Iterator[tuple[str, bytes]]:
 def _groups(copy: _Copy, unit: str) -> None:
     """The groups above a unit, so that any Zarr reader walks down to it."""
     for above in Path(unit).parents[:-1]:
-        _small(copy, f"{above.as_posix()}/{META}", group_json())
+        if above.as_posix() not in copy.groups:
+            _small(copy, f"{above.as_posix()}/{META}", group_json())
+            copy.groups.add(above.as_posix())
 
 
 def _small(copy: _Copy, name: str, content: bytes) -> None:
