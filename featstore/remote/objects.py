@@ -17,11 +17,15 @@ MAX_OBJECTS = 500_000
 """Of one store: two teachers of 100 folds have 2,400."""
 PIECE_BYTES = 1024**2
 CONNECT_S = 3
-STALLED_S = 30
+STALLED_S = 20
 """Without a byte for so long, an answer is given up."""
 REQUEST_S = 600
-"""Of one request: 8 MiB, or a shard of 32 at half a megabit a second."""
+"""Of one request: the 32 MiB of a shard at half a megabit a second."""
 RETRIES = 2
+RETRY_S = 10
+"""After so long, what fails is not tried again."""
+PARTS = 2
+"""Parts of 5 MiB of one object that are sent at once."""
 
 _CODE = re.compile(r"<Code>([A-Za-z]{1,60})</Code>")
 _DENIED = (
@@ -40,7 +44,9 @@ class Objects:
     """What lies below a URL."""
 
     url: str
-    client: Any
+    reader: Any
+    writer: Any
+    """Without a limit on stalled answers, which for an upload would count its sending, too."""
 
     @staticmethod
     def open(url: str) -> Objects:
@@ -60,23 +66,20 @@ class Objects:
                 "pip install 'emodistill[s3]'",
             ) from None
         # Options given here take the place of those that obstore reads from the environment.
-        http = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true", "yes", "on")
+        options = {
+            "connect_timeout": timedelta(seconds=CONNECT_S),
+            "timeout": timedelta(seconds=REQUEST_S),
+            "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true", "yes"),
+        }
+        stalled = {"read_timeout": timedelta(seconds=STALLED_S)}
+        retries = {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_S)}
+        local = {"mkdir": True} if url.startswith("file:") else {}
         with failing(url):
-            client = from_url(
-                url,
-                client_options={
-                    "connect_timeout": timedelta(seconds=CONNECT_S),
-                    "read_timeout": timedelta(seconds=STALLED_S),
-                    "timeout": timedelta(seconds=REQUEST_S),
-                    "allow_http": http,
-                },
-                retry_config={
-                    "max_retries": RETRIES,
-                    "retry_timeout": timedelta(seconds=10),
-                },
-                **({"mkdir": True} if url.startswith("file:") else {}),
+            reader, writer = (
+                from_url(url, client_options=one, retry_config=retries, **local)
+                for one in (options | stalled, options)
             )
-        return Objects(url, client)
+        return Objects(url, reader, writer)
 
     def sizes(self) -> dict[str, int]:
         """Every object below, with its size in bytes.
@@ -88,7 +91,7 @@ class Objects:
 
         found: dict[str, int] = {}
         with failing(self.url):
-            for some in obstore.list(self.client):
+            for some in obstore.list(self.reader):
                 found |= {str(one["path"]): int(one["size"]) for one in some}
                 if len(found) > MAX_OBJECTS:
                     raise Refused(
@@ -112,7 +115,7 @@ class Objects:
         shown = f"{self.url}/{printable(name)}"
         n_bytes = 0
         with failing(shown):
-            answer = obstore.get(self.client, name)
+            answer = obstore.get(self.reader, name)
             if answer.meta["size"] > most:
                 raise Corrupt(
                     f"{shown}: {answer.meta['size']:,} bytes, at most {most:,} belong there",
@@ -134,7 +137,7 @@ class Objects:
         import obstore
 
         with failing(f"{self.url}/{name}"):
-            obstore.put(self.client, name, content)
+            obstore.put(self.writer, name, content, max_concurrency=PARTS)
 
     def delete(self, names: Iterable[str]) -> None:
         """Remove objects; those that are not there are passed over."""
@@ -143,7 +146,7 @@ class Objects:
         for name in names:
             try:
                 with failing(f"{self.url}/{name}"):
-                    obstore.delete(self.client, name)
+                    obstore.delete(self.writer, name)
             except Corrupt:
                 continue
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
-from kept_store import KEPT
+from kept_store import KEPT, copied
+
+import cli
+from featstore import console
 
 SECRET = "a-secret-that-nothing-may-print"
 KEY = "AKIAKEYTHATNOTHINGPRINTS"
@@ -97,3 +103,53 @@ def published(bucket: Bucket) -> Bucket:
 
     copy(KEPT, bucket.url)
     return bucket
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Done]]:
+    """``command("featstore", "verify", URL)`` in this process: exit code, stdout and stderr."""
+    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+
+    def run(*arguments: Any) -> Done:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", [*map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            {"featstore": cli.featstore_main, "distill": cli.distill_main}[arguments[0]]()
+        return Done(int(ended.value.code or 0), *capsys.readouterr())
+
+    yield run
+    for number, handler in handlers:
+        signal.signal(number, handler)
+    console.set_verbose(False)
+
+
+@pytest.fixture
+def other_store(tmp_path: Path) -> Path:
+    """The kept store, but for one value of one teacher, with a record that fits."""
+    from featstore.arrays import read_array, read_metadata, write_array
+    from featstore.staging import staged
+    from featstore.store import Store
+    from featstore.units import RECORD, Identity
+
+    place = copied(tmp_path / "other")
+    unit = Store.open(place).unit("folds/01/prosodic")
+    identity = Identity(unit.unit, unit.settings, unit.parents)
+    with staged(unit.path, identity, replace=True) as staging:
+        shutil.copytree(unit.path, staging.folder, dirs_exist_ok=True)
+        (staging.folder / RECORD).unlink()
+        values = read_array(unit.path / "logits").copy()
+        values[0, 0] += 1
+        dims = read_metadata(unit.path / "logits").dims
+        shutil.rmtree(staging.folder / "logits")
+        write_array(staging.folder, "logits", values, dims)
+        staging.facts.update(unit.facts)
+        staging.provenance.update(unit.provenance)
+    return place
