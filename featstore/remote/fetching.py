@@ -21,10 +21,10 @@ from featstore.remote.contents import (
     units_in,
 )
 from featstore.remote.objects import Objects
-from featstore.schema import Corrupt, TaskFailed, UserError, listed
+from featstore.schema import Corrupt, Refused, TaskFailed, UserError, listed
 from featstore.staging import staged
 from featstore.store import Store
-from featstore.units import Identity, Unit
+from featstore.units import NO_LINKS, Identity, Unit
 from featstore.verification import verify
 
 
@@ -39,9 +39,12 @@ def fetch_unit(objects: Objects, unit: Unit, store: Path, *, replace: bool = Fal
 
     Raises:
         Corrupt: an object is not what the record lists.
+        Refused: its place is below a link.
     """
     found = contents(objects, unit)
     for above in reversed(Path(unit.unit).parents[:-1]):
+        if (store / above).is_symlink():
+            raise Refused(f"{store / above}: a link", NO_LINKS)
         write_group(store / above)
     identity = Identity(unit.unit, unit.settings, unit.parents)
     place = store / unit.unit

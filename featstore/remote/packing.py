@@ -106,7 +106,7 @@ def unpacked(meta: Metadata, fetch: Callable[[str], bytes], name: str) -> Rows:
     shard = _Kept(lambda number: _frames(fetch(names[number]), meta, f"{name}/{names[number]}"))
     chunk = _Kept(
         lambda number: _decoded(
-            shard[number // meta.per_shard][number % meta.per_shard],
+            shard[number // meta.per_shard].get(number % meta.per_shard),
             meta, f"{name}/{names[number // meta.per_shard]}",
         )
     )  # fmt: skip

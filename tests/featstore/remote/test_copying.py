@@ -165,6 +165,7 @@ def test_a_copy_that_failed_is_resumed(bucket: Any, each_put: Any) -> None:
     assert (third["sent_bytes"], third["copied"], len(third["there_before"])) == (0, [], 8)
 
 
+@pytest.mark.reliability
 @pytest.mark.parametrize("at", [1, 17, 40])
 def test_a_killed_copy_is_resumed(bucket: Any, at: int) -> None:
     done = subprocess.run(
@@ -178,6 +179,7 @@ def test_a_killed_copy_is_resumed(bucket: Any, at: int) -> None:
     assert bucket.objects() == contents(KEPT)
 
 
+@pytest.mark.reliability
 def test_a_killed_fetch_is_resumed(published: Any, tmp_path: Path) -> None:
     place = tmp_path / "back"
     done = subprocess.run(
