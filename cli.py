@@ -308,7 +308,7 @@ def copy(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Publish a store in object storage, or fetch it; all of it is read back. Resumes."""
+    """Publish a store in object storage, or fetch one. Resumes."""
     from featstore.remote import copying
 
     done = copying.copy(source, to, compress=compress, replace=replace)

@@ -38,6 +38,8 @@ def sound_units(store: RemoteStore) -> tuple[list[Unit], list[UserError]]:
             try:
                 _check(store, unit)
                 sound.append(unit)
+            except TaskFailed:  # of the network, which will not do for the next one either
+                raise
             except UserError as error:
                 faults.append(error)
             advance(mebibytes(unit), unit.unit)

@@ -24,6 +24,7 @@ from featstore.remote.packing import (
     MAX_META_BYTES,
     MAX_PACKED_META_BYTES,
     most_bytes,
+    packs,
     plain_metadata,
     unpacked,
 )
@@ -103,7 +104,10 @@ def contents(objects: Objects, unit: Unit) -> Contents:
         if not _is(unit, name, text):
             raise Corrupt(f"{unit.unit}/{name}: content differs", "")
         texts[name] = text
-        return Metadata(strict_json(text, f"{unit.unit}/{name}"), f"{unit.unit}/{name}")
+        meta = Metadata(strict_json(text, f"{unit.unit}/{name}"), f"{unit.unit}/{name}")
+        if array in packed and not packs(meta):
+            raise Refused(f"{unit.unit}/{name}: compressed, and too large for that", "")
+        return meta
 
     with _told(objects):
         arrays, others = parts(unit, metadata)

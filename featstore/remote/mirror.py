@@ -51,7 +51,8 @@ class RemoteStore(Store):
         path = mirror_folder(objects.url)
         try:
             Store.create(path)
-            write_file(path / ".url", f"{objects.url}\n".encode())
+            if not (path / ".url").exists():  # for whoever tidies the cache up
+                write_file(path / ".url", f"{objects.url}\n".encode())
         except OSError as error:
             raise io_failure(error, path) from error
         store = RemoteStore(path, objects)

@@ -19,8 +19,10 @@ PIECE_BYTES = 1024**2
 CONNECT_S = 3
 STALLED_S = 20
 """Without a byte for so long, an answer is given up."""
-REQUEST_S = 600
-"""Of one request: the 32 MiB of a shard at half a megabit a second."""
+SENT_S = 600
+"""For 5 MiB to be sent and answered."""
+READ_S = 24 * 3600
+"""For an object to be read, however large, as long as it does not stall."""
 RETRIES = 2
 RETRY_S = 10
 """After so long, what fails is not tried again."""
@@ -34,8 +36,8 @@ _DENIED = (
 )  # fmt: skip
 _AGAIN = "run the same command again: what is done is kept"
 _KEYS = (
-    "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and AWS_REGION, and what "
-    "they allow; AWS_SKIP_SIGNATURE=true reads a public bucket"
+    "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and AWS_REGION (or what "
+    "your cloud has in their place); AWS_SKIP_SIGNATURE=true reads a public bucket"
 )
 
 
@@ -68,16 +70,19 @@ class Objects:
         # Options given here take the place of those that obstore reads from the environment.
         options = {
             "connect_timeout": timedelta(seconds=CONNECT_S),
-            "timeout": timedelta(seconds=REQUEST_S),
             "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true", "yes"),
         }
-        stalled = {"read_timeout": timedelta(seconds=STALLED_S)}
+        reading = {
+            "read_timeout": timedelta(seconds=STALLED_S),
+            "timeout": timedelta(seconds=READ_S),
+        }
+        writing = {"timeout": timedelta(seconds=SENT_S)}
         retries = {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_S)}
         local = {"mkdir": True} if url.startswith("file:") else {}
         with failing(url):
             reader, writer = (
-                from_url(url, client_options=one, retry_config=retries, **local)
-                for one in (options | stalled, options)
+                from_url(url, client_options=options | times, retry_config=retries, **local)
+                for times in (reading, writing)
             )
         return Objects(url, reader, writer)
 
@@ -180,18 +185,26 @@ def _failure(error: Exception, shown: str, known: Any) -> UserError:
     code = match[1] if match else ""
     if code in ("NoSuchBucket", "ContainerNotFound"):
         return UserError(f"{shown}: no such bucket", "make it, or mend the URL")
+    if any(sign in text for sign in _NO_KEYS):
+        return UserError(f"{shown}: no credentials found", _KEYS)
     denied = (known.PermissionDeniedError, known.UnauthenticatedError)
-    if isinstance(error, denied) or code in _DENIED or "Missing AccessKeyId" in text:
+    if isinstance(error, denied) or code in _DENIED:
         return UserError(f"{shown}: access denied{f' ({code})' if code else ''}", _KEYS)
     if isinstance(error, known.InvalidPathError):
         return Refused(f"{shown}: holds a name that no store has", "give a prefix of its own")
     if isinstance(error, FileNotFoundError):
         return Corrupt(f"{shown}: not there", "copy the store there again")
-    why = next((told for sign, told in _SIGNS.items() if sign in text), type(error).__name__)
+    status = _STATUS.search(text)
+    other = f"the server answers with status {status[1]}" if status else type(error).__name__
+    why = next((told for sign, told in _SIGNS.items() if sign in text), other)
     told = f"{shown}: {why}{f' ({code})' if code else ''}"
     return TaskFailed(told, f"{_HINTS.get(why, '')}{_AGAIN}")
 
 
+_STATUS = re.compile(r"status: ([45]\d\d)\b")
+_NO_KEYS = ("Missing AccessKeyId", "MissingAccount", "MissingSecretAccessKey", "/latest/api/token",
+            "169.254.169.254", "metadata.google.internal")  # fmt: skip
+"""Signs that it came to asking the machine's own metadata service, which only clouds have."""
 _UNREACHED = "cannot be reached"
 _SIGNS = {
     "kind: Connect": _UNREACHED,
@@ -199,10 +212,8 @@ _SIGNS = {
     "BadScheme": "plain HTTP is not allowed",
     "TimedOut": "no answer in time",
     "kind: Timeout": "no answer in time",
-    "Metadata": "no credentials found",
 }
 _HINTS = {
     _UNREACHED: "check the network and AWS_ENDPOINT_URL, then ",
     "plain HTTP is not allowed": "set AWS_ALLOW_HTTP=true for a server of your own, then ",
-    "no credentials found": f"{_KEYS}; then ",
 }

@@ -24,16 +24,16 @@ ATTRIBUTE = "emodistill_plain"
 MAX_META_BYTES = 64 * 1024
 """Of an array's plain metadata; ours have one or two."""
 MAX_PACKED_META_BYTES = 4 * MAX_META_BYTES
-MAX_PACKED_CHUNK = 2**31 - 64
-"""Bytes that blosc compresses at once; larger chunks travel as they are."""
+MAX_PACKED = 2**31 - 64
+"""Bytes that blosc compresses at once, and of a shard; larger ones travel as they are."""
 _FRAME = 16
 """Bytes of a blosc frame's head: versions, flags, typesize, then sizes as 32 bits each."""
 _CRC = 4
 
 
 def packs(meta: Metadata) -> bool:
-    """Whether an array can travel compressed."""
-    return 0 < meta.n_bytes < MAX_PACKED_CHUNK
+    """Whether an array can travel compressed: its objects are decoded in memory."""
+    return 0 < meta.n_bytes * meta.per_shard < MAX_PACKED
 
 
 def packed_metadata(plain: bytes) -> bytes:

@@ -71,37 +71,67 @@ class Bucket:
         self._backend.delete_object(self.name, f"{prefix}{name}")
 
 
-@pytest.fixture
-def environment(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Credentials, the server's address and a cache of the test's own."""
-    for name, value in {
+def settings(endpoint: str) -> dict[str, str]:
+    """Credentials and the server's address."""
+    return {
         "AWS_ACCESS_KEY_ID": KEY,
         "AWS_SECRET_ACCESS_KEY": SECRET,
         "AWS_REGION": "us-east-1",
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_ALLOW_HTTP": "true",
-        "FEATSTORE_CACHE": str(tmp_path / "cache"),
         "NO_PROXY": "127.0.0.1",
         "no_proxy": "127.0.0.1",
-    }.items():
+    }
+
+
+@pytest.fixture
+def environment(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our settings, and a cache of the test's own."""
+    for name, value in settings(endpoint).items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("FEATSTORE_CACHE", str(tmp_path / "cache"))
+
+
+def new_bucket() -> Bucket:
+    """An empty bucket."""
+    made = Bucket(f"bucket-{next(_NUMBERS)}")
+    made._backend.create_bucket(made.name, "us-east-1")
+    return made
 
 
 @pytest.fixture
 def bucket(environment: None) -> Bucket:
     """An empty bucket."""
-    name = f"bucket-{next(_NUMBERS)}"
-    made = Bucket(name)
-    made._backend.create_bucket(name, "us-east-1")
-    return made
+    return new_bucket()
+
+
+@pytest.fixture(scope="session")
+def copies(endpoint: str) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """The objects of the kept store as it is published, plain and compressed."""
+    from featstore.remote.copying import copy
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings(endpoint).items():
+            patch.setenv(name, value)
+        made = [new_bucket(), new_bucket()]
+        for compress, one in enumerate(made):
+            copy(KEPT, one.url, compress=bool(compress))
+    return made[0].objects(), made[1].objects()
 
 
 @pytest.fixture
-def published(bucket: Bucket) -> Bucket:
+def published(bucket: Bucket, copies: tuple[dict[str, bytes], dict[str, bytes]]) -> Bucket:
     """The kept store in a bucket."""
-    from featstore.remote.copying import copy
+    for name, content in copies[0].items():
+        bucket.put(name, content)
+    return bucket
 
-    copy(KEPT, bucket.url)
+
+@pytest.fixture
+def packed(bucket: Bucket, copies: tuple[dict[str, bytes], dict[str, bytes]]) -> Bucket:
+    """The kept store in a bucket, compressed."""
+    for name, content in copies[1].items():
+        bucket.put(name, content)
     return bucket
 
 

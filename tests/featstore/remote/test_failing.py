@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 from kept_store import KEPT
 
 from featstore.remote import objects
-from featstore.remote.objects import Objects
 from featstore.schema import TaskFailed, UserError
 from featstore.store import Store
 
@@ -100,10 +101,43 @@ def test_plain_http_is_asked_for(bucket: Any, monkeypatch: pytest.MonkeyPatch) -
     assert "AWS_ALLOW_HTTP=true" in refused.value.hint
 
 
-def test_half_of_the_credentials(environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    with pytest.raises(UserError, match="access denied"):
-        Objects.open("s3://bucket/store")
+@pytest.mark.parametrize("lacking", [["AWS_ACCESS_KEY_ID"],
+                                     ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]])  # fmt: skip
+def test_no_credentials(
+    environment: None, lacking: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in lacking:
+        monkeypatch.delenv(name)
+    with socket.socket() as free:  # where a cloud's machine would be told its credentials
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+        monkeypatch.setenv("AWS_METADATA_ENDPOINT", address)
+    began = time.monotonic()
+    with pytest.raises(UserError, match="s3://bucket/store: no credentials found"):
+        Store.open("s3://bucket/store")
+    assert time.monotonic() - began < 15
+
+
+def test_a_server_that_fails(bucket: Any, monkeypatch: pytest.MonkeyPatch, command: Any) -> None:
+    class Failing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(503)
+            self.end_headers()
+            self.wfile.write(
+                b"<Error><Code>SlowDown</Code><Message>AKIAWHO\x1b[31m</Message></Error>"
+            )
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Failing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        done = command("featstore", "-v", "inspect", bucket.url)
+        server.shutdown()
+    assert done.code == 1
+    assert f"error: {bucket.url}: the server answers with status 503 (SlowDown)" in done.err
+    assert "AKIAWHO" not in done.err
 
 
 def test_a_missing_extra_names_its_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,13 +22,7 @@ from featstore.settings import digest
 from featstore.store import Store
 
 VALUES = "audio/values/c/0"
-
-
-@pytest.fixture
-def packed(bucket: Any) -> Any:
-    """The kept store in a bucket, compressed."""
-    copy(KEPT, bucket.url, compress=True)
-    return bucket
+pytestmark = pytest.mark.reliability
 
 
 @pytest.fixture

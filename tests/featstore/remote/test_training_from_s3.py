@@ -7,12 +7,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pytest
 from kept_store import KEPT
 
 from distill.config import PRESETS, RunSettings
 from distill.request import Outcome, RunRequest
 from distill.trainer import run_fold
-from featstore.remote.copying import copy
 from featstore.remote.places import mirror_folder
 from featstore.settings import overrides, resolve
 
@@ -29,25 +29,25 @@ def trained(store: Path | str, runs: Path) -> Outcome:
     )  # fmt: skip
 
 
-def test_the_same_predictions_as_from_a_folder(bucket: Any, tmp_path: Path) -> None:
-    copy(KEPT, bucket.url, compress=True)
-    here, there = trained(KEPT, tmp_path / "here"), trained(bucket.url, tmp_path / "there")
+def test_the_same_predictions_as_from_a_folder(packed: Any, tmp_path: Path) -> None:
+    here, there = trained(KEPT, tmp_path / "here"), trained(packed.url, tmp_path / "there")
     assert here.status == there.status == "done"
     for name in ("predictions.parquet", "student/model.safetensors"):
         assert (here.folder / name).read_bytes() == (there.folder / name).read_bytes()
     assert here.folder.name == there.folder.name
     assert here.folder.parent.name == there.folder.parent.name  # the run's key
-    mirror = mirror_folder(bucket.url)
+    mirror = mirror_folder(packed.url)
     units = {path.parent.relative_to(mirror).as_posix() for path in mirror.rglob("unit.json")}
     assert units == {"corpus", "splits", "audio", "folds/01/linguistic", "folds/01/prosodic"}
     told = json.loads((there.folder / "run.json").read_text())["store"]
-    assert told["url"] == bucket.url
+    assert told["url"] == packed.url
     for path in there.folder.rglob("*"):
         if path.is_file():
             assert os.environ["AWS_SECRET_ACCESS_KEY"].encode() not in path.read_bytes()
             assert os.environ["AWS_ACCESS_KEY_ID"].encode() not in path.read_bytes()
 
 
+@pytest.mark.slow
 def test_worker_processes_share_a_mirror(published: Any, command: Any, tmp_path: Path) -> None:
     done = command(
         "distill", "run", "--store", published.url, "--fold", "1..2", "--student", "tiny",
