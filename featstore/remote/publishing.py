@@ -134,8 +134,10 @@ def _other(copy: _Copy, mine: Mapping[str, Unit], name: str) -> bool:
         return True
     if name in mine:
         return not same(theirs, mine[name])
-    prints = {parent: mine[parent].fingerprint for parent in theirs.parents if parent in mine}
-    return dict(theirs.parents) != prints
+    return any(
+        parent in mine and mine[parent].fingerprint != fingerprint
+        for parent, fingerprint in theirs.parents.items()
+    )
 
 
 def _unit(copy: _Copy, store: Store, name: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from forged_records import forged
 from kept_store import KEPT
 
 from featstore.remote.copying import copy
@@ -65,17 +66,8 @@ def test_what_no_unit_lists(published: Any) -> None:
     ]
 
 
-def test_a_unit_made_from_others(published: Any, other_store: Any) -> None:
-    import json
-
-    from featstore.settings import digest
-    from featstore.units import Identity
-
-    record = json.loads((KEPT / "folds/01/prosodic/unit.json").read_bytes())
-    record["parents"]["splits"] = "0" * 64
-    identity = Identity(record["unit"], record["settings"], record["parents"])
-    record["fingerprint"] = identity.fingerprint
-    record.pop("sha256")
-    record["sha256"] = digest(record)
-    published.put("folds/01/prosodic/unit.json", json.dumps(record).encode())
+def test_a_unit_made_from_others(published: Any) -> None:
+    name = "folds/01/prosodic/unit.json"
+    other = forged((KEPT / name).read_bytes(), lambda raw: raw["parents"].update(splits="0" * 64))
+    published.put(name, other)
     assert "folds/01/prosodic: made from another splits" in told(published)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forged_records import forged
 from kept_store import KEPT, contents, copied
 
 from featstore.remote.copying import copy
@@ -248,13 +250,24 @@ def test_a_prefix_in_other_use_is_left_alone(bucket: Any) -> None:
 
 
 def test_units_that_only_the_remote_store_has_stay(published: Any, tmp_path: Path) -> None:
-    import shutil
-
     part = copied(tmp_path / "part")
     shutil.rmtree(part / "folds" / "02" / "linguistic")
     done = copy(part, published.url)
     assert done["sent_bytes"] == 0
     assert published.objects() == contents(KEPT)
+
+
+def test_units_made_from_others_do_not_stay(published: Any, tmp_path: Path) -> None:
+    part = copied(tmp_path / "part")
+    shutil.rmtree(part / "folds" / "02" / "linguistic")
+    name = "folds/02/linguistic/unit.json"
+    other = forged((KEPT / name).read_bytes(), lambda raw: raw["parents"].update(splits="0" * 64))
+    published.put(name, other)
+    with pytest.raises(UserError, match=r"not those of part\nfolds/02/linguistic"):
+        copy(part, published.url)
+    assert published.objects()[name] == other
+    copy(part, published.url, replace=True)
+    assert published.objects() == contents(part)
 
 
 def test_a_damaged_store_is_not_published(bucket: Any, tmp_path: Path) -> None:
