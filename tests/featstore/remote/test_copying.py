@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import obstore
 import pytest
 from forged_records import forged
 from kept_store import KEPT, contents, copied
@@ -121,9 +122,16 @@ def test_zarr_reads_a_compressed_store_where_it_lies(bucket: Any) -> None:
 
 
 def test_at_every_moment_readers_see_whole_units(
-    bucket: Any, other_store: Path, each_put: Any
+    bucket: Any, other_store: Path, each_put: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
+    delete = obstore.delete
+
+    def deleting(*arguments: Any) -> None:
+        delete(*arguments)
+        assert halves(bucket.objects()) == []
+
+    monkeypatch.setattr(obstore, "delete", deleting)
 
     def look(name: str, content: Any) -> Any:
         there = bucket.objects()
@@ -210,6 +218,46 @@ def test_what_was_damaged_on_the_way_is_sent_again(bucket: Any, each_put: Any) -
     copy(KEPT, bucket.url)
     assert bad == set()
     assert bucket.objects() == contents(KEPT)
+
+
+def test_a_unit_that_is_damaged_there_is_none_until_it_is_mended(
+    published: Any, each_put: Any
+) -> None:
+    published.put("audio/values/c/0", b"x" * len(published.objects()["audio/values/c/0"]))
+    published.put("audio/left-over", b"by something else")
+    sent: list[str] = []
+
+    def look(name: str, content: Any) -> Any:
+        assert "audio/unit.json" not in published.objects()
+        sent.append(name)
+        return content
+
+    each_put(look)
+    done = copy(KEPT, published.url)
+    assert sent == ["audio/values/c/0", "audio/unit.json"]
+    assert (done["copied"], len(done["there_before"])) == (["audio"], 7)
+    assert published.objects() == contents(KEPT)
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_copy_is_resumed_in_the_other_layout(
+    bucket: Any, each_put: Any, first: bool, tmp_path: Path
+) -> None:
+    left = [25]
+
+    def look(name: str, content: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise TaskFailed("the network is gone")
+        return content
+
+    each_put(look)
+    with pytest.raises(TaskFailed, match="the network is gone"):
+        copy(KEPT, bucket.url, compress=first)
+    left[0] = 10**6
+    copy(KEPT, bucket.url, compress=not first)
+    copy(bucket.url, tmp_path / "back")
+    assert contents(tmp_path / "back") == contents(KEPT)
 
 
 def test_storage_that_damages_is_named(bucket: Any, each_put: Any) -> None:
