@@ -57,3 +57,12 @@ def test_worker_processes_share_a_mirror(published: Any, command: Any, tmp_path:
     assert done.code == 0, done.err
     assert [fold["status"] for fold in json.loads(done.out)["folds"]] == ["done", "done"]
     assert not (mirror_folder(published.url) / "lld").exists()
+
+
+def test_an_experiment_is_planned_from_a_url(published: Any, command: Any, tmp_path: Path) -> None:
+    done = command(
+        "distill", "experiment", "table2", "--store", published.url, "--fold", "1",
+        "--student", "tiny", "--runs", tmp_path / "runs", "--dry-run", "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert not (mirror_folder(published.url) / "audio").exists()
