@@ -48,7 +48,7 @@ class ExperimentOrder:
     """
 
     grid: Grid
-    store: Path
+    store: Path | str
     folds: str
     runs: Path
     n_seeds: int = 1

@@ -27,14 +27,14 @@ def overview(store: Store) -> dict[str, Any]:
     """Corpus, folds, teachers with their scores, sizes and provenance."""
     table = store.utterances
     corpus = store.unit("corpus")
-    units = [store.unit(name) for name in store.units()]
-    durations = store.lengths / SAMPLING_RATE
+    units = [store.record(name) for name in store.units()]
+    audio = store.record("audio").facts
     return {
-        "store": store.path.name,
+        "store": store.name,
         "corpus": {
             "name": corpus.facts["name"],
             "utterances": len(table),
-            "hours": round(float(durations.sum()) / 3600, 4),
+            "hours": round(audio["n_samples"] / SAMPLING_RATE / 3600, 4),
             "classes": {c: int((table["label"] == c).sum()) for c in store.classes},
             "speakers": corpus.facts["speakers"],
             "excluded": excluded(store),
@@ -57,8 +57,8 @@ def overview(store: Store) -> dict[str, Any]:
 
 def excluded(store: Store) -> dict[str, int]:
     """Utterances left out for a fault, by reason, whether found in the labels or the audio."""
-    counts = dict(store.unit("corpus").facts["excluded"])
-    for item in store.unit("audio").facts["excluded"]:
+    counts = dict(store.record("corpus").facts["excluded"])
+    for item in store.record("audio").facts["excluded"]:
         counts[item["reason"]] = counts.get(item["reason"], 0) + 1
     return counts
 
@@ -198,7 +198,7 @@ def _teachers(store: Store) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for number in range(1, len(store.folds) + 1):
         for name in store.target_names(number):
-            unit = store.unit(unit_name(number, name))
+            unit = store.record(unit_name(number, name))
             entry = out.setdefault(
                 name,
                 {
