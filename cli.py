@@ -19,6 +19,7 @@ import typer
 
 from featstore import console
 from featstore.disk import io_failure
+from featstore.remote.places import folder, place
 from featstore.schema import TaskFailed, UserError, printable
 
 featstore = typer.Typer(
@@ -38,6 +39,8 @@ distill = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+_STORE = "The store's folder or URL, e.g. s3://bucket/stores/iemocap."
+
 Dataset = Annotated[
     str, typer.Option(help="iemocap, ravdess, emodb, table, or synthetic (made on the spot).")
 ]
@@ -45,6 +48,8 @@ Root = Annotated[
     Path | None,
     typer.Option(help="The corpus' folder; else FEATSTORE_<NAME>_ROOT, else data/<name>."),
 ]
+Stored = Annotated[Any, typer.Argument(parser=place, metavar="STORE", help=_STORE)]
+StoreOption = Annotated[Any, typer.Option("--store", parser=place, metavar="STORE", help=_STORE)]
 Config = Annotated[Path | None, typer.Option(help="A settings file; see data/configs.")]
 Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting, repeatable.")
@@ -136,7 +141,9 @@ def check(
 def build(
     dataset: Dataset = "iemocap",
     root: Root = None,
-    store: Annotated[Path | None, typer.Option(help="Default: stores/<dataset>.")] = None,
+    store: Annotated[
+        Any, typer.Option(parser=folder, metavar="PATH", help="Default: stores/<dataset>.")
+    ] = None,
     fold: Folds = "all",
     preset: Annotated[str, typer.Option(help="paper, safe or tiny (no weights, CPU).")] = "paper",
     config: Config = None,
@@ -204,7 +211,7 @@ def build(
 
 @featstore.command()
 def inspect(
-    store: Annotated[Path, typer.Argument(help="The store's folder.")],
+    store: Stored,
     fold: Annotated[
         int | None, typer.Option(min=1, help="Whose teachers; 1, or all for tables.")
     ] = None,
@@ -261,9 +268,7 @@ def inspect(
 
 
 @featstore.command()
-def verify(
-    store: Annotated[Path, typer.Argument(help="The store's folder.")], as_json: Json = False
-) -> None:
+def verify(store: Stored, as_json: Json = False) -> None:
     """Compare every byte of a store with what was written. Exit 3 on damage."""
     from featstore import render
     from featstore.store import Store
@@ -276,7 +281,7 @@ def verify(
 
 @featstore.command()
 def export(
-    store: Annotated[Path, typer.Argument(help="The store's folder.")],
+    store: Stored,
     to: Annotated[Path, typer.Option(help="The file: .h5 (all of it), .parquet or .npz.")],
     fold: Folds = "all",
     teacher: Annotated[
@@ -305,7 +310,9 @@ def export(
 @featstore.command("import")
 def import_store(
     file: Annotated[Path, typer.Argument(help="What `featstore export --to FILE.h5` wrote.")],
-    store: Annotated[Path, typer.Option(help="Where the store goes: a new folder.")],
+    store: Annotated[
+        Any, typer.Option(parser=folder, metavar="PATH", help="Where the store goes: a new folder.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Make the store that an HDF5 file was exported from. Resumes."""
@@ -316,10 +323,34 @@ def import_store(
 
 
 @featstore.command()
+def copy(
+    source: Annotated[Any, typer.Argument(parser=place, metavar="SOURCE", help=_STORE)],
+    to: Annotated[
+        Any, typer.Argument(parser=place, metavar="DEST", help="Where it goes: a folder or URL.")
+    ],
+    compress: Annotated[
+        bool, typer.Option("--compress", help="Send arrays compressed; they come back as built.")
+    ] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Put its units in the place of others there.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Publish a store in object storage, or fetch one. Resumes."""
+    from featstore.remote import copying
+
+    done = copying.copy(source, to, compress=compress, replace=replace)
+    _print(done, as_json, copying.render)
+
+
+@featstore.command()
 def diff(
-    store: Annotated[Path, typer.Argument(help="The store's folder.")],
+    store: Stored,
     other: Annotated[
-        Path | None, typer.Argument(help="Another's; without it, two teachers of the first.")
+        Any,
+        typer.Argument(
+            parser=place, metavar="OTHER", help="Another; without it, two teachers of the first."
+        ),
     ] = None,
     teacher: Annotated[str, typer.Option(help="Only this one's targets.")] = "",
     counterpart: Annotated[
@@ -347,7 +378,9 @@ def diff(
 
 @featstore.command()
 def view(
-    store: Annotated[Path, typer.Argument(help="The store's folder.")],
+    store: Annotated[
+        Any, typer.Argument(parser=folder, metavar="STORE", help="The store's folder.")
+    ],
     runs: Annotated[
         Path | None, typer.Option(help="Run folders whose students to show, too.")
     ] = None,
@@ -375,7 +408,7 @@ def view(
 
 @distill.command()
 def run(
-    store: Annotated[Path, typer.Option(help="The store's folder.")],
+    store: StoreOption,
     fold: Folds = "all",
     student: Annotated[
         str | None,
@@ -434,7 +467,7 @@ def experiment(
         str,
         typer.Argument(help="table1, table2, figure2, controls, crossfit, options, or a file."),
     ],
-    store: Annotated[Path, typer.Option(help="The store's folder.")],
+    store: StoreOption,
     fold: Folds = "all",
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="How many, from --seed on.")] = 1,
     seed: Annotated[int | None, typer.Option(min=0, max=2**62)] = None,

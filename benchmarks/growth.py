@@ -44,6 +44,7 @@ def measure(bench: Bench) -> Answer:
     notes = [
         f"Utterances of {SECONDS:g} s, teachers of fold 1 only. A growth below the corpus' own, "
         "given as the goal, means that an utterance costs less in the larger corpus.",
+        *(_extent(n, Store.open(place / "store")) for n, place in places.items()),
     ]
     return Answer(rows, notes, measured)
 
@@ -60,6 +61,16 @@ def _rows(what: str, seconds: dict[int, list[float]]) -> list[Row]:
                    reason=f"{short(before)} us each in the smaller corpus")
         )  # fmt: skip
     return rows
+
+
+def _extent(n: int, store: Store) -> str:
+    """Files and bytes of a store, by what they are for."""
+    parts: dict[str, list[int]] = {}
+    for unit in map(store.unit, store.units()):
+        name = unit.unit.rpartition("/")[2]
+        parts.setdefault(name, []).extend(size for size, _ in unit.files.values())
+    told = (f"{name} {len(sizes)} / {sum(sizes):,}" for name, sizes in parts.items())
+    return f"Files / bytes of {n:,} utterances: {', '.join(told)}."
 
 
 def _read_all(place: Path) -> None:

@@ -37,6 +37,8 @@ MEDIAN_S, SIGMA, SHORTEST_S, LONGEST_S = 3.62, 0.68, 0.6, 34.14
 N_LLDS, WIDTHS = 25, {"linguistic": 768, "prosodic": 512}
 """Of the paper's teachers: BERT-base and the ResNet."""
 
+_CHANCE = {"wa": 0.25, "ua": 0.25, "n": 4, "confusion": [[1, 0, 0, 0]] * 4}
+
 Samples = npt.NDArray[np.int16]
 
 
@@ -245,7 +247,7 @@ def _write_teacher(to: Store, job: TeacherJob, n: int, rng: np.random.Generator)
         staging.facts.update(
             fold=job.fold.number, kind=job.settings.kind, fitted_on=list(job.fold.train),
             selected_on=list(job.fold.validation), held_out=list(job.fold.test),
-            temperature=None, parameters=0, embedding_width=width, scores={}, best_epoch=1,
-            history=[],
+            temperature=None, parameters=0, embedding_width=width, scores={"test": _CHANCE},
+            best_epoch=1, history=[],
         )  # fmt: skip
         staging.provenance.update(versions(), **job.provenance)

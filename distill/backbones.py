@@ -70,6 +70,19 @@ def check_weights(name: str, weights: Path | None = None) -> str:
     return huggingface.check(source_of(kind), random)
 
 
+def refuse_unknown(name: str) -> None:
+    """Refuse what is neither a name of :data:`NAMES` nor ``hf:...``; whatever weights are here.
+
+    Raises:
+        UserError: with the nearest name.
+
+    >>> refuse_unknown("random:hubert-base")
+    """
+    kind = name.removeprefix(RANDOM)
+    if kind not in NAMES:
+        source_of(kind)
+
+
 def architecture(name: str) -> Architecture:
     """What a backbone of this name is made of; no weights are read.
 

@@ -51,7 +51,7 @@ def run_facts(
         "full_release": corpus.facts["full_release"],
         "classes": targets.classes,
         "n_folds": len(store.folds),
-        "store": {"fingerprint": store.fingerprint()},
+        "store": {"fingerprint": store.fingerprint(), "url": store.url},
         "split": {"test": fold.test, "validation": fold.validation, "train": fold.train},
         "protocol": {
             **{name: folds[name] for name in ("scheme", "validation", "script_disjoint")},

@@ -8,13 +8,14 @@ the runs alone.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationError
 
 from featstore.files import read_small, write_file
-from featstore.schema import Corrupt, printable
+from featstore.schema import UserError, printable
 from featstore.settings import Settings
 
 FOLDER = "experiments"
@@ -69,19 +70,30 @@ def write_record(runs: Path, stem: str, record: ExperimentRecord) -> Path:
     return path
 
 
-def read_records(runs: Path) -> dict[str, ExperimentRecord]:
+def read_records(runs: Path) -> tuple[dict[str, ExperimentRecord], dict[str, str]]:
     """All records below a folder of runs, by file stem, in order of their names.
 
-    Raises:
-        Corrupt: one is not a record.
+    Returns:
+        The records, and why each file that lies among them is none: one damaged file hides no
+        other.
     """
-    records = {}
+    records: dict[str, ExperimentRecord] = {}
+    damaged: dict[str, str] = {}
     for path in sorted((runs / FOLDER).glob("*.json")):
         try:
             records[path.stem] = ExperimentRecord.model_validate_json(read_small(path))
-        except (ValidationError, ValueError, OSError) as error:
-            raise Corrupt(
-                f"{path}: not the record of an experiment ({printable(str(error))[:200]})",
-                "remove it; `distill experiment` writes it again",
-            ) from error
-    return records
+        except (ValidationError, ValueError, OSError, UserError) as error:
+            why = _why(error).replace(f"{runs}{os.sep}", "")
+            damaged[path.stem] = f"not the record of an experiment ({why})"
+    return records, damaged
+
+
+def _why(error: Exception) -> str:
+    """What a record lacks, in a line."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        text = ": ".join(filter(None, (place, first["msg"])))
+    else:
+        text = error.message if isinstance(error, UserError) else str(error)
+    return printable(" ".join(text.split()))[:200]

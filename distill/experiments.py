@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from distill.backbones import refuse_unknown
 from distill.config import PRESETS, RunSettings, default_preset, run_key
 from distill.experiment_record import ExperimentRecord, Row, write_record
 from distill.grids import Cell, Grid
@@ -47,7 +48,7 @@ class ExperimentOrder:
     """
 
     grid: Grid
-    store: Path
+    store: Path | str
     folds: str
     runs: Path
     n_seeds: int = 1
@@ -101,6 +102,7 @@ def lines(order: ExperimentOrder, folds: Sequence[int]) -> list[Line]:
     """
     _refuse_varied(order)
     students = order.students or order.grid.students
+    _refuse_students(students)
     if order.weights is not None and len(students) > 1:
         raise UserError(
             f"--weights is for one backbone, here are {len(students)}: {', '.join(students)}",
@@ -158,7 +160,8 @@ def summary(done: Done, rows: Sequence[Line]) -> dict[str, Any]:
         scored = [one for one in found if one is not None and one.wa is not None]
         if line.teacher is None:
             spreads = {name: _over_folds(scored, name) for name in ("wa", "ua")}
-            counts = {"runs": len(found), "done": len(scored)}
+            stopped = sum(one is not None and one.status == "stopped" for one in found)
+            counts = {"runs": len(found), "done": len(scored), "stopped": stopped}
             table.append({"row": line.label, **counts, **spreads})
     failed = [
         {"run": one.request.label, "message": one.error.message, "hint": one.error.hint}
@@ -205,11 +208,17 @@ def _settings(order: ExperimentOrder, cell: Cell, student: str) -> RunSettings:
 
 
 def _refuse_varied(order: ExperimentOrder) -> None:
-    """A flag for all rows must not be one that a row answers itself."""
+    """A flag for all rows must not be one that a row answers itself, or another flag."""
     varied = {key for cell in order.grid.cells() for key in flat(cell.delta)}
+    given = flat(overrides(order.sets))
+    if "student.backbone" in given:
+        raise UserError(
+            f"--set student.backbone={given['student.backbone']}: the experiment has its students",
+            "name others with --student",
+        )
     both = sorted(
         key
-        for key in flat(overrides(order.sets))
+        for key in given
         if any(f"{one}.".startswith(f"{key}.") or f"{key}.".startswith(f"{one}.") for one in varied)
     )
     if both:
@@ -217,6 +226,14 @@ def _refuse_varied(order: ExperimentOrder) -> None:
             f"experiment {order.grid.name} varies these itself:\n{listed(both)}",
             "leave them out of --set, or write a file of your own (distill/grids has some)",
         )
+
+
+def _refuse_students(students: Sequence[str]) -> None:
+    """A name that is none would fail in each of its runs, one given twice is in every row twice."""
+    for student in students:
+        refuse_unknown(student)
+    if twice := [student for student in students if students.count(student) > 1]:
+        raise UserError(f"student {twice[0]}: given twice", "name each student once")
 
 
 def _record(store: Store, line: Line) -> Row:

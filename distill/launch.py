@@ -26,7 +26,7 @@ from featstore.store import Store
 class Order:
     """What ``distill run`` is asked for."""
 
-    store: Path
+    store: Path | str
     folds: str
     settings: RunSettings
     runs: Path

@@ -134,8 +134,9 @@ def _signal(path: Path, least: int, limits: AudioSettings) -> Signal:
                 "split it into utterances, or give --max-duration-s a higher limit (up to 600)",
             ),
         }.get(fault.reason, ("", ""))
-        if not limit:
-            raise
+        if not limit:  # a clip comes from no corpus
+            hints = {"missing-audio": "check the path", "empty-audio": "record or copy it again"}
+            raise UserError(fault.message, hints.get(fault.reason, fault.hint)) from fault
         raise UserError(f"{printable(str(path))}: {limit}", hint) from fault
     if len(signal) < least:
         seconds, needed = len(signal) / SAMPLING_RATE, least / SAMPLING_RATE

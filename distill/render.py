@@ -53,7 +53,8 @@ def experiment_plan(facts: Mapping[str, Any]) -> Iterator[Any]:
     for one in facts["estimates"]:
         yield clean(_estimate(one))
     for one in facts["weights"]:
-        yield clean(f"{one['student']}: {one['message']}")
+        named = one["message"].startswith(f"{one['student']}: ")
+        yield clean(one["message"] if named else f"{one['student']}: {one['message']}")
         if one["hint"]:
             yield clean(f"hint: {one['hint']}")
 
@@ -77,6 +78,11 @@ def experiment(facts: Mapping[str, Any]) -> Iterator[Any]:
         scores = [_spread(row[name]) for name in ("wa", "ua")]
         rows.add_row(clean(row["row"]), f"{row['done']} of {row['runs']}", *scores)
     yield rows
+    if stopped := sum(row["stopped"] for row in facts["rows"]):
+        yield (
+            f"stopped by --max-steps, in {stopped} run(s) of these rows: the same command without "
+            "it goes on"
+        )
     if facts["failed"]:
         failed = table("Failed", "run", "why")
         failed.columns[1].justify = "left"

@@ -19,7 +19,7 @@ from featstore.store import Store
 class RunRequest:
     """What to train, and where; only ``settings`` and the store decide the numbers."""
 
-    store: Path
+    store: Path | str
     fold: int
     settings: RunSettings
     runs: Path
@@ -95,7 +95,8 @@ def require_teachers(store: Store, fold: int, losses: LossSettings, cross_fit: i
     for name in sorted((wanted | elsewhere) - names):
         without = f"; to do without: --set losses.teachers.{name}.weight=0"
         raise UserError(
-            f"fold {fold}: {store.path} has no teacher {cross_fitted(name, cross_fit)} for it",
+            f"fold {fold}: {store.url or store.path} has no teacher "
+            f"{cross_fitted(name, cross_fit)} for it",
             f"finish the build: `featstore build --fold {fold}{flag}`"
             + ("" if name in elsewhere else without),
         )

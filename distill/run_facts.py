@@ -54,6 +54,8 @@ class StoreFacts(_Facts):
 
     fingerprint: str
     content: str = ""
+    url: str = ""
+    """Where it lies in object storage; a folder is not told."""
 
 
 class ProtocolFacts(_Facts):

@@ -86,8 +86,8 @@ def _run_fold(request: RunRequest, on_epoch: OnEpoch | None, team: Team) -> Outc
             targets = load_targets(
                 store, request.fold, device, matched=matched, cross_fit=cross_fit
             )
-            for unit in ("audio", "lld"):
-                store.check_parents(store.unit(unit, deep=True))
+            store.check_parents(store.unit("audio", deep=True))
+            store.check_parents(store.record("lld", deep=True))  # its values are for the teachers
             trainer = _Trainer(request, store, targets, run, key, device, team)
             return trainer.run(on_epoch)
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from featstore import inspection, render, render_teachers
-from featstore.opinions import Wanted, opinions, select, teachers_of
+from featstore.opinions import Wanted, opinions, refuse_tau, select, teachers_of
 from featstore.schema import UserError, printable
 from featstore.store import Store
 
@@ -44,19 +44,25 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer as plain data, how a terminal shows it, and its rows where it is a table."""
+    """The answer as plain data, how a terminal shows it, and its rows where it is a table.
+
+    ``columns`` name those of a table that may be without rows.
+    """
 
     facts: Any
     render: Callable[[Any], Iterable[Any]]
     rows: tuple[Mapping[str, Any], ...] | None = None
+    columns: tuple[str, ...] = ()
 
 
 def answer(store: Store, question: Question) -> Answer:
     """Answer one question.
 
     Raises:
-        UserError: it is several at once, or about what is not there.
+        UserError: it is several at once, none, or about what is not there.
     """
+    if question.tau is not None:
+        refuse_tau(question.tau)
     asked = {
         "--utterance": question.utterance is not None,
         "--teachers": question.teachers,
@@ -73,6 +79,12 @@ def answer(store: Store, question: Question) -> Answer:
         return _fitness(store, question)
     if question.lists:
         return _listing(store, question)
+    narrowed = {"--fold": question.fold, "--tau": question.tau, "--teacher": question.only}
+    if idle := [flag for flag, value in narrowed.items() if value not in (None, ())]:
+        raise UserError(
+            f"{', '.join(idle)}: of what?",
+            "add --teachers, --fitness, --utterance ID, or what to list, e.g. --wrong",
+        )
     return Answer(inspection.overview(store), render.overview)
 
 
@@ -88,7 +100,7 @@ def to_csv(found: Answer) -> str:
             "--json prints it; --teachers, --fitness and lists of utterances are tables",
         )
     target = io.StringIO()
-    names = list(found.rows[0]) if found.rows else []
+    names = list(found.rows[0]) if found.rows else found.columns
     writer = csv.DictWriter(target, names, lineterminator="\n")
     writer.writeheader()
     for row in found.rows:
@@ -106,7 +118,8 @@ def _cell(value: Any) -> Any:
 
 def _utterance(store: Store, question: Question) -> Answer:
     taus = inspection.TAUS if question.tau is None else (question.tau,)
-    facts = inspection.utterance(store, question.fold or 1, str(question.utterance), taus)
+    fold = question.fold or 1
+    facts = inspection.utterance(store, fold, str(question.utterance), taus, question.only)
     return Answer(facts, render_teachers.utterance)
 
 
@@ -128,6 +141,12 @@ def _fitness(store: Store, question: Question) -> Answer:
 
     if question.fold is not None:
         store.fold(question.fold)  # refuses one that is not there
+    folds = range(1, len(store.folds) + 1) if question.fold is None else (question.fold,)
+    known = sorted({name for fold in folds for name in store.target_names(fold)})
+    if missing := [name for name in question.only if name not in known]:
+        raise UserError(
+            f"no teacher {', '.join(missing)} in {store.path}", f"it has {', '.join(known)}"
+        )
     found = fitness(store, None if question.fold is None else [question.fold])
     facts = [
         asdict(one) | {"reasons": list(one.reasons)}
@@ -167,7 +186,7 @@ def _listing(store: Store, question: Question) -> Answer:
             for row in rows
         ],
     }
-    return Answer(facts, render_teachers.listing, tuple(rows))
+    return Answer(facts, render_teachers.listing, tuple(rows), tuple(map(str, table.columns)))
 
 
 def _tau(question: Question) -> float:

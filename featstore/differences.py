@@ -89,7 +89,7 @@ def compare(sides: Sides) -> dict[str, Any]:
 
 def _side(store: Store) -> dict[str, Any]:
     return {
-        "store": store.path.name,
+        "store": store.name,
         "fingerprint": store.fingerprint(),
         "content": store.content_hash(),
         "classes": list(store.classes),
@@ -180,7 +180,7 @@ def _units(sides: Sides, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     """What each pair of units was made from; of two stores the shared units too."""
     shared = [] if sides.one_store else [n for n in sides.a.units() if "/" not in n]
     both = [(name, name) for name in shared if name in sides.b.units()]
-    return [_unit(sides.a.unit(a), sides.b.unit(b)) for a, b in [*both, *pairs]]
+    return [_unit(sides.a.record(a), sides.b.record(b)) for a, b in [*both, *pairs]]
 
 
 def _unit(a: Unit, b: Unit) -> dict[str, Any]:

@@ -16,6 +16,9 @@ class Sink:
     write: on a full disk, or where Ctrl-C comes in the middle of a write. So all that follows a
     failure succeeds and goes nowhere, and whoever writes asks :meth:`check` now and then.
 
+    The failure is kept without its traceback. Its frames lead to h5py's own, whose property lists
+    would outlive the interpreter, and HDF5 crashes the process when it then closes those.
+
     Args:
         file: opened to read and write, unbuffered.
     """
@@ -70,5 +73,5 @@ class Sink:
         try:
             return do()
         except BaseException as error:  # an interrupt, too: it is raised by check()
-            self._error = self._error or error
+            self._error = self._error or error.with_traceback(None)
             return otherwise

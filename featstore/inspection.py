@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from featstore.folds import ROLE_NAMES
 from featstore.lld import F0, LOUDNESS
+from featstore.opinions import outputs_of, refuse_tau
 from featstore.probabilities import soften
 from featstore.schema import SAMPLING_RATE, UserError
 from featstore.store import Store, unit_name
@@ -26,14 +27,14 @@ def overview(store: Store) -> dict[str, Any]:
     """Corpus, folds, teachers with their scores, sizes and provenance."""
     table = store.utterances
     corpus = store.unit("corpus")
-    units = [store.unit(name) for name in store.units()]
-    durations = store.lengths / SAMPLING_RATE
+    units = [store.record(name) for name in store.units()]
+    audio = store.record("audio").facts
     return {
-        "store": store.path.name,
+        "store": store.name,
         "corpus": {
             "name": corpus.facts["name"],
             "utterances": len(table),
-            "hours": round(float(durations.sum()) / 3600, 4),
+            "hours": round(audio["n_samples"] / SAMPLING_RATE / 3600, 4),
             "classes": {c: int((table["label"] == c).sum()) for c in store.classes},
             "speakers": corpus.facts["speakers"],
             "excluded": excluded(store),
@@ -56,14 +57,18 @@ def overview(store: Store) -> dict[str, Any]:
 
 def excluded(store: Store) -> dict[str, int]:
     """Utterances left out for a fault, by reason, whether found in the labels or the audio."""
-    counts = dict(store.unit("corpus").facts["excluded"])
-    for item in store.unit("audio").facts["excluded"]:
+    counts = dict(store.record("corpus").facts["excluded"])
+    for item in store.record("audio").facts["excluded"]:
         counts[item["reason"]] = counts.get(item["reason"], 0) + 1
     return counts
 
 
 def utterance(
-    store: Store, fold: int, utterance_id: str, taus: Sequence[float] = TAUS
+    store: Store,
+    fold: int,
+    utterance_id: str,
+    taus: Sequence[float] = TAUS,
+    teachers: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Everything the store knows of one utterance in one fold.
 
@@ -72,13 +77,13 @@ def utterance(
         fold: whose teachers to ask.
         utterance_id: which utterance.
         taus: temperatures of the teachers' probabilities (eq. 2); the stored logits have none.
+        teachers: only these; all where empty.
 
     Raises:
-        UserError: there is no such utterance or fold, or a tau is not positive.
+        UserError: there is no such utterance, fold or teacher, or a tau is not positive.
     """
     for tau in taus:
-        if not 0 < tau < np.inf:
-            raise UserError(f"--tau {tau}: a temperature is finite and above 0", "e.g. --tau 1")
+        refuse_tau(tau)
     matches = np.flatnonzero((store.utterances["utterance_id"] == utterance_id).to_numpy())
     if not len(matches):
         near = _nearest(utterance_id, list(store.utterances["utterance_id"]))
@@ -88,8 +93,7 @@ def utterance(
         )
     row = int(matches[0])
     record = store.utterances.iloc[row]
-    store.fold(fold)  # refuses a fold that is not there
-    outputs = {name: store.outputs(unit_name(fold, name)) for name in store.target_names(fold)}
+    outputs = outputs_of(store, fold, teachers)
     lld, names = store.lld.read(row), tuple(store.unit("lld").facts["names"])
     return {
         "utterance_id": utterance_id,
@@ -194,7 +198,7 @@ def _teachers(store: Store) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for number in range(1, len(store.folds) + 1):
         for name in store.target_names(number):
-            unit = store.unit(unit_name(number, name))
+            unit = store.record(unit_name(number, name))
             entry = out.setdefault(
                 name,
                 {

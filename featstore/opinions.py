@@ -99,8 +99,7 @@ def opinions(
     Raises:
         UserError: the fold or a teacher is not there, or tau is not positive.
     """
-    if not 0 < tau < np.inf:
-        raise UserError(f"--tau {tau}: a temperature is finite and above 0", "e.g. --tau 1")
+    refuse_tau(tau)
     outputs = outputs_of(store, fold, teachers)
     table = store.utterances[["utterance_id", "speaker", "kind", "label", "text"]].copy()
     table.insert(0, "row", np.arange(len(table)))
@@ -116,6 +115,16 @@ def opinions(
         table[f"{name}:entropy"] = entropy(values)
         table[f"{name}:p_truth"] = values[np.arange(len(values)), labels]
     return table
+
+
+def refuse_tau(tau: float) -> None:
+    """Refuse what is no temperature.
+
+    Raises:
+        UserError: it is not finite, or not above 0.
+    """
+    if not 0 < tau < np.inf:
+        raise UserError(f"--tau {tau}: a temperature is finite and above 0", "e.g. --tau 1")
 
 
 def select(table: pd.DataFrame, wanted: Wanted, classes: Sequence[str]) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from featstore.config import (
     CROSS_FITTED,
@@ -128,6 +128,16 @@ class Scores(Settings):
     confusion: tuple[tuple[Count, ...], ...]
 
 
+def _with_test(scores: dict[str, Scores]) -> dict[str, Scores]:
+    if "test" not in scores:
+        raise ValueError("none of the test speaker")
+    return scores
+
+
+RoleScores = Annotated[dict[str, Scores], AfterValidator(_with_test)]
+"""By role: ``train``, ``validation`` where there are such speakers, ``test``."""
+
+
 class TeacherFacts(Settings):
     """``facts`` of ``folds/NN/<teacher>``: whom it has seen, and how well it does."""
 
@@ -139,7 +149,7 @@ class TeacherFacts(Settings):
     temperature: None
     parameters: Count
     embedding_width: Number
-    scores: dict[str, Scores]
+    scores: RoleScores
     best_epoch: Number
     history: tuple[dict[str, float], ...]
 
@@ -193,7 +203,7 @@ class CrossFitFacts(Settings):
     parameters: Count
     """Of all parts together."""
     embedding_width: Number
-    scores: dict[str, Scores]
+    scores: RoleScores
 
 
 class Nothing(Settings):

@@ -29,6 +29,8 @@ S = TypeVar("S", bound=Settings)
 T = TypeVar("T")
 
 MAX_TOML_BYTES = 1024**2
+_TOML = {"valid tuple": "list", "Tuple": "List", "valid dictionary": "table"}
+"""What pydantic calls Python's kinds -> what a settings file has."""
 
 
 def resolve(model: type[S], *layers: Mapping[str, Any]) -> S:
@@ -207,8 +209,13 @@ def _fault(model: type[Settings], item: Any) -> str:
         last = place.split(".")[-1]
         near = difflib.get_close_matches(last, [key for key in known if key != last], n=1)
         return f"{place}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
-    given = "" if item["type"] == "missing" else f" (given: {_short(_plain(item['input']))})"
-    return f"{place}: {item['msg']}{given}"
+    said = item["msg"].removeprefix("Value error, ")
+    for theirs, ours in _TOML.items():
+        said = said.replace(theirs, ours)
+    whole = item["type"] == "value_error" and isinstance(item["input"], Mapping)
+    untold = whole or item["type"] == "missing"  # a table in one line tells nobody anything
+    given = "" if untold else f" (given: {_short(_plain(item['input']))})"
+    return f"{place}: {said}{given}" if place else f"{said}{given}"
 
 
 def _plain(value: Any) -> Any:

@@ -35,6 +35,7 @@ from featstore.files import make_folders, read_small, strict_json, write_file
 from featstore.folds import Fold
 from featstore.reader import Ragged
 from featstore.records import check_record
+from featstore.remote.places import is_url
 from featstore.schema import Corrupt, OtherVersion, Refused, UserError, printable
 from featstore.settings import digest
 from featstore.tables import SOURCES, UTTERANCES, read_table
@@ -77,13 +78,17 @@ class Store:
 
     @staticmethod
     def open(path: Path | str) -> Store:
-        """Open a store.
+        """Open a store in a folder, or at a URL through a mirror of what is read of it.
 
         Raises:
             UserError: there is no store.
             Corrupt: its root is damaged.
             Refused: it was written by a newer version.
         """
+        if is_url(path):
+            from featstore.remote.mirror import RemoteStore
+
+            return RemoteStore.at(str(path))
         path = Path(path)
         try:
             content = read_small(path / "zarr.json")
@@ -91,17 +96,28 @@ class Store:
             raise UserError(
                 f"{path}: no store there", "build one with `featstore build --store PATH`"
             ) from None
+        Store.check_root(content, str(path))
+        return Store(path)
+
+    @staticmethod
+    def check_root(content: bytes, place: str) -> None:
+        """Refuse a root's ``zarr.json`` that is not ours.
+
+        Raises:
+            UserError, Corrupt, Refused: as :meth:`open`.
+        """
         if content == _root():
-            return Store(path)
-        about = strict_json(content, f"{path}/zarr.json").get("attributes")
+            return
+        about = strict_json(content, f"{place}/zarr.json").get("attributes")
         if not isinstance(about, dict) or about.get("format") != FORMAT:
-            raise UserError(f"{path}: a Zarr group, but no emodistill store", "check the path")
+            raise UserError(f"{place}: a Zarr group, but no emodistill store", "check the path")
         if about.get("schema") != SCHEMA:
             raise OtherVersion(
-                f"{path}: schema {about.get('schema')}, this version reads {SCHEMA}",
+                f"{place}: schema {printable(str(about.get('schema')))[:20]}, "
+                f"this version reads {SCHEMA}",
                 "use the version that wrote it, or `featstore build` into another --store",
             )
-        raise Corrupt(f"{path}/zarr.json: changed since it was written", REPAIR)
+        raise Corrupt(f"{place}/zarr.json: changed since it was written", REPAIR)
 
     @staticmethod
     def create(path: Path) -> Store:
@@ -129,6 +145,16 @@ class Store:
             raise UserError(f"{path}: not empty (holds {foreign[0]}), and no store", own_folder)
         write_file(root, _root())
         return Store.open(path)
+
+    @property
+    def url(self) -> str:
+        """Where a remote store lies; '' for one in a folder of this machine."""
+        return ""
+
+    @property
+    def name(self) -> str:
+        """What it is called: its folder's name."""
+        return self.path.name
 
     def units(self) -> list[str]:
         """What stands in a unit's place, in a fixed order; :meth:`unit` tells whether it is one."""
@@ -164,9 +190,15 @@ class Store:
         check_record(name, unit.settings, unit.facts, f"{unit.path}/{RECORD}")
         return unit
 
+    def record(self, name: str, *, deep: bool = False) -> Unit:
+        """A unit of which nothing but its record is needed: of a remote store, nothing more is
+        fetched. Here it is the same as :meth:`unit`.
+        """
+        return self.unit(name, deep=deep)
+
     def content_hash(self) -> str:
         """SHA-256 over every unit's file list: two stores are equal where this is equal."""
-        return digest({name: self.unit(name).files for name in self.units()})
+        return digest({name: self.record(name).files for name in self.units()})
 
     @cached_property
     def utterances(self) -> pd.DataFrame:
@@ -271,7 +303,8 @@ class Store:
 
     def fingerprint(self) -> str:
         """What a run's key is made from: the corpus, the audio and the splits."""
-        return digest({name: self.unit(name).fingerprint for name in ("corpus", "audio", "splits")})
+        shared = ("corpus", "audio", "splits")
+        return digest({name: self.record(name).fingerprint for name in shared})
 
     def check_parents(self, unit: Unit) -> None:
         """Refuse a unit that was made from another parent than the store has now.
@@ -280,9 +313,10 @@ class Store:
             Refused: naming both.
         """
         for parent, fingerprint in unit.parents.items():
-            if self.unit(parent).fingerprint != fingerprint:
+            if self.record(parent).fingerprint != fingerprint:
                 raise Refused(
-                    f"{unit.unit}: made from another {parent} than the one in {self.path}",
+                    f"{unit.unit}: made from another {parent} than the one in "
+                    f"{self.url or self.path}",
                     "run the `featstore build` that made this store with --rebuild",
                 )
 
@@ -306,21 +340,15 @@ class Store:
 
     def _outputs(self, unit: Unit) -> TeacherOutputs:
         self.check_parents(unit)
-        logits, embeddings = _array(unit, "logits"), _array(unit, "embeddings")
-        n, c = len(self.utterances), len(self.classes)
-        if logits.shape != (n, c) or embeddings.ndim != 2 or len(embeddings) != n:
-            raise Corrupt(
-                f"{unit.unit}: logits {logits.shape} and embeddings {embeddings.shape} "
-                f"for {n} utterances and {c} classes",
-                REPAIR,
-            )
-        return TeacherOutputs(logits, embeddings, unit)
+        n = len(self.utterances)
+        logits = _array(unit, "logits", (n, len(self.classes)))
+        return TeacherOutputs(logits, _array(unit, "embeddings", (n, None)), unit)
 
 
-def _array(unit: Unit, name: str) -> npt.NDArray[Any]:
-    """A small array of a unit, compared with the record first."""
+def _array(unit: Unit, name: str, shape: tuple[int | None, ...] | None = None) -> npt.NDArray[Any]:
+    """An array of a unit that is one chunk, compared with the record first."""
     unit.check(name)
-    return read_array(unit.path / name)
+    return read_array(unit.path / name, shape)
 
 
 def _ragged(unit: Unit) -> Ragged:

@@ -129,7 +129,7 @@ def test_predict_from_audio_alone(ran, small_corpus):
         (["run", "--store", "{store}", "--config", "{tmp}/x.toml"], 2, "x.toml", "--config"),
         (["report", "{tmp}"], 2, "no run folder", "distill run"),
         (["predict", "{tmp}", "{tmp}/a.wav"], 2, "student.json: not found", "distill run"),
-        (["predict", "{student}", "{tmp}/a.wav"], 2, "{tmp}/a.wav: no such file", "archive"),
+        (["predict", "{student}", "{tmp}/a.wav"], 2, "{tmp}/a.wav: no such file", "check the path"),
         (["predict", "{torn}", "{tmp}/a.wav"], 3, "model.safetensors", "fetch"),
     ],
 )

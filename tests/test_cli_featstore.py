@@ -273,6 +273,9 @@ class TestInspect:
                       f"{facts['teachers']['prosodic']['probabilities'][0][0]:.4f}"):  # fmt: skip
             assert words in done.out
         assert "tau 0.5" not in done.out
+        assert list(facts["teachers"]) == ["linguistic", "prosodic"]
+        one = json.loads(featstore(*call, "--teacher", "prosodic", "--json").out)
+        assert one["teachers"] == {"prosodic": facts["teachers"]["prosodic"]}
         assert all(f"tau {tau}" in featstore(*call[:-2]).out for tau in ("0.5", "1", "5"))
 
     def test_lists_verdicts_and_tables(self, featstore: Command, small_store: Path) -> None:
@@ -287,6 +290,8 @@ class TestInspect:
         told = featstore("inspect", small_store, "--fitness").out
         assert " fit, " in told
         assert "Teacher prosodic" in featstore("inspect", small_store, "--teachers").out
+        nothing = featstore(*call, "--text", "no such words", "--label", "ang")
+        assert (nothing.code, nothing.out) == (0, f"{header}\n")
         for more in (("--fitness", "--teachers"), ("--csv",), ("--label", "joy")):
             assert error(featstore("inspect", small_store, *more), 2)
 
@@ -299,6 +304,12 @@ class TestInspect:
             (("--utterance", ID, "--tau", "0"), "--tau 0.0"),
             (("--utterance", ID, "--tau", "inf", "--json"), "--tau inf"),
             (("--utterance", "\x1b[31mx\u202e"), "\\x1b[31mx\\u202e: no such utterance"),
+            (("--utterance", ID, "--teacher", "nix"), "fold 1: no teacher nix"),
+            (("--teachers", "--tau", "0"), "--tau 0.0: a temperature is finite and above 0"),
+            (("--teachers", "--tau", "nan"), "--tau nan: a temperature is finite and above 0"),
+            (("--fitness", "--teacher", "nix"), "no teacher nix in"),
+            (("--fold", "99"), "--fold: of what?"),
+            (("--tau", "2", "--teacher", "nix"), "--tau, --teacher: of what?"),
         ],
     )
     def test_mistakes(

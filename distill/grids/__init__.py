@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from distill.config import VARIANTS
 from distill.experiment_record import SweepPoint
 from featstore.schema import UTTERANCE_ID, UserError
-from featstore.settings import Settings, load_toml, merge, resolve
+from featstore.settings import Settings, flat, load_toml, merge, resolve
 
 _SUFFIX = ".toml"
 
@@ -83,6 +83,8 @@ class Grid(Settings):
         labels = [cell.row.label for cell in self.cells()]
         if not labels:
             raise ValueError("neither rows nor sweeps")
+        for cell in self.cells():
+            _refuse_taken(cell)
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise ValueError(f"two rows are called {', '.join(twice)}")
         return self
@@ -126,6 +128,8 @@ def load_grid(name: str) -> Grid:
             f"experiment {name}: not known",
             f"choose one of {', '.join(shipped())}, or give a .toml file (copy one of those)",
         )
+    if not Path(name).exists():
+        raise UserError(f"{name}: no such file", f"give one, or one of {', '.join(shipped())}")
     table: Mapping[str, Any] = load_toml(Path(name))
     stem = str(table.get("name") or Path(name).stem)
     if not UTTERANCE_ID.match(stem):
@@ -135,7 +139,18 @@ def load_grid(name: str) -> Grid:
         )
     if stem in shipped():
         raise UserError(f"{name}: {stem} is the name of a shipped experiment", "give it another")
-    return resolve(Grid, {"title": stem}, table, {"name": stem})
+    try:
+        return resolve(Grid, {"title": stem}, table, {"name": stem})
+    except UserError as error:
+        hint = "mend the file; those of distill/grids are examples"
+        raise UserError(f"{name}: {error.message}", hint) from error
+
+
+def _refuse_taken(cell: Cell) -> None:
+    """Refuse settings that are not a row's: runs of all seeds of a row are its own."""
+    for key, flag in {"seed": "--seed and --seeds", "student.backbone": "students"}.items():
+        if any(f"{name}.".startswith(f"{key}.") for name in flat(cell.delta)):
+            raise ValueError(f"{cell.row.label}: {key} is not for a row to set, but for {flag}")
 
 
 def _check_variant(variant: str) -> None:

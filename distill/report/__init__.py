@@ -7,6 +7,7 @@ show.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from distill.report import figures, markdown, page, tabular
@@ -18,15 +19,23 @@ from distill.report.tables import to_tables
 from featstore.files import write_file
 from featstore.schema import UserError
 
+_OURS = re.compile(
+    r"(\d+-\w{0,40}-)?(confusion|curves|differences|gradients|recall|reliability|scores|sweep)"
+    r"(-\d+)*\.(png|svg)|(comparisons|experiments|scores)\.csv",
+    re.ASCII,
+)
+"""What an older report may have left that a newer one does not write."""
+
 __all__ = ["Report", "collect", "summarise", "to_tables", "write"]
 
 
 def write(report: Report, out: Path) -> list[Path]:
     """Write ``report.html``, ``.md`` and ``.json``, CSVs, and the figures as PNG and SVG.
 
-    An older report is replaced. The page holds its figures; the files are for the Markdown and for
-    papers. Those of a single study are ``scores``, ``confusion``, ``curves`` and so on; those of
-    several bear the study's corpus and number as well.
+    An older report is replaced; those of its figures and tables that this one has not are removed.
+    The page holds its figures; the files are for the Markdown and for papers. Those of a single
+    study are ``scores``, ``confusion``, ``curves`` and so on; those of several bear the study's
+    corpus and number as well.
 
     Returns:
         The files written, the page first.
@@ -52,13 +61,23 @@ def write(report: Report, out: Path) -> list[Path]:
     contents["report.html"] = page.render(report, plots).encode()
     try:
         out.mkdir(parents=True, exist_ok=True)
+        older = _left(out) - set(contents)
         for name, content in contents.items():
             write_file(out / name, content)
+        for name in older:
+            (out / name).unlink(missing_ok=True)
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(f"{out}: the report cannot be written ({reason})", "give --out a folder "
                         "that you may write to") from error  # fmt: skip
     return [out / name for name in reversed(contents)]
+
+
+def _left(out: Path) -> set[str]:
+    """What an older report left in its folder; nothing where none was written there."""
+    if not (out / "report.json").is_file():
+        return set()
+    return {path.name for path in out.iterdir() if _OURS.fullmatch(path.name) and path.is_file()}
 
 
 def _stem(study: Study, number: int) -> str:

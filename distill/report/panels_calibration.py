@@ -60,7 +60,7 @@ def _diagram(row: Teacher | Student, found: Calibration) -> Callable[[Axes, bool
         axes.set_yticks([0, 25, 50, 75, 100])
         axes.grid(color=PALE, linewidth=0.6)
         axes.set_axisbelow(True)
-        axes.set_title(f"{broken(row.label, 30)}\nECE {100 * found.ece:.1f}")
+        axes.set_title(f"{broken(row.label, 25, 3)}\nECE {100 * found.ece:.1f}")
         axes.set_xlabel("confidence, %")
         if first:
             axes.set_ylabel("accuracy, %")

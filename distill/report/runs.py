@@ -32,7 +32,7 @@ LATER = ("metrics.jsonl", files.TEACHERS)
 """Files that are held against their SHA-256 where ``DONE`` has it; older runs lack the last."""
 DONE, FAILED = "DONE", "FAILED"
 MAX_REASON = 300
-RUN_FOLDER = re.compile(r"fold(\d{2,4})-seed(\d{1,10})\Z")
+RUN_FOLDER = re.compile(r"fold(\d{2,4})-seed(\d{1,19})\Z")
 
 
 State = Literal["unfinished", "failed", "damaged", "duplicate"]
@@ -189,14 +189,12 @@ def _records(
     above = {folder.parents[2] for folder in folders if len(folder.parents) > 2}
     inside = {root for root in above if any(root.is_relative_to(path) for path in searched)}
     records: dict[str, ExperimentRecord] = {}
-    damaged = []
+    damaged: list[LeftOut] = []
     for root in sorted({*searched, *inside}):
-        try:
-            found = read_records(root)
-        except Corrupt as damage:
-            reason = damage.message.replace(f"{root}{os.sep}", "")
-            damaged.append(LeftOut(RECORDS, "damaged", reason))
-            continue
+        found, broken = read_records(root)
+        damaged += [
+            LeftOut(f"{RECORDS}/{stem}.json", "damaged", why) for stem, why in broken.items()
+        ]
         for stem, record in found.items():
             if record not in records.values():
                 taken = sum(name.split(" ", 1)[0] == stem for name in records)
@@ -223,6 +221,8 @@ def _walk(root: Path) -> Iterator[Path]:
     """Run folders at or under a folder, behind links too; runs are not searched inside."""
 
     def unreadable(error: OSError) -> None:
+        if isinstance(error, FileNotFoundError):  # gone since its parent was listed
+            return
         raise UserError(f"{error.filename}: cannot be searched ({error.strerror})") from error
 
     seen: set[str] = set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -84,7 +85,7 @@ def bound(host: str, port: int | None) -> Iterator[socket.socket]:
     """A listening socket.
 
     Raises:
-        UserError: the address is unknown.
+        UserError: the address is unknown, or another machine's.
         TaskFailed: it is taken.
     """
     name = "127.0.0.1" if host == "localhost" else host
@@ -102,6 +103,10 @@ def bound(host: str, port: int | None) -> Iterator[socket.socket]:
         except socket.gaierror:
             raise UserError(f"--host {host}: unknown", "give an address of this machine") from None
         except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise UserError(
+                    f"--host {host}: not this machine's", "give an address of this machine"
+                ) from error
             raise TaskFailed(
                 f"{host}:{PORT if port is None else port}: {error.strerror}",
                 "--port 0 takes a free one",

@@ -9,14 +9,14 @@ import pandas as pd
 import pytest
 from small_runs import results, settings_of, train
 
-from distill import experiment_plan
+from distill import experiment_plan, render
 from distill.config import VARIANTS
 from distill.experiment_record import read_records
 from distill.experiments import ExperimentOrder, lines, run_experiment, runs_of, summary
 from distill.grids import Grid, load_grid
 from distill.running import Resources
 from distill.runs import FAILED, RunFolder
-from featstore.schema import Corrupt, UserError
+from featstore.schema import UserError
 from featstore.settings import flat
 from featstore.store import Store
 
@@ -132,6 +132,20 @@ def test_one_file_of_weights_is_for_one_backbone(small_store, tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("over", "told"),
+    [
+        ({"students": ("tiny", "tinny")}, "tinny: no such backbone; did you mean tiny"),
+        ({"students": ("tiny", "tiny")}, "student tiny: given twice"),
+        ({"sets": ("student.backbone=hubert-base",)}, "backbone=hubert-base: the experiment has"),
+    ],
+)
+def test_students_that_no_row_could_have(small_store, tmp_path, over, told):
+    with pytest.raises(UserError, match=told):
+        run_experiment(order(small_store, tmp_path, "table2", **over))
+    assert not list(tmp_path.iterdir())
+
+
 # What becomes of them
 
 
@@ -175,14 +189,14 @@ def test_its_summary_is_that_of_the_predictions(here, small_store, tmp_path):
 
 
 def read_key(runs):
-    [record] = read_records(runs).values()
+    [record] = read_records(runs)[0].values()
     return record.rows[0].key
 
 
 def test_the_record_names_where_the_rows_runs_lie(here, small_store, tmp_path):
     asked = order(small_store, tmp_path, "figure2", max_steps=1)
     run_experiment(asked)
-    [(stem, record)] = read_records(tmp_path).items()
+    [(stem, record)] = read_records(tmp_path)[0].items()
     assert (stem, record.student) == ("tiny-figure2", "tiny")
     assert record.store == Store.open(small_store).fingerprint()
     assert len(record.rows) == 8
@@ -194,9 +208,12 @@ def test_the_record_names_where_the_rows_runs_lie(here, small_store, tmp_path):
     first = (tmp_path / "experiments" / f"{stem}.json").read_bytes()
     run_experiment(replace(asked, folds="2"))  # as another job of an array would
     assert (tmp_path / "experiments" / f"{stem}.json").read_bytes() == first
-    (tmp_path / "experiments" / "torn.json").write_bytes(first[:100])
-    with pytest.raises(Corrupt, match=r"torn\.json: not the record of an experiment"):
-        read_records(tmp_path)
+    (tmp_path / "experiments" / "a-torn.json").write_bytes(first[:100])
+    (tmp_path / "experiments" / "b-link.json").symlink_to("/dev/zero")
+    found, damaged = read_records(tmp_path)
+    assert (list(found), list(damaged)) == ([stem], ["a-torn", "b-link"])
+    assert "not the record of an experiment (Invalid JSON" in damaged["a-torn"]
+    assert "experiments/b-link.json: not a regular file" in damaged["b-link"]
 
 
 def test_resumed_it_is_what_it_would_have_been(here, small_store, tmp_path):
@@ -204,7 +221,10 @@ def test_resumed_it_is_what_it_would_have_been(here, small_store, tmp_path):
         "losses": {"alpha": 0.0}}}))  # fmt: skip
     run_experiment(whole)
     cut = replace(whole, runs=tmp_path / "cut")
-    run_experiment(replace(cut, max_steps=3))
+    done, rows = run_experiment(replace(cut, max_steps=3))
+    facts = summary(done, rows)
+    assert [(row["done"], row["stopped"]) for row in facts["rows"]] == [(0, 1), (0, 1)]
+    assert "stopped by --max-steps, in 2 run(s)" in list(render.experiment(facts))[-1]
     assert [row["runs"] for row in experiment_plan.plan(cut)["rows"]] == [{"resume": 1}] * 2
     run_experiment(cut)
     folders = [sorted(run.runs.rglob("fold01-seed42")) for run in (whole, cut)]

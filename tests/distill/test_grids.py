@@ -73,7 +73,11 @@ def test_a_shipped_file_resolves_and_begins_with_its_command(name, small_store, 
         ('name = "table2"\n' + PLAIN, "the name of a shipped experiment"),
         ('[[sweeps]]\nsetting = "seed"\nvalues = [1, 1]\n', "a value is given twice"),
         ("students = []\n" + PLAIN, "students"),
-        ("rows = 3", "rows"),
+        ("rows = 3", "rows: Input should be a list"),
+        ('title = "x"', r"mine\.toml: 1 setting\(s\) not accepted:\nneither rows nor sweeps$"),
+        (PLAIN + "set.seed = 1\n", "a: seed is not for a row to set, but for --seed and --seeds"),
+        ('[[sweeps]]\nsetting = "seed"\nvalues = [1, 2]\n', "seed is not for a row to set"),
+        (PLAIN + 'set.student.backbone = "tiny"\n', "backbone is not for a row to set, but for st"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_no_experiment(text, message, tmp_path):
@@ -101,5 +105,6 @@ def test_an_unknown_name_lists_those_there_are(tmp_path):
     with pytest.raises(UserError, match="tabel2: not known") as caught:
         load_grid("tabel2")
     assert all(name in caught.value.hint for name in shipped())
-    with pytest.raises(UserError, match=r"none\.toml"):
+    with pytest.raises(UserError, match=r"none\.toml: no such file") as caught:
         load_grid(str(tmp_path / "none.toml"))
+    assert "table2" in caught.value.hint

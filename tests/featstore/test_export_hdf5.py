@@ -342,6 +342,34 @@ class TestFailure:
         assert names(tmp_path) == [".b.h5.0123abcd", "a.h5"]
 
 
+INTERRUPTED = """
+import sys
+import h5py
+from featstore.hdf5_sink import Sink
+
+class Interrupted(Sink):
+    def _tried(self, do, otherwise):
+        def interrupted():
+            raise KeyboardInterrupt
+        return super()._tried(interrupted, otherwise)
+
+raw = open(sys.argv[1], "w+b", buffering=0)
+sink = Interrupted(raw)
+with h5py.File(sink, "w"):
+    pass
+try:
+    sink.check()
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_a_file_that_failed_from_the_start_lets_the_interpreter_end(tmp_path: Path) -> None:
+    arguments = [sys.executable, "-c", INTERRUPTED, str(tmp_path / "a.h5")]
+    done = subprocess.run(arguments, stdout=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n")
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path

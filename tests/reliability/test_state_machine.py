@@ -100,10 +100,11 @@ def facts_of(unit: str) -> dict[str, Any]:
     if unit == "lld":
         return {"names": ["x", "y"], "n_frames": 12, "n_utterances": N, "hop_ms": 10.0}
     fold = int(unit[6:8])
+    score = {"wa": 0.5, "ua": 0.5, "n": 2, "confusion": [[1, 0], [1, 0]]}
     seen, held = SPEAKERS[2 - fold], SPEAKERS[fold - 1]
     return {"fold": fold, "kind": "prosodic", "fitted_on": [seen], "selected_on": [],
             "held_out": [held], "temperature": None, "parameters": 1, "embedding_width": 3,
-            "scores": {}, "best_epoch": 1, "history": []}  # fmt: skip
+            "scores": {"test": score}, "best_epoch": 1, "history": []}  # fmt: skip
 
 
 @cache

@@ -272,11 +272,15 @@ def test_a_record_without_any_run_is_said(tmp_path: Path) -> None:
 def test_a_damaged_record_is_listed_and_the_runs_are_reported(tmp_path: Path) -> None:
     run(tmp_path, "a")
     write_record(tmp_path, "mine", [row("a")]).write_text("{")
+    write_record(tmp_path, "other", [row("a")])
+    (tmp_path / "experiments" / "huge.json").symlink_to("/dev/zero")
     report = summarise(collect([tmp_path]))
     assert len(report.studies[0].students) == 1
-    (left,) = report.left_out
-    assert (left.place, left.state) == ("experiments", "damaged")
-    assert "mine-tiny.json" in left.reason
+    assert [one.stem for one in report.studies[0].experiments] == ["other-tiny"]
+    assert [(left.place, left.state) for left in report.left_out] == [
+        ("experiments/huge.json", "damaged"),
+        ("experiments/mine-tiny.json", "damaged"),
+    ]
     assert str(tmp_path) not in json.dumps(report.to_dict())
 
 

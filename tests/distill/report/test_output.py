@@ -53,6 +53,20 @@ def hostile(tmp_path: Path) -> Report:
     return summarise(collect([tmp_path]))
 
 
+def test_a_smaller_report_leaves_nothing_of_the_larger_one(hostile: Report, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    again.mkdir()
+    (again / "experiments.csv").write_text("mine")  # no report was here: nobody's to remove
+    written = {path.name for path in write(hostile, again)}
+    assert {path.name for path in again.iterdir()} == written | {"experiments.csv"}
+
+    mine = {"notes.txt", "my-scores.png", "photo.png"}
+    for name in mine | {"2-ravdess-curves-2.svg", "sweep-12.png"}:
+        (again / name).write_text("older")
+    assert {path.name for path in write(hostile, again)} == written
+    assert {path.name for path in again.iterdir()} == written | mine
+
+
 def printed(report: Report, width: int = 100) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
     for item in to_tables(report):

@@ -77,6 +77,13 @@ def test_every_row_of_a_table_has_all_columns(parsed: Page) -> None:
         assert len(widths) == 1, table.caption
 
 
+def test_a_settings_name_may_break_so_that_its_table_fits_on_paper(text: str) -> None:
+    """Chromium shrinks the whole print to what does not fit."""
+    names = re.findall(r'<th scope="col"[^>]*>(losses\..*?)</th>', text)
+    assert names
+    assert all(name.count(".") == name.count(".<wbr>") for name in names)
+
+
 def test_links_lead_to_what_is_there_and_ids_are_unique(parsed: Page) -> None:
     ids = [a["id"] for _, a in parsed.elements if a.get("id")]
     assert len(set(ids)) == len(ids)

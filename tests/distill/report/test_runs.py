@@ -40,6 +40,28 @@ def test_runs_are_found_from_every_level(study: Path) -> None:
     assert one.place == "main/0f9e8d7c6b5a/fold02-seed42"
 
 
+def test_the_largest_seed_that_a_run_may_have_is_found(tmp_path: Path) -> None:
+    write_run(tmp_path, facts(1, 2**63 - 1))
+    (run,) = collect([tmp_path]).runs
+    assert run.facts.seed == 2**63 - 1
+
+
+def test_a_folder_that_vanishes_under_the_search_is_passed_over(
+    pair: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a run's own folders for work in progress do."""
+    scandir = os.scandir
+
+    def vanishing(path: str) -> object:
+        if Path(path).name == "gone":
+            raise FileNotFoundError(2, "No such file or directory", path)
+        return scandir(path)
+
+    (pair / "gone").mkdir()
+    monkeypatch.setattr(os, "scandir", vanishing)
+    assert len(collect([pair]).runs) == 2
+
+
 def test_overlapping_folders_are_read_once(study: Path) -> None:
     found = collect([study, study / "main", study / "main" / "0f9e8d7c6b5a"])
     assert len(found.runs) == 13

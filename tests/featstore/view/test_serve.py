@@ -102,8 +102,10 @@ class TestBound:
 
     def test_an_address_that_is_none(self) -> None:
         for host in ("no such host", "192.0.2.1"):
-            with pytest.raises(UserError), module.bound(host, 0):
+            with pytest.raises(UserError) as told, module.bound(host, 0):
                 pass
+            assert told.value.exit_code == 2
+            assert "address of this machine" in told.value.hint
 
 
 def test_the_command(view_store: Path) -> None:

@@ -1,0 +1,1 @@
+"""Stores in object storage: published, fetched, verified, and read through a verified mirror."""
