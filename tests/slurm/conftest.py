@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,12 @@ def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     if why := cluster.missing():
         pytest.skip(why)
     pytest.importorskip("submitit")
-    with cluster.running(tmp_path_factory.mktemp("slurm")):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(cluster.running(tmp_path_factory.mktemp("slurm")))
+        except (subprocess.SubprocessError, TimeoutError) as error:
+            words = str(getattr(error, "stderr", "") or "").strip()
+            pytest.skip(f"SLURM does not start on this machine: {error} {words}")
         yield
 
 
