@@ -57,6 +57,12 @@ Sets = Annotated[
 Folds = Annotated[str, typer.Option("--fold", help="1..10, 1,3,5..7 or all.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Processes = Annotated[
+    int, typer.Option(min=1, help="That train each run together, on each node; one a GPU.")
+]
+Nodes = Annotated[
+    int, typer.Option(min=1, help="Machines that train each run together, as SLURM gives them.")
+]
 Jobs = Annotated[
     int | None, typer.Option(min=1, help="Processes; as many as CPUs, or GPUs, by default.")
 ]
@@ -406,6 +412,18 @@ def view(
     serve(store, runs, host, port, token, browser=browser)
 
 
+@featstore.command("status")
+def store_status(
+    store: Annotated[Path, typer.Argument(help="The store's folder.")], as_json: Json = False
+) -> None:
+    """What is done, running (and how far), queued or failed. From any machine; read only."""
+    from featstore import render_status, status
+
+    found = status.store_status(store)
+    _print(found, as_json, render_status.store)
+    raise typer.Exit(status.exit_code(found))
+
+
 @distill.command()
 def run(
     store: StoreOption,
@@ -433,6 +451,16 @@ def run(
     root: Root = None,
     jobs: Jobs = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each fold.")] = None,
+    processes: Processes = 1,
+    nodes: Nodes = 1,
+    executor: Executor = "local",
+    slurm: Slurm = None,
+    partition: Partition = None,
+    account: Account = None,
+    time: Hours = None,
+    array_limit: ArrayLimit = None,
+    wait: Wait = True,
+    attach: Attach = False,
     device: Device = "auto",
     max_steps: Annotated[
         int | None, typer.Option(min=1, help="Stop after so many optimiser steps: a trial.")
@@ -443,14 +471,15 @@ def run(
 ) -> None:
     """Train one student per fold from cached targets. Resumes; finished folds are skipped."""
     from distill import launch, render
+    from distill.resources import Resources
 
+    where = _executor(executor, slurm, partition, account, time, array_limit, wait, attach)
     settings = launch.run_settings(student, variant, preset, config, sets or [], seed)
     order = launch.Order(
         store=store, folds=fold, settings=settings, runs=runs,
         experiment=experiment or launch.experiment_name(settings.student.backbone, variant),
-        variant=variant,
-        device=device, jobs=jobs, threads=threads, root=root, weights=weights,
-        max_steps=max_steps, tensorboard=tensorboard,
+        variant=variant, resources=Resources(device, jobs, threads, processes, nodes, where),
+        root=root, weights=weights, max_steps=max_steps, tensorboard=tensorboard,
     )  # fmt: skip
     if dry_run:
         found = launch.plan(order)
@@ -486,6 +515,16 @@ def experiment(
     root: Root = None,
     jobs: Jobs = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each run.")] = None,
+    processes: Processes = 1,
+    nodes: Nodes = 1,
+    executor: Executor = "local",
+    slurm: Slurm = None,
+    partition: Partition = None,
+    account: Account = None,
+    time: Hours = None,
+    array_limit: ArrayLimit = None,
+    wait: Wait = True,
+    attach: Attach = False,
     device: Device = "auto",
     max_steps: Annotated[
         int | None, typer.Option(min=1, help="Stop each run after so many steps: a trial.")
@@ -496,13 +535,14 @@ def experiment(
     """Train all rows of a table or figure. Equal runs are run once; it resumes."""
     from distill import experiment_plan, experiments, render
     from distill.grids import load_grid
-    from distill.running import Resources
+    from distill.resources import Resources
 
+    where = _executor(executor, slurm, partition, account, time, array_limit, wait, attach)
     order = experiments.ExperimentOrder(
         grid=load_grid(grid), store=store, folds=fold, runs=runs, n_seeds=seeds, seed=seed,
         students=tuple(student or ()), preset=preset, config=config, sets=tuple(sets or ()),
-        resources=Resources(device, jobs, threads), weights=weights, root=root,
-        max_steps=max_steps,
+        resources=Resources(device, jobs, threads, processes, nodes, where), weights=weights,
+        root=root, max_steps=max_steps,
     )  # fmt: skip
     if dry_run:
         found = experiment_plan.plan(order)
@@ -531,6 +571,22 @@ def report(
         print(f"wrote {path}", file=sys.stderr)
     if not found.studies:
         raise TaskFailed("no finished run to report on", "the list above says why, run by run")
+
+
+@distill.command("status")
+def runs_status(
+    runs: Annotated[Path, typer.Argument(help="What `distill run --runs` was given.")] = Path(
+        "runs"
+    ),
+    as_json: Json = False,
+) -> None:
+    """What is done, running (and how far), queued or failed. From any machine; read only."""
+    from distill import render, status
+    from featstore.status import exit_code
+
+    found = status.runs_status(runs)
+    _print(found, as_json, render.status)
+    raise typer.Exit(exit_code(found))
 
 
 @distill.command()

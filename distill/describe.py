@@ -23,6 +23,7 @@ def run_facts(
     key: str,
     experiment: str,
     variant: str,
+    processes: int = 1,
     **outcome: Any,
 ) -> RunFacts:
     """The facts of a run that the report relies on.
@@ -35,6 +36,7 @@ def run_facts(
         key: see :func:`distill.config.run_key`.
         experiment: the folder's name.
         variant: the row of Table 2.
+        processes: that train it together.
         outcome: once it is finished, ``best_epoch`` and ``seconds``.
     """
     corpus, folds = store.unit("corpus"), store.unit("splits").settings["folds"]
@@ -66,6 +68,7 @@ def run_facts(
         "label_map": _label_map(store),
         "text_overlap": _text_overlap(store, fold.number),
         "versions": versions(),
+        "processes": processes,
     }
     return RunFacts.model_validate(facts | outcome)
 

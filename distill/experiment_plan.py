@@ -6,15 +6,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from distill.backbones import check_weights
+from distill.estimates import BASIS, estimate
 from distill.experiments import ExperimentOrder, Line, lines, runs_of
 from distill.launch import BEGINS, refuse_runs, standing
-from distill.run_facts import RunFacts
-from distill.running import default_workers
-from featstore.files import read_small
 from featstore.folds import parse_numbers
 from featstore.schema import UserError
 from featstore.store import Store
@@ -48,6 +45,7 @@ def plan(order: ExperimentOrder) -> dict[str, Any]:
         "runs": dict(Counter(one.status for one in found.values())),
         "left": sum(one.status in BEGINS for one in found.values()),
         "estimates": list(_estimates(order, rows, found)),
+        "basis": BASIS,
         "weights": list(_weights(order, rows, found)),
     }
 
@@ -82,25 +80,12 @@ def _row(
 def _estimates(
     order: ExperimentOrder, rows: Sequence[Line], found: Mapping[str, Standing]
 ) -> Iterator[dict[str, Any]]:
-    """Seconds for each student, from its runs that are finished: the mean of theirs."""
+    """Of each student, from its runs that are finished."""
     for student in dict.fromkeys(line.student for line in rows if line.teacher is None):
         mine = {name for line in rows if line.student == student for name, _ in line.runs()}
         left = sum(found[name].status in BEGINS for name in mine)
-        took = [s for name in mine if (s := _seconds(found[name])) is not None]
-        jobs = default_workers(order.resources, max(left, 1))
-        each = fmean(took) if took else None
-        total = None if each is None else each * left / jobs
-        yield {
-            "student": student, "runs": left, "jobs": jobs, "seconds_a_run": each,
-            "seconds": total, "measured_on": len(took),
-        }  # fmt: skip
-
-
-def _seconds(run: Standing) -> float | None:
-    if run.status != "done":
-        return None
-    facts = RunFacts.model_validate_json(read_small(Path(run.folder) / "run.json"))
-    return facts.seconds
+        done = [Path(found[name].folder) for name in mine if found[name].status == "done"]
+        yield estimate(student, left, done, order.resources)
 
 
 def _weights(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -19,7 +20,8 @@ from distill.grids import Cell, Grid
 from distill.launch import experiment_name, refuse_runs, warn_of_teachers
 from distill.metrics import spread
 from distill.request import Outcome, RunRequest, key_of
-from distill.running import Done, Resources, run_all
+from distill.resources import Resources
+from distill.running import Done, run_all
 from featstore.folds import parse_numbers
 from featstore.schema import UserError, listed
 from featstore.settings import choose, flat, load_toml, overrides, resolve
@@ -142,13 +144,15 @@ def run_experiment(order: ExperimentOrder) -> tuple[Done, list[Line]]:
     )  # fmt: skip
     write_record(order.runs, experiment_name(students, order.grid.name), record)
 
-    def requests() -> list[RunRequest]:
-        runs = list(runs_of(rows).values())
-        folds = sorted({run.fold for run in runs})
-        warn_of_teachers(store, folds, [run.settings for run in runs])
-        return runs
+    return run_all(partial(_requests, order), order.resources, order.grid.name), rows
 
-    return run_all(requests, order.resources, order.grid.name), rows
+
+def _requests(order: ExperimentOrder) -> list[RunRequest]:
+    store, rows = _opened(order)
+    runs = list(runs_of(rows).values())
+    folds = sorted({run.fold for run in runs})
+    warn_of_teachers(store, folds, [run.settings for run in runs])
+    return runs
 
 
 def summary(done: Done, rows: Sequence[Line]) -> dict[str, Any]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from distill.backbones import check_weights
 from distill.config import PRESETS, VARIANTS, RunSettings, default_preset
+from distill.estimates import BASIS, estimate
 from distill.request import RunRequest, key_of
-from distill.running import Done, Resources, run_all
+from distill.resources import Resources
+from distill.running import Done, run_all
 from distill.runs import CHECKPOINT, RunFolder
 from featstore.config import cross_fitted
 from featstore.console import say
@@ -32,9 +35,7 @@ class Order:
     runs: Path
     experiment: str
     variant: str
-    device: str = "auto"
-    jobs: int | None = None
-    threads: int | None = None
+    resources: Resources = field(default_factory=Resources)
     root: Path | None = None
     weights: Path | None = None
     max_steps: int | None = None
@@ -44,9 +45,9 @@ class Order:
         """One fold of the order."""
         return RunRequest(
             store=self.store, fold=fold, settings=self.settings, runs=self.runs,
-            experiment=self.experiment, variant=self.variant, device=self.device,
-            threads=self.threads, root=self.root, weights=self.weights, max_steps=self.max_steps,
-            tensorboard=self.tensorboard,
+            experiment=self.experiment, variant=self.variant, device=self.resources.device,
+            threads=self.resources.threads, root=self.root, weights=self.weights,
+            max_steps=self.max_steps, tensorboard=self.tensorboard,
         )  # fmt: skip
 
 
@@ -97,13 +98,21 @@ def plan(order: Order) -> dict[str, Any]:
     """
     refuse_order(order)
     store = Store.open(order.store)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for fold in parse_numbers(order.folds, len(store.folds)):
         status, why, folder = standing(store, order.request(fold))
         rows.append({"fold": fold, "status": status, "why": why, "folder": folder})
     begins = any(row["status"] in BEGINS for row in rows)
     weights = check_weights(order.settings.student.backbone, order.weights) if begins else ""
-    return {"runs": rows, "weights": weights, "settings": order.settings.model_dump(mode="json")}
+    done = [Path(row["folder"]) for row in rows if row["status"] == "done"]
+    left = sum(row["status"] in BEGINS for row in rows)
+    return {
+        "runs": rows,
+        "weights": weights,
+        "estimate": estimate(order.settings.student.backbone, left, done, order.resources),
+        "basis": BASIS,
+        "settings": order.settings.model_dump(mode="json"),
+    }
 
 
 WARNINGS = 10
@@ -189,17 +198,18 @@ def refuse_runs(runs: Path) -> None:
 
 
 def launch(order: Order) -> Done:
-    """Train the folds, several at once where there is no GPU.
+    """Train the folds, see :func:`distill.running.run_all`.
 
     Raises:
         UserError: the store or the folds are not there.
     """
     refuse_order(order)
 
-    def requests() -> list[RunRequest]:
-        store = Store.open(order.store)
-        folds = parse_numbers(order.folds, len(store.folds))
-        warn_of_teachers(store, folds, [order.settings])
-        return [order.request(fold) for fold in folds]
+    return run_all(partial(_requests, order), order.resources, order.experiment)
 
-    return run_all(requests, Resources(order.device, order.jobs, order.threads), order.experiment)
+
+def _requests(order: Order) -> list[RunRequest]:
+    store = Store.open(order.store)
+    folds = parse_numbers(order.folds, len(store.folds))
+    warn_of_teachers(store, folds, [order.settings])
+    return [order.request(fold) for fold in folds]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from featstore.render import clean, percent, table
+from featstore import render_status
+from featstore.render import clean, percent, size, table
 
 
 def plan(facts: Mapping[str, Any]) -> Iterator[Any]:
@@ -15,6 +16,7 @@ def plan(facts: Mapping[str, Any]) -> Iterator[Any]:
     for run in facts["runs"]:
         rows.add_row(str(run["fold"]), run["status"], clean(run["folder"] or run["why"]))
     yield rows
+    yield from _estimates([facts["estimate"]], facts["basis"])
     if facts["weights"]:
         yield clean(facts["weights"])
 
@@ -50,13 +52,19 @@ def experiment_plan(facts: Mapping[str, Any]) -> Iterator[Any]:
     yield rows
     total = sum(facts["runs"].values())
     yield f"{total} run(s) in all (rows share equal ones), {facts['left']} left to train"
-    for one in facts["estimates"]:
-        yield clean(_estimate(one))
+    yield from _estimates(facts["estimates"], facts["basis"])
     for one in facts["weights"]:
         named = one["message"].startswith(f"{one['student']}: ")
         yield clean(one["message"] if named else f"{one['student']}: {one['message']}")
         if one["hint"]:
             yield clean(f"hint: {one['hint']}")
+
+
+def _estimates(found: Sequence[Mapping[str, Any]], basis: str) -> Iterator[str]:
+    for one in found:
+        yield clean(_estimate(one))
+    if any(one["measured_on"] and one["runs"] for one in found):
+        yield basis
 
 
 def _estimate(one: Mapping[str, Any]) -> str:
@@ -67,7 +75,9 @@ def _estimate(one: Mapping[str, Any]) -> str:
         return f"{student}: {left} run(s), no finished one yet to tell how long they take"
     return (
         f"{student}: {left} run(s) of about {one['seconds_a_run']:.0f} s, {one['jobs']} at a time: "
-        f"about {one['seconds'] / 60:.0f} min (from {one['measured_on']} finished run(s))"
+        f"about {one['seconds'] / 60:.0f} min, {one['process_hours']:.2f} GPU-hours (on the CPU: "
+        f"process-hours), {size(one['bytes'])} of disk and {size(one['bytes_meanwhile'])} "
+        f"meanwhile (from {one['measured_on']} finished run(s))"
     )
 
 
@@ -89,6 +99,24 @@ def experiment(facts: Mapping[str, Any]) -> Iterator[Any]:
         for one in facts["failed"]:
             failed.add_row(clean(one["run"]), clean(one["message"].split("\n")[0]))
         yield failed
+
+
+def status(facts: Mapping[str, Any]) -> Iterator[Any]:
+    """``distill status RUNS``."""
+    yield f"[bold]{clean(facts['runs'])}[/]: {render_status.counted(facts['counts'])}"
+    for experiment in facts["experiments"]:
+        title = f"{experiment['name']}: {experiment['title']}" if experiment["name"] else "Runs"
+        rows = table(clean(title), "row", "done", "running", "queued", "failed", "WA", "UA")
+        for row in experiment["rows"]:
+            lost = row["failed"] + row["silent"] + row["damaged"]
+            rows.add_row(
+                clean(row["row"]), f"{row['done']} of {row['planned']}", str(row["running"]),
+                str(row["queued"]), str(lost), _spread(row["wa"]), _spread(row["ua"]),
+            )  # fmt: skip
+        yield rows
+    yield from render_status.tasks(facts["tasks"])
+    for why in facts["damaged"]:
+        yield f"[bold]damaged[/] {clean(why)}"
 
 
 def _spread(value: Mapping[str, Any] | None) -> str:

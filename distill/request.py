@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from distill.bundles import refuse_giant
-from distill.config import RunSettings, run_key
+from distill.config import RunSettings, portable, run_key
 from distill.losses import LossSettings
+from distill.runs import RunFolder
 from featstore.config import cross_fitted
 from featstore.files import sha256_of
 from featstore.schema import UserError
@@ -52,16 +53,56 @@ class Outcome:
     seconds: float = 0.0
 
 
+class Keys:
+    """The keys of many runs of one store: what they share is read once."""
+
+    def __init__(self, store: Store) -> None:
+        self._store, self._fingerprint = store, store.fingerprint()
+        self._teachers: dict[tuple[int, int], list[dict[str, Any]]] = {}
+        self._weights: dict[Path, str] = {}
+        self._students: dict[Any, Any] = {}
+
+    def folder(self, request: RunRequest) -> RunFolder:
+        """Where a run lies.
+
+        Raises:
+            UserError: as :func:`key_of`.
+        """
+        settings = request.settings
+        fold = request.fold, settings.targets.cross_fit
+        if fold not in self._teachers:
+            self._teachers[fold] = _made_from(self._store, *fold)
+        weights = request.weights
+        if weights is not None and weights not in self._weights:
+            self._weights[weights] = _given(weights)
+        given = self._weights[weights] if weights is not None else None
+        if settings.student not in self._students:
+            self._students[settings.student] = portable(settings).student
+        settings = settings.model_copy(update={"student": self._students[settings.student]})
+        key = run_key(settings, self._fingerprint, self._teachers[fold], given)
+        return RunFolder.of(request.runs, request.experiment, key, request.fold, settings.seed)
+
+
 def key_of(store: Store, fold: int, settings: RunSettings, weights: Path | None = None) -> str:
     """The key of a run; the same for every fold of a store.
 
     Raises:
         UserError: the store lacks the fold, or there is no such file of weights.
     """
-    if weights is not None:
-        refuse_giant(weights)
-    outputs = store.fold(fold, cross_fit=settings.targets.cross_fit)
-    made_from = [
+    given = _given(weights) if weights is not None else None
+    made_from = _made_from(store, fold, settings.targets.cross_fit)
+    return run_key(settings, store.fingerprint(), made_from, given)
+
+
+def _given(weights: Path) -> str:
+    refuse_giant(weights)
+    return sha256_of(weights)
+
+
+def _made_from(store: Store, fold: int, cross_fit: int) -> list[dict[str, Any]]:
+    """What tells a fold's teachers from others."""
+    outputs = store.fold(fold, cross_fit=cross_fit)
+    return [
         {
             "name": name,
             "teacher": output.unit.settings["teacher"],
@@ -69,8 +110,6 @@ def key_of(store: Store, fold: int, settings: RunSettings, weights: Path | None 
         }
         for name, output in sorted(outputs.items())
     ]
-    given = sha256_of(weights) if weights is not None else None
-    return run_key(settings, store.fingerprint(), made_from, given)
 
 
 def require_teachers(store: Store, fold: int, losses: LossSettings, cross_fit: int = 0) -> None:

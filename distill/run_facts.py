@@ -106,6 +106,8 @@ class RunFacts(_Facts):
     """The corpus' own labels -> the classes that they count as."""
     text_overlap: TextOverlap | None = None
     versions: dict[str, str] = {}
+    processes: int = Field(1, ge=1)
+    """How many trained it together; the effective batch is that of one."""
     best_epoch: int | None = None
     seconds: float | None = None
 

@@ -1,43 +1,36 @@
 """Any number of runs over processes: one failure stops none, and what became of each is told.
 
-Alone, a command starts a process a run. Where a launcher has started several processes of it, they
-train each run together, one after another (see :mod:`distill.parallel`).
+Alone, a command starts a process a run. Where several processes are asked for, or a launcher has
+started several of this one, they train each run together, one run after another (see
+:mod:`distill.parallel`).
 """
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import queue
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, redirect_stderr
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from multiprocessing.queues import Queue
 from typing import Any
 
+from distill.attendance import Ended, epoch_note, waiting
 from distill.parallel import Team, TeamLost, join, launched
 from distill.request import Outcome, RunRequest
+from distill.resources import Requests, Resources, Result, default_workers
+from distill.submission import on_cluster
+from distill.team_start import start
+from distill.team_step import tell_step
 from distill.trainer import OnEpoch, run_fold
 from featstore.console import Advance, printable_lines, progress, say, trace
 from featstore.disk import io_failure
-from featstore.processes import default_jobs, each, worker_setup
+from featstore.executors.local import workers
+from featstore.processes import default_jobs, each
 from featstore.schema import TaskFailed, UserError, printable
-from featstore.training import pick_device
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What the runs may use of this machine; changes no number but by the count of threads.
-
-    Attributes:
-        device: auto, cpu or cuda.
-        jobs: runs at a time; on the CPU as many as there are CPUs, else 1, where not given.
-        threads: CPU threads of each run; the CPUs shared out where not given.
-    """
-
-    device: str = "auto"
-    jobs: int | None = None
-    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -79,22 +72,32 @@ class Done:
         }
 
 
-def run_all(requests: Callable[[], Sequence[RunRequest]], resources: Resources, title: str) -> Done:
-    """Train every run, several at once where there is no GPU.
+def run_all(requests: Requests, resources: Resources, title: str) -> Done:
+    """Train every run: several at once on the CPU, one on each GPU, or one by several processes.
 
     By default the CPUs are shared out over the runs, so that the same command computes the same
     bytes. Processes that a launcher has started share them, too; all but the first end here,
     silently: what came of the runs is for one to tell.
 
     Args:
-        requests: makes the list of what to train; called once in each process.
+        requests: makes the list of what to train; called once in each process. Can be pickled.
         resources: what they may use.
         title: of the progress line.
 
     Raises:
-        UserError: as ``requests`` does.
+        UserError: as ``requests`` does, or there are other processes than were asked for.
+        TaskFailed: one of several processes has died.
     """
+    if resources.executor.name == "slurm":
+        return _submitted(requests, resources)
+    if (
+        launched() == 1
+        and resources.team > 1
+        and not tell_step(resources.processes, resources.nodes)
+    ):
+        return _started(requests, resources, title)
     if launched() > 1:
+        _refuse_other_team(resources)
         return _together(requests, resources, title)
     orders = requests()
     jobs = default_workers(resources, len(orders))
@@ -102,32 +105,69 @@ def run_all(requests: Callable[[], Sequence[RunRequest]], resources: Resources, 
     orders = [replace(order, threads=threads) for order in orders]
     news: Queue[Any] = multiprocessing.get_context("spawn").Queue()
     done = Done()
-    with progress(title, _epochs(orders), unit="epochs") as advance:
+    _, *setup = workers(resources.jobs, resources.device)
+    with waiting(orders) as ended, progress(title, _epochs(orders), unit="epochs") as advance:
         ticker = _Ticker(news, advance)
-        runs = each(_run, orders, jobs, setup=_setup, setup_arguments=(news,), idle=ticker.hear)
+        runs = each(
+            _run, orders, jobs, setup=_setup, setup_arguments=(news, *setup), idle=ticker.hear
+        )
         with closing(runs):
-            _collect(runs, ticker, done)
+            _collect(_noting(runs, ended), ticker, done)
     return done
-
-
-def default_workers(resources: Resources, n_runs: int) -> int:
-    """How many of some runs are trained at a time."""
-    on_cpu = pick_device(resources.device).type == "cpu"
-    return max(1, min(resources.jobs or (default_jobs() if on_cpu else 1), n_runs))
 
 
 def _epochs(requests: Iterable[RunRequest]) -> int:
     return sum(request.settings.optim.epochs for request in requests)
 
 
-def _together(
-    requests: Callable[[], Sequence[RunRequest]], resources: Resources, title: str
-) -> Done:
-    """The runs one after another, each by all the processes that a launcher has started."""
+def _submitted(requests: Requests, resources: Resources) -> Done:
+    """The runs as jobs of a cluster, which tells how they stand."""
+    done = Done()
+    nobody = _Ticker(queue.Queue(), lambda n=1, note="": None)
+    _collect(on_cluster(requests(), resources), nobody, done)
+    return done
+
+
+def _refuse_other_team(resources: Resources) -> None:
+    if resources.team not in (1, launched()):
+        raise UserError(
+            f"--processes {resources.processes} --nodes {resources.nodes}, but a launcher has "
+            f"started {launched()}",
+            "leave --processes to the launcher, or start the command without it",
+        )
+
+
+def _started(requests: Requests, resources: Resources, title: str) -> Done:
+    """The runs one after another, each by processes that we start on this machine."""
+    with redirect_stderr(io.StringIO()):  # what there is to warn of, the first of them tells
+        orders = requests()
+    if not orders:
+        return Done()
+    with waiting(orders):
+        done = start(partial(_member, requests, resources, title), resources.processes)
+    if isinstance(done, UserError):
+        raise done
+    return done
+
+
+def _member(requests: Requests, resources: Resources, title: str) -> Done | UserError:
+    """What each process does that we have started: an error goes back as what it is."""
     team = join(resources.device)
     try:
         with team.hushed():
             done = _one_after_another(requests, resources, title, team)
+        team.leave()
+    except UserError as error:
+        return error
+    return done
+
+
+def _together(requests: Requests, resources: Resources, title: str) -> Done:
+    """The runs one after another, each by all the processes that a launcher has started."""
+    team = join(resources.device)
+    try:
+        with team.hushed():
+            done = _one_after_another(requests, resources, title, team, notes=team.leads)
         team.leave()
     except TeamLost:
         raise
@@ -141,7 +181,7 @@ def _together(
 
 
 def _one_after_another(
-    requests: Callable[[], Sequence[RunRequest]], resources: Resources, title: str, team: Team
+    requests: Requests, resources: Resources, title: str, team: Team, *, notes: bool = False
 ) -> Done:
     with team.together():
         orders = requests()
@@ -149,20 +189,21 @@ def _one_after_another(
     orders = [replace(order, threads=threads) for order in orders]
     news: queue.Queue[Any] = queue.Queue()
     done = Done()
-    with progress(title, _epochs(orders), unit="epochs") as advance:
+    with (
+        waiting(orders if notes else ()) as ended,
+        progress(title, _epochs(orders), unit="epochs") as advance,
+    ):
         ticker = _Ticker(news, advance)
 
         def tell(label: str, n_epochs: int, entry: dict[str, Any]) -> None:
             news.put((label, n_epochs, entry))
             ticker.hear()
 
-        _collect(_outcomes(orders, tell, team), ticker, done)
+        _collect(_noting(_outcomes(orders, tell, team), ended), ticker, done)
     return done
 
 
-def _outcomes(
-    requests: Iterable[RunRequest], tell: OnEpoch, team: Team
-) -> Iterator[tuple[RunRequest, Outcome | Exception]]:
+def _outcomes(requests: Iterable[RunRequest], tell: OnEpoch, team: Team) -> Iterator[Result]:
     """Each run with what became of it; a lost team cannot go on to the next."""
     for request in requests:
         result: Outcome | Exception
@@ -175,15 +216,21 @@ def _outcomes(
         yield request, result
 
 
+def _noting(runs: Iterable[Result], ended: Ended) -> Iterator[Result]:
+    for request, result in runs:
+        ended(request, result)
+        yield request, result
+
+
 _NEWS: Any = None
 
 
-def _setup(news: Queue[Any]) -> None:
-    """First thing in a worker: die with the parent, and know where to report epochs."""
+def _setup(news: Queue[Any], begin: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    """First thing in a worker: what it does in any pool, and where to report epochs."""
     global _NEWS
     _NEWS = news
     news.cancel_join_thread()  # one that was killed may hold the queue's lock for ever
-    worker_setup()
+    begin(*arguments)
 
 
 def _run(request: RunRequest) -> Outcome:
@@ -218,9 +265,7 @@ class _Ticker:
         self._told[label] = n_epochs
 
 
-def _collect(
-    runs: Iterable[tuple[RunRequest, Outcome | Exception]], ticker: _Ticker, done: Done
-) -> None:
+def _collect(runs: Iterable[Result], ticker: _Ticker, done: Done) -> None:
     """Sort outcomes from failures: whatever it is, one must not stop the other runs."""
     for request, result in runs:
         ticker.hear()
@@ -252,10 +297,7 @@ def _fail(done: Done, request: RunRequest, error: UserError) -> None:
 
 
 def _note(label: str, n_epochs: int, entry: dict[str, Any]) -> str:
-    text = f"{label} epoch {entry['epoch']}/{n_epochs} loss {entry['train']['total']:.3f}"
-    if scores := entry.get("validation"):
-        text += f" val WA {100 * scores['wa']:.1f} UA {100 * scores['ua']:.1f}"
-    return text
+    return f"{label} epoch {entry['epoch']}/{n_epochs} {epoch_note(entry)}"
 
 
 def _last_word(label: str, outcome: Outcome) -> str:

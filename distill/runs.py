@@ -55,6 +55,14 @@ class RunFolder:
         """The folder of a run, which need not exist."""
         return RunFolder(runs / experiment / key / f"fold{fold:02d}-seed{seed}")
 
+    def task(self, runs: Path) -> str:
+        """What the run is called among the tasks below ``runs``.
+
+        >>> RunFolder.of(Path("runs"), "tiny-full", "0a1b", 3, 42).task(Path("runs"))
+        'tiny-full/0a1b/fold03-seed42'
+        """
+        return self.path.relative_to(runs).as_posix()
+
     @property
     def done(self) -> bool:
         """Whether the run is finished and what it left is what it finished with.

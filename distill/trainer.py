@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from distill.attendance import epoch_note, noted
 from distill.augment import augmentation
 from distill.config import portable
 from distill.controls import shuffled
@@ -34,6 +35,7 @@ from featstore.schema import SAMPLING_RATE, TaskFailed
 from featstore.scores import ua, wa
 from featstore.settings import to_toml
 from featstore.store import Store
+from featstore.tasks import Tell
 from featstore.training import class_weights, generator, pick_device, seed_all
 
 CHECKPOINT_EVERY_S = 600.0
@@ -76,11 +78,11 @@ def _run_fold(request: RunRequest, on_epoch: OnEpoch | None, team: Team) -> Outc
     require_teachers(store, request.fold, losses, cross_fit)
     run = RunFolder.of(request.runs, request.experiment, key, request.fold, request.settings.seed)
     if team.any(team.leads and run.done):
-        return _skipped(request.fold, run, store.classes, "finished before")
+        return skipped(request.fold, run, store.classes, "finished before")
     with run.held() if team.leads else nullcontext():
         if team.any(team.leads and run.done):
-            return _skipped(request.fold, run, store.classes, "finished meanwhile")
-        with run.telling() if team.leads else nullcontext():
+            return skipped(request.fold, run, store.classes, "finished meanwhile")
+        with noted(request, run, leads=team.leads) as tell:
             device = team.device or pick_device(request.device)
             matched = [name for name, term in terms.items() if losses.beta * term.weight > 0]
             targets = load_targets(
@@ -89,10 +91,10 @@ def _run_fold(request: RunRequest, on_epoch: OnEpoch | None, team: Team) -> Outc
             store.check_parents(store.unit("audio", deep=True))
             store.check_parents(store.record("lld", deep=True))  # its values are for the teachers
             trainer = _Trainer(request, store, targets, run, key, device, team)
-            return trainer.run(on_epoch)
+            return trainer.run(on_epoch, tell)
 
 
-def _skipped(fold: int, run: RunFolder, classes: tuple[str, ...], why: str) -> Outcome:
+def skipped(fold: int, run: RunFolder, classes: tuple[str, ...], why: str) -> Outcome:
     """A run that was finished, with the scores that its predictions tell."""
     run.tidy()
     found = from_predictions(run.read_predictions(), classes)
@@ -145,13 +147,15 @@ class _Trainer:
         self.position = Position()
         self.best: dict[str, torch.Tensor] = {}
 
-    def run(self, on_epoch: OnEpoch | None) -> Outcome:
+    def run(self, on_epoch: OnEpoch | None, tell: Tell) -> Outcome:
         """From wherever the run stands to its end."""
         self._resume()
+        n_epochs = self.settings.optim.epochs
+        tell(self.position.epoch - 1, n_epochs)
         if self.team.leads:
             self._describe()
         began = time.monotonic() - self.position.seconds
-        while self.position.epoch <= self.settings.optim.epochs:
+        while self.position.epoch <= n_epochs:
             if not self._epoch(began):
                 self.position.seconds = time.monotonic() - began
                 self._checkpoint()
@@ -160,8 +164,9 @@ class _Trainer:
                     f"stopped after {self.position.total} optimiser step(s), as asked",
                 )  # fmt: skip
             entry = self._close_epoch(began)
+            tell(entry["epoch"], n_epochs, epoch_note(entry))
             if on_epoch is not None:
-                on_epoch(self.request.label, self.settings.optim.epochs, entry)
+                on_epoch(self.request.label, n_epochs, entry)
             self._checkpoint()
         return self._finish(time.monotonic() - began)
 
@@ -307,7 +312,7 @@ class _Trainer:
         request = self.request
         facts = run_facts(
             self.store, self.targets, self.student, self.settings, self.key, request.experiment,
-            request.variant, **outcome,
+            request.variant, processes=self.team.size, **outcome,
         )  # fmt: skip
         self.run_folder.write_text("config.toml", to_toml(portable(request.settings)))
         self.run_folder.write_json("run.json", facts.model_dump(mode="json", by_alias=True))

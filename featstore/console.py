@@ -46,6 +46,11 @@ def set_verbose(verbose: bool) -> None:
     _State.verbose = verbose
 
 
+def verbose() -> bool:
+    """What :func:`set_verbose` was told."""
+    return _State.verbose
+
+
 def trace(error: BaseException) -> None:
     """The traceback of an error, a worker's included, where one is wanted."""
     if _State.verbose:

@@ -35,7 +35,8 @@ _NAME_CHARS = 180
 
 State = Literal["queued", "running", "silent", "failed"]
 Tell = Callable[..., None]
-"""``tell(done, total, note="")``: how far a task is, in steps of its own."""
+"""``tell(done, total, note="")``: how far a task is, in steps of its own. What the first call tells
+of was done before."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,9 @@ class Standing:
     Attributes:
         key: which.
         state: ``silent`` has begun, and nobody is at it any more.
-        facts: what was noted: ``job``, ``log``, ``host``, ``pid``, ``began``, ``done``, ``total``,
-            ``note``, ``message``, ``hint``, as far as they apply. From disk: not to be trusted.
+        facts: what was noted: ``job``, ``log``, ``host``, ``pid``, ``began``, ``before``,
+            ``done``, ``total``, ``note``, ``message``, ``hint``, as far as they apply. From disk:
+            not to be trusted.
         age_s: seconds since the last sign.
     """
 
@@ -112,11 +114,12 @@ class Standing:
         try:
             done, total = float(self.facts["done"]), float(self.facts["total"])
             spent = float(self.facts["beat"]) - float(self.facts["began"])
+            here = done - float(self.facts.get("before", 0))
         except (KeyError, TypeError, ValueError):
             return None
-        if self.state != "running" or not 0 < done <= total or spent < 0:
+        if self.state != "running" or not 0 < here <= done <= total or spent < 0:
             return None
-        return spent / done * (total - done)
+        return spent / here * (total - done)
 
 
 def queue(root: Path, key: str, facts: dict[str, Any]) -> None:
@@ -135,6 +138,20 @@ def forget(root: Path, key: str) -> None:
         _folder(root).rmdir()
 
 
+def withdraw(root: Path, key: str) -> None:
+    """Its command ends: nobody waits for the task any more. What it failed with stays."""
+    _path(root, key, "queued").unlink(missing_ok=True)
+    running = _path(root, key, "running")
+    with suppress(FileNotFoundError, UserError):
+        here = strict_json(read_small(running), str(running)).get("host") == socket.gethostname()
+        lock = try_lock(running) if here else None
+        if lock is not None:  # its process was killed, by this one or by the system
+            running.unlink()
+            os.close(lock)
+    with suppress(OSError):
+        _folder(root).rmdir()
+
+
 def fail(root: Path, key: str, error: Exception, facts: dict[str, Any]) -> None:
     """Note of a task that nobody is at any more that it came to nothing."""
     _folder(root).mkdir(parents=True, exist_ok=True)
@@ -146,20 +163,26 @@ def attended(root: Path, key: str, *, log: str = "") -> Iterator[Tell]:
     """Be at a task: whoever looks sees that it runs, how far it is, and why it failed.
 
     Where another process is at the same task, nothing is noted; what comes of that is for the
-    commit to settle. A failure is noted and goes on; an interrupted task leaves no note of it.
+    commit to settle. Where this one is already, it tells with the same voice. A failure is noted
+    and goes on; an interrupted task leaves no note of it.
 
     Args:
         root: the store, or the folder of runs.
         key: the task's.
         log: where its output goes, for those who look for the cause.
     """
-    handle = _attend(root, key)
+    path = _path(root, key, "running").absolute()
+    if path in _HERE:
+        yield _HERE[path].tell
+        return
+    handle = _attend(path)
     if handle is None:
         yield lambda done, total, note="": None
         return
     beating = _Beating(handle, {"key": key, "log": log or _noted_log(root, key)})
     _path(root, key, "failed").unlink(missing_ok=True)
     try:
+        _HERE[path] = beating
         with beating:
             yield beating.tell
     except Exception as error:
@@ -169,7 +192,8 @@ def attended(root: Path, key: str, *, log: str = "") -> Iterator[Tell]:
     else:
         forget(root, key)
     finally:
-        _path(root, key, "running").unlink(missing_ok=True)
+        _HERE.pop(path, None)
+        path.unlink(missing_ok=True)
         os.close(handle)
 
 
@@ -241,6 +265,7 @@ class _Beating:
         self._thread.join()
 
     def tell(self, done: int, total: int, note: str = "") -> None:
+        self.facts.setdefault("before", done)
         self.facts.update(done=done, total=total, note=printable(note)[:400])
         self._write()
 
@@ -254,16 +279,21 @@ class _Beating:
             os.pwrite(self._handle, record.ljust(_RECORD_BYTES), 0)
 
 
-def _attend(root: Path, key: str) -> int | None:
+_HERE: dict[Path, _Beating] = {}
+"""What this process is at, by the path of its record."""
+
+
+def _attend(path: Path) -> int | None:
     """The locked record of a task; None where another process is at it, or none can be kept."""
-    path = _path(root, key, "running")
     for _ in range(5):
         with suppress(FileNotFoundError):  # its last holder took it, or the folder, away
             with suppress(OSError):
                 path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 handle = try_lock(path, create=True)
-            except (PermissionError, NotADirectoryError, IsADirectoryError):
+            except FileNotFoundError:
+                raise
+            except OSError:
                 return None
             if handle is not None:
                 return handle

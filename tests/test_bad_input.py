@@ -11,6 +11,7 @@ import pytest
 
 from distill.config import RunSettings
 from distill.launch import Order, launch, plan, run_settings
+from distill.resources import Resources
 from distill.student import Student
 from featstore.config import BuildSettings, CorpusSettings
 from featstore.corpora.rows import choose_labels
@@ -28,7 +29,9 @@ def damaged(small_store: Path, tmp_path: Path) -> Path:
 def order(store: Path, tmp_path: Path, **fields: Any) -> Order:
     settings: RunSettings = run_settings("tiny", "full", None, None, ["optim.epochs=1"], None)
     given = {"folds": "1", "settings": settings, "runs": tmp_path / "runs", "experiment": "e"}
-    return Order(store=store, variant="full", device="cpu", jobs=1, **(given | fields))
+    return Order(
+        store=store, variant="full", resources=Resources("cpu", jobs=1), **(given | fields)
+    )
 
 
 def test_a_fold_without_one_of_the_teachers_is_not_trained(damaged: Path, tmp_path: Path) -> None:

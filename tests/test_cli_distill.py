@@ -90,6 +90,19 @@ def test_dry_run_says_what_there_is_to_do(ran, damaged_store):
     assert "damaged" in out
 
 
+def test_status_tells_of_done_and_failed_runs(ran):
+    _, runs = ran
+    code, out, err = distill("status", runs)
+    assert (code, err) == (0, "")
+    assert "1 done" in out
+    code, out, _ = distill("status", runs, "--json")
+    (row,) = json.loads(out)["experiments"][0]["rows"]
+    assert (row["done"], row["planned"]) == (1, 1)
+    code, out, err = distill("status", runs / "nowhere")
+    assert (code, out) == (2, "")
+    assert errors_of(err)[0].endswith("nowhere: no folder of runs")
+
+
 def test_report_reads_the_run(ran, tmp_path):
     _, runs = ran
     code, out, err = distill("report", runs, "--json", "--out", tmp_path / "report")

@@ -353,6 +353,17 @@ def reseal(place: Path) -> None:
     (place / RECORD).write_text(json.dumps({**record, "sha256": digest(record)}))
 
 
+class TestStatus:
+    def test_of_a_finished_store(self, featstore: Command, small_store: Path) -> None:
+        done = featstore("status", small_store)
+        assert (done.code, done.err) == (0, "")
+        assert "8 done" in done.out
+        assert json.loads(featstore("status", small_store, "--json").out)["tasks"] == []
+
+    def test_of_none(self, featstore: Command, tmp_path: Path) -> None:
+        assert featstore("status", tmp_path).code == 2
+
+
 class TestVerify:
     def test_sound(self, featstore: Command, small_store: Path) -> None:
         done = featstore("verify", small_store)

@@ -20,6 +20,7 @@ from distill.config import RunSettings
 from distill.launch import Order, launch, run_settings
 from distill.predict import predict_files
 from distill.report import collect, summarise
+from distill.resources import Resources
 from distill.student import Student
 from featstore.audio import from_samples
 from featstore.build import build
@@ -92,7 +93,7 @@ def test_prosodic_teacher_is_not_below_functionals_with_a_linear_classifier(stor
 
 def test_students_report_and_prediction(store: Store, standin: Path, tmp_path: Path) -> None:
     settings: RunSettings = run_settings("tiny", "full", None, None, ["optim.epochs=2"], None)
-    order = Order(store.path, "1..10", settings, tmp_path, "tiny", "full", device="cpu")
+    order = Order(store.path, "1..10", settings, tmp_path, "tiny", "full", Resources("cpu"))
     done = launch(order)
     assert not done.failed
     assert [outcome.status for outcome in done.outcomes] == ["done"] * 10

@@ -36,11 +36,12 @@ def require_slurm() -> None:
         ) from None
 
 
-def living(jobs: Iterable[str]) -> set[str] | None:
+def living(jobs: Iterable[str], timeout_s: float = _TIMEOUT_S) -> set[str] | None:
     """Which of some jobs are waiting, running or just ending.
 
     Args:
         jobs: as sbatch numbers them: ``7``, or ``7_3`` in an array.
+        timeout_s: so long it may take to answer.
 
     Returns:
         Those that squeue lists; None where SLURM cannot be asked now.
@@ -52,7 +53,7 @@ def living(jobs: Iterable[str]) -> set[str] | None:
     command = ["squeue", "--noheader", "--array", "--format=%i", f"--jobs={numbers}"]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+            command, capture_output=True, text=True, timeout=timeout_s, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

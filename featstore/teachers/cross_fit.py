@@ -25,7 +25,7 @@ from featstore.folds import OUT, TEST, VALIDATION, Fold
 from featstore.schema import TaskFailed
 from featstore.teachers import prepare
 from featstore.teachers.data import FoldData
-from featstore.teachers.finetune import Fit, Floats, finetune, predict, score
+from featstore.teachers.finetune import Fit, Floats, OnEpoch, finetune, predict, score
 from featstore.training import count_parameters
 
 BEYOND_TRAINING = "mean of the parts"
@@ -54,6 +54,7 @@ def fit_parts(
     groups: Sequence[Sequence[str]],
     settings: TeacherSettings,
     device: torch.device,
+    on_epoch: OnEpoch = lambda entry: None,
 ) -> tuple[Floats, Floats, dict[str, Any]]:
     """Fit a teacher without each group of training speakers, and let it speak for that group.
 
@@ -63,6 +64,7 @@ def fit_parts(
         groups: the fold's training speakers, each in one group.
         settings: of the teacher; all parts have the same, and the same seed.
         device: where to compute.
+        on_epoch: see :func:`featstore.teachers.finetune.finetune`; of one part after another.
 
     Returns:
         Raw logits ``[N, C]``, embeddings ``[N, D]`` (see :data:`BEYOND_TRAINING` for rows that are
@@ -74,7 +76,7 @@ def fit_parts(
     speakers = np.array(data.speakers)
     beyond = [rows for role in (VALIDATION, TEST, OUT) if len(rows := data.rows(role))]
     own = [data.train_rows[np.isin(speakers[data.train_rows], group)] for group in groups]
-    parts = [_fit_part(data, rows, beyond, settings, device) for rows in own]
+    parts = [_fit_part(data, rows, beyond, settings, device, on_epoch) for rows in own]
     unseen = np.stack([part.beyond[1] for part in parts])
     n, width = len(data.labels), unseen.shape[2]
     logits = np.empty((n, data.n_classes), dtype=np.float32)
@@ -174,6 +176,7 @@ def _fit_part(
     beyond: Sequence[Rows],
     settings: TeacherSettings,
     device: torch.device,
+    on_epoch: OnEpoch,
 ) -> _Spoken:
     """A teacher that is fitted without some training rows, and what it says of them.
 
@@ -183,7 +186,7 @@ def _fit_part(
     roles[own] = OUT
     seen = replace(data, roles=roles)
     task = prepare(seen, settings, getattr(settings, "model", ""))
-    fit = finetune(task, seen, settings.optim, settings.seed, device)
+    fit = finetune(task, seen, settings.optim, settings.seed, device, on_epoch)
     groups = [predict(task, rows, device) for rows in (seen.train_rows, own, *beyond)]
     if not all(np.isfinite(values).all() for pair in groups for values in pair):
         raise TaskFailed("the teacher's outputs are not finite", "lower its learning rate")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,7 @@ from featstore.training import (
 
 EVAL_BATCH = 64
 Floats = npt.NDArray[np.float32]
+OnEpoch = Callable[[dict[str, float]], None]
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,18 @@ class Fit:
 
 
 def finetune(
-    task: Task, data: FoldData, optim: OptimSettings, seed: int, device: torch.device
+    task: Task,
+    data: FoldData,
+    optim: OptimSettings,
+    seed: int,
+    device: torch.device,
+    on_epoch: OnEpoch = lambda entry: None,
 ) -> Fit:
     """Fit the model on the fold's training rows, and leave its best weights in it.
 
     Best is the epoch with the highest validation UA, the lower validation loss deciding ties;
     without validation rows, or where ``optim.selection`` says so, the last epoch (PAPER.md row
-    14). The test rows are never touched.
+    14). The test rows are never touched. ``on_epoch`` is called with each entry of the history.
 
     Raises:
         TaskFailed: the loss is not finite.
@@ -78,6 +85,7 @@ def finetune(
             if optim.selection == "validation_ua" and (best_state is None or key > best_key):
                 best, best_key, best_state = epoch, key, copy.deepcopy(model.state_dict())
         history.append(entry)
+        on_epoch(entry)
     if best_state is None:
         return Fit(tuple(history), optim.epochs)
     model.load_state_dict(best_state)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from featstore.folds import Fold
 from featstore.provenance import versions
 from featstore.staging import staged
 from featstore.store import Store, unit_name
+from featstore.tasks import Tell, attended
 from featstore.units import Identity
 
 
@@ -70,6 +71,11 @@ def fit(job: TeacherJob) -> dict[str, Any]:
 
     On the CPU a fit uses one thread, so its bytes do not depend on how many run beside it.
     """
+    with attended(job.store, job.unit) as tell:
+        return _fit(job, tell)
+
+
+def _fit(job: TeacherJob, tell: Tell) -> dict[str, Any]:
     import torch
 
     from featstore.teachers.cross_fit import fit_parts
@@ -79,10 +85,13 @@ def fit(job: TeacherJob) -> dict[str, Any]:
     if device.type == "cpu":
         torch.set_num_threads(1)
     data = _fold_data(job)
+    on_epoch = _telling(job, tell)
     if job.groups:
-        logits, embeddings, outcome = fit_parts(data, job.fold, job.groups, job.settings, device)
+        logits, embeddings, outcome = fit_parts(
+            data, job.fold, job.groups, job.settings, device, on_epoch
+        )
     else:
-        logits, embeddings, outcome = _fit_whole(job, data, device)
+        logits, embeddings, outcome = _fit_whole(job, data, device, on_epoch)
     facts = {
         "fold": job.fold.number,
         "kind": job.settings.kind,
@@ -103,14 +112,32 @@ def fit(job: TeacherJob) -> dict[str, Any]:
     return facts
 
 
-def _fit_whole(job: TeacherJob, data: Any, device: Any) -> tuple[Any, Any, dict[str, Any]]:
+def _telling(job: TeacherJob, tell: Tell) -> Callable[[dict[str, float]], None]:
+    """What tells how many epochs are done, of all the fits of a job."""
+    total, done = job.n_fits * job.settings.optim.epochs, 0
+    tell(0, total, "preparing")
+
+    def on_epoch(entry: dict[str, float]) -> None:
+        nonlocal done
+        done += 1
+        note = f"loss {entry['loss']:.3f}"
+        if "validation_ua" in entry:
+            note += f" val UA {100 * entry['validation_ua']:.1f}"
+        tell(done, total, note)
+
+    return on_epoch
+
+
+def _fit_whole(
+    job: TeacherJob, data: Any, device: Any, on_epoch: Callable[[dict[str, float]], None]
+) -> tuple[Any, Any, dict[str, Any]]:
     """One teacher of all training rows: logits, embeddings, and the facts of its fit."""
     from featstore.teachers import prepare
     from featstore.teachers.finetune import finetune, run_once, score
     from featstore.training import count_parameters
 
     task = prepare(data, job.settings, getattr(job.settings, "model", ""))
-    result = finetune(task, data, job.settings.optim, job.settings.seed, device)
+    result = finetune(task, data, job.settings.optim, job.settings.seed, device, on_epoch)
     logits, embeddings = run_once(task, data, device)
     if job.keep:
         _keep(job, task.model, task.save)

@@ -14,7 +14,7 @@ from distill.config import VARIANTS
 from distill.experiment_record import read_records
 from distill.experiments import ExperimentOrder, lines, run_experiment, runs_of, summary
 from distill.grids import Grid, load_grid
-from distill.running import Resources
+from distill.resources import Resources
 from distill.runs import FAILED, RunFolder
 from featstore.schema import UserError
 from featstore.settings import flat
@@ -243,7 +243,8 @@ def test_the_plan_touches_nothing_and_says_what_is_left(here, small_store, tmp_p
     assert planned["rows"][0]["runs"] == {"run": 2}
     assert planned["rows"][-1]["runs"] == {"done": 2}  # a teacher, read from the store
     assert planned["estimates"] == [{
-        "student": "tiny", "runs": 12, "jobs": 1, "seconds_a_run": None, "seconds": None,
+        "student": "tiny", "runs": 12, "jobs": 1, "processes": 1, "seconds_a_run": None,
+        "seconds": None, "process_hours": None, "bytes": None, "bytes_meanwhile": None,
         "measured_on": 0,
     }]  # fmt: skip
     assert not (tmp_path / "runs").exists()
@@ -253,6 +254,13 @@ def test_the_plan_touches_nothing_and_says_what_is_left(here, small_store, tmp_p
     [estimate] = planned["estimates"]
     took = [json.loads(path.read_text())["seconds"] for path in tmp_path.rglob("run.json")]
     assert estimate["seconds"] == pytest.approx(6 * fmean(took))
+    assert estimate["process_hours"] == pytest.approx(6 * fmean(took) / 3600)
+    files = [path for path in tmp_path.glob("runs/*-*/**/*") if path.is_file()]
+    assert estimate["bytes"] == sum(path.stat().st_size for path in files)
+    four = replace(asked.resources, processes=2, nodes=2)
+    [estimate] = experiment_plan.plan(replace(asked, resources=four))["estimates"]
+    assert (estimate["jobs"], estimate["processes"]) == (1, 4)
+    assert estimate["process_hours"] == pytest.approx(4 * 6 * fmean(took) / 3600)
     assert experiment_plan.exit_code(planned) == 0
 
 

@@ -13,12 +13,14 @@ from distill.launch import (
     plan,
     run_settings,
 )
+from distill.resources import Resources
 from featstore.schema import UserError
 
 
 def order(store, runs, **over):
     fields = {"folds": "1..2", "settings": settings_of(), "experiment": "test"}
-    fields |= {"variant": "full", "device": "cpu", "threads": 1}
+    resources = Resources(device="cpu", jobs=over.pop("jobs", None), threads=1)
+    fields |= {"variant": "full", "resources": resources}
     return Order(store=store, runs=runs, **fields | over)
 
 
@@ -144,7 +146,8 @@ def test_a_request_is_the_order_for_one_fold(small_store, tmp_path):
     asked = order(small_store, tmp_path, max_steps=3, root=tmp_path, tensorboard=True)
     request = asked.request(2)
     assert request.fold == 2
-    for name in ("store", "settings", "runs", "experiment", "variant", "device", "root",
-                 "weights", "max_steps", "tensorboard"):  # fmt: skip
+    for name in ("store", "settings", "runs", "experiment", "variant", "root", "weights",
+                 "max_steps", "tensorboard"):  # fmt: skip
         assert getattr(request, name) == getattr(asked, name)
+    assert (request.device, request.threads) == ("cpu", 1)
     assert folder_of(request).path.name == "fold02-seed42"

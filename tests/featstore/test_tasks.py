@@ -80,6 +80,17 @@ def test_an_interrupted_task_has_not_failed(tmp_path: Path) -> None:
     assert tasks.standings(tmp_path) == []
 
 
+def test_who_is_at_it_twice_tells_with_one_voice(tmp_path: Path) -> None:
+    with tasks.attended(tmp_path, "a", log="a.log") as tell:
+        with tasks.attended(tmp_path, "a") as again:
+            again(1, 2, "inside")
+            assert (_one(tmp_path).facts["done"], _one(tmp_path).facts["log"]) == (1, "a.log")
+        assert _one(tmp_path).state == "running"
+        tell(2, 2)
+        assert _one(tmp_path).facts["done"] == 2
+    assert tasks.standings(tmp_path) == []
+
+
 def test_another_process_is_seen_at_work_and_gone(tmp_path: Path) -> None:
     process = _at_it(tmp_path)
     running = _one(tmp_path)
