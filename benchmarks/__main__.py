@@ -19,7 +19,7 @@ from featstore.console import say
 from featstore.schema import UserError
 
 NAMES = ("reading", "targets", "padding", "cached", "loop", "stall", "extraction", "nothing",
-         "memory", "starting", "study", "predicting", "growth")  # fmt: skip
+         "memory", "starting", "study", "predicting", "growth", "jobs")  # fmt: skip
 """One file each, in the order of the table."""
 
 
