@@ -95,7 +95,7 @@ def _note_failure(runs: Path, key: str, error: Exception) -> None:
 def _begun_here(requests: Sequence[RunRequest]) -> dict[str, tuple[Path, str]]:
     """By label, the tasks of the runs that are not done and that nobody else is to do."""
     found: dict[str, tuple[Path, str]] = {}
-    keys: dict[Path, Keys] = {}
+    keys: dict[Path | str, Keys] = {}
     taken = {
         (runs, one.key)
         for runs in {request.runs for request in requests}

@@ -42,14 +42,14 @@ def runs_status(path: Path) -> dict[str, Any]:
         known["state"] = task["state"]
     noted = {task["key"] for task in tasks}
     tasks += [_unnoted(run) for name, run in runs.items() if _is_news(run) and name not in noted]
-    records, damaged = _records(path)
+    records, broken = read_records(path)
     return {
         "runs": str(path),
-        "counts": counts([*(run["state"] for run in runs.values()), *["damaged"] * bool(damaged)]),
+        "counts": counts([*(run["state"] for run in runs.values()), *["damaged"] * len(broken)]),
         "experiments": list(_experiments(records, runs)),
         "tasks": sorted(tasks, key=lambda task: str(task["key"])),
         "damaged": [run["why"] for run in runs.values() if run["state"] == "damaged"]
-        + ([damaged] if damaged else []),
+        + [f"experiments/{stem}.json: {why}" for stem, why in broken.items()],
         "finished": [run for run in runs.values() if run["state"] == "done"],
     }
 
@@ -102,14 +102,6 @@ def _unnoted(run: Mapping[str, Any]) -> dict[str, Any]:
     texts = dict.fromkeys(("job", "host", "log", "note"), "")
     told = {"message": run["why"], "hint": AGAIN, "age_s": 0.0}
     return {"key": run["run"], "state": run["state"], **texts, **told, **nothing}
-
-
-def _records(path: Path) -> tuple[dict[str, ExperimentRecord], str]:
-    """The records of experiments, and what is wrong with them."""
-    try:
-        return read_records(path), ""
-    except (Corrupt, OSError) as error:
-        return {}, str(error)
 
 
 def _experiments(

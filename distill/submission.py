@@ -69,7 +69,7 @@ def on_cluster(requests: Sequence[RunRequest], resources: Resources) -> Iterator
     _refuse(requests, resources)
     tasks: dict[str, Task] = {}
     waiting: dict[str, list[RunRequest]] = {}
-    stores: dict[Path, tuple[Store, Keys]] = {}
+    stores: dict[Path | str, tuple[Store, Keys]] = {}
     for request in requests:
         if request.store not in stores:
             store = Store.open(request.store)
