@@ -56,7 +56,7 @@ def _request(bench: Bench, n: int) -> tuple[Request, dict[str, str]]:
     settings = resolve(BuildSettings, PRESETS["tiny"], {"corpus": {"name": "synthetic"}})
     manifest = load("synthetic", root, settings.corpus)
     store = Path(bench.cache / f"jobs-{n}")
-    request = Request(manifest, settings, store, folds=FOLDS, device="cpu", jobs=2)
+    request = Request(manifest, settings, store, folds=bench.pick(FOLDS, "1"), device="cpu", jobs=2)
     return request, source_sums(manifest)
 
 

@@ -29,6 +29,7 @@ from featstore.plan import Plan, Request, make_plan, plan_dict
 from featstore.schema import Manifest, TaskFailed, UserError, listed, printable
 from featstore.staging import sweep
 from featstore.store import Store
+from featstore.tasks import tidy
 from featstore.verification import verify
 
 WARNINGS = 5
@@ -78,6 +79,7 @@ def build(
     require_space(request.store, sum(s.n_bytes for s in plan.steps if s.status != "done"))
     store = Store.create(request.store)
     _sweep(store)
+    tidy(store.path, {step.unit for step in plan.steps if step.status == "done"})
     keep_parts(store.path, [step.identity for step in plan.steps if step.status != "done"])
     try:
         return _execute(store, plan, request, sums, executor)

@@ -12,13 +12,13 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from featstore.files import read_small, strict_json, write_file
+from featstore.files import read_small, remove_leftovers, strict_json, write_file
 from featstore.locks import try_lock
 from featstore.schema import TaskFailed, UserError, printable
 from featstore.settings import digest
@@ -150,6 +150,32 @@ def withdraw(root: Path, key: str) -> None:
             os.close(lock)
     with suppress(OSError):
         _folder(root).rmdir()
+
+
+def tidy(root: Path, done: Collection[str]) -> None:
+    """Remove notes that tell of nothing any more: of what is done, and what killed processes left.
+
+    Args:
+        root: the store, or the folder of runs.
+        done: keys of what is committed; their parts are done, too.
+    """
+    folder = _folder(root)
+    if not folder.is_dir():
+        return
+    remove_leftovers(folder)
+    for standing in standings(root):
+        left = standing.state == "silent" and "job" not in standing.facts
+        over = standing.key.partition("/part-")[0] in done
+        if standing.state != "running" and (left or over):
+            forget(root, standing.key)
+    for path in folder.glob("*.running"):
+        with suppress(OSError):
+            handle = try_lock(path) if path.stat().st_size == 0 else None  # killed before a word
+            if handle is not None:
+                path.unlink()
+                os.close(handle)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def fail(root: Path, key: str, error: Exception, facts: dict[str, Any]) -> None:

@@ -149,3 +149,17 @@ def test_a_folder_that_cannot_be_written_stops_no_work(tmp_path: Path) -> None:
     (tmp_path / tasks.FOLDER).write_text("a file")
     with tasks.attended(tmp_path, "a") as tell:
         tell(1, 1)
+
+
+def test_what_killed_processes_left_is_tidied_away(tmp_path: Path) -> None:
+    process = _at_it(tmp_path)
+    tasks.tidy(tmp_path, {"folds/01/x"})
+    assert _one(tmp_path).state == "running"
+    _kill(process)
+    tasks.queue(tmp_path, "lld/part-001-of-002", {"job": "7"})
+    tasks.queue(tmp_path, "audio", {"job": "8"})
+    (tmp_path / tasks.FOLDER / "b.running").touch()
+    tasks.tidy(tmp_path, {"lld"})
+    assert [standing.key for standing in tasks.standings(tmp_path)] == ["audio"]
+    tasks.tidy(tmp_path, {"audio"})
+    assert not list(tmp_path.iterdir())
