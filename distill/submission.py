@@ -110,10 +110,10 @@ def demand(request: RunRequest, resources: Resources) -> Demand:
 
 def _task(key: str, request: RunRequest, run: RunFolder, resources: Resources) -> Task:
     wanted = demand(request, resources)
-    places = {
+    places: dict[str, Any] = {
         name: path.absolute()
         for name in ("store", "runs", "root", "weights")
-        if (path := getattr(request, name)) is not None
+        if isinstance(path := getattr(request, name), Path)  # a bucket is where it is
     }
     request = replace(request, threads=wanted.cpus, **places)
     return Task(
