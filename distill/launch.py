@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from distill.backbones import check_weights
+from distill.backbones import check_weights, refuse_unknown
 from distill.config import PRESETS, VARIANTS, RunSettings, default_preset
 from distill.estimates import BASIS, estimate
 from distill.request import RunRequest, key_of
@@ -75,7 +75,9 @@ def run_settings(
     )
     if preset is None:
         preset = default_preset(resolve(RunSettings, *layers).student.backbone)
-    return resolve(RunSettings, choose("--preset", preset, PRESETS), *layers)
+    settings = resolve(RunSettings, choose("--preset", preset, PRESETS), *layers)
+    refuse_unknown(settings.student.backbone)
+    return settings
 
 
 def experiment_name(student: str, variant: str) -> str:
