@@ -85,6 +85,7 @@ def build(
         return _execute(store, plan, request, sums, executor)
     finally:
         _sweep(store)
+        tidy(store.path, ())
 
 
 def _absolute(request: Request) -> Request:
