@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from featstore.files import read_small, remove_leftovers, strict_json, write_file
+from featstore.files import make_folders, read_small, remove_leftovers, strict_json, write_file
 from featstore.locks import try_lock
 from featstore.schema import TaskFailed, UserError, printable
 from featstore.settings import digest
@@ -125,7 +125,7 @@ class Standing:
 def queue(root: Path, key: str, facts: dict[str, Any]) -> None:
     """Note that a task waits for a machine, and with whom; forgets that it ever failed."""
     record = {"key": key, "since": time.time(), **facts}
-    _folder(root).mkdir(parents=True, exist_ok=True)
+    make_folders(_folder(root))
     _path(root, key, "failed").unlink(missing_ok=True)
     write_file(_path(root, key, "queued"), json.dumps(record, sort_keys=True).encode())
 
@@ -180,7 +180,7 @@ def tidy(root: Path, done: Collection[str]) -> None:
 
 def fail(root: Path, key: str, error: Exception, facts: dict[str, Any]) -> None:
     """Note of a task that nobody is at any more that it came to nothing."""
-    _folder(root).mkdir(parents=True, exist_ok=True)
+    make_folders(_folder(root))
     _note_failure(root, key, error, {"key": key, **facts})
 
 
@@ -314,7 +314,7 @@ def _attend(path: Path) -> int | None:
     for _ in range(5):
         with suppress(FileNotFoundError):  # its last holder took it, or the folder, away
             with suppress(OSError):
-                path.parent.mkdir(parents=True, exist_ok=True)
+                make_folders(path.parent)
             try:
                 handle = try_lock(path, create=True)
             except FileNotFoundError:
