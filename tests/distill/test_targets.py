@@ -64,12 +64,14 @@ def test_a_teacher_that_has_seen_the_test_speaker(store, fact):
     load(store, fold=2)  # which is not that teacher's
 
 
-def test_a_run_of_a_leaking_fold_leaves_nothing(store, tmp_path):
+def test_a_run_of_a_leaking_fold_leaves_nothing_but_the_reason(store, tmp_path):
     with forged(store / "folds/01/linguistic") as record:
         record["facts"]["fitted_on"].append("Ses01F")
     with pytest.raises(Refused):
         train(store, tmp_path / "runs")
-    assert not list((tmp_path / "runs").rglob("*.*"))
+    left = {path.name for path in (tmp_path / "runs").rglob("*") if path.is_file()}
+    [note] = left - {"FAILED"}
+    assert note.endswith("~fold01-seed42.failed")
 
 
 def test_a_folder_under_another_folds_name(store):
