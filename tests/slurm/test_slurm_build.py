@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,13 @@ import pytest
 from slurm.cluster import jobs, until
 from slurm.conftest import Lab, environment
 
+from featstore.build import build
 from featstore.store import Store
 from featstore.tasks import FOLDER, Standing, standings
 from featstore.verification import verify
+
+EPOCHS = 80
+"""Of the teachers whose jobs are hurt."""
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
 
@@ -62,9 +67,17 @@ def test_ten_folds_on_both_nodes_are_the_local_build(
 
 
 def test_killed_and_requeued_jobs_change_nothing(
-    lab: Lab, local_store: Path, without_teachers: Path
+    lab: Lab, request_of: Callable[..., Any], without_teachers: Path, tmp_path: Path
 ) -> None:
+    """Fits of some seconds, so that each is hurt in the midst of it."""
     store = without_teachers
+    request = request_of(Path(shutil.copytree(store, tmp_path / "local")), "1..4")
+    prosodic = request.settings.teachers["prosodic"]
+    longer = prosodic.model_copy(
+        update={"optim": prosodic.optim.model_copy(update={"epochs": EPOCHS})}
+    )
+    settings = request.settings.model_copy(update={"teachers": {"prosodic": longer}})
+    build(replace(request, settings=settings))
     hurt: list[str] = []
 
     def unhurt() -> list[str]:
@@ -82,13 +95,13 @@ def test_killed_and_requeued_jobs_change_nothing(
 
     helper = threading.Thread(target=hurt_them)
     helper.start()
-    done = lab.build(store, "--fold", "1..4")
+    done = lab.build(store, "--fold", "1..4", "--set", f"teachers.prosodic.optim.epochs={EPOCHS}")
     helper.join()
     assert done.returncode == 0, done.stderr
     assert len(set(hurt)) == 3
     assert done.stderr.count("is gone and it is not done; once more") == 2
     assert len(lab.started()) == 4 + 3
-    assert content(store) == only(store, local_store, 1, 2, 3, 4)
+    assert content(store) == content(tmp_path / "local")
 
 
 def test_the_command_may_die_and_come_again(
