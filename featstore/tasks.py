@@ -261,8 +261,16 @@ def _standing(path: Path, kind: str) -> Standing:
 
 
 def _is_attended(path: Path, facts: dict[str, Any], age_s: float) -> bool:
-    """Whether somebody is at it; some cluster file systems show no machine the others' locks."""
-    lock = try_lock(path)
+    """Whether somebody is at it; some cluster file systems show no machine the others' locks.
+
+    Who may only read cannot ask for the lock, and goes by how long it has been silent.
+    """
+    try:
+        lock = try_lock(path)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return age_s < STALE_S
     if lock is None:
         return True
     os.close(lock)

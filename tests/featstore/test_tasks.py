@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -112,6 +113,23 @@ def test_on_another_machine_only_silence_tells(tmp_path: Path) -> None:
     (path,) = (tmp_path / tasks.FOLDER).glob("*.running")
     path.write_text(json.dumps({**json.loads(path.read_text()), "host": "elsewhere"}))
     assert _one(tmp_path).state == "running"
+    long_ago = time.time() - 2 * tasks.STALE_S
+    os.utime(path, (long_ago, long_ago))
+    assert _one(tmp_path).state == "silent"
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_who_may_only_read_goes_by_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refused(path: Path, **_: object) -> int:
+        raise OSError(number, os.strerror(number), str(path))
+
+    process = _at_it(tmp_path)
+    monkeypatch.setattr(tasks, "try_lock", refused)
+    assert _one(tmp_path).state == "running"
+    _kill(process)
+    (path,) = (tmp_path / tasks.FOLDER).glob("*.running")
     long_ago = time.time() - 2 * tasks.STALE_S
     os.utime(path, (long_ago, long_ago))
     assert _one(tmp_path).state == "silent"
