@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,21 @@ def _new_beside(path: Path) -> tuple[Path, int]:
             handle = try_lock(beside, create=True)
             if handle is not None:
                 return beside, handle
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes]) -> tuple[int, str]:
+    """Write a file that nobody reads yet, such as one of a staging folder; its folder is made.
+
+    Returns:
+        Its size, and its SHA-256 in hex: what a unit's record lists.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    n_bytes, found = 0, hashlib.sha256()
+    with naming(path), path.open("wb") as file:
+        for piece in pieces:
+            n_bytes += file.write(piece)
+            found.update(piece)
+    return n_bytes, found.hexdigest()
 
 
 def sha256_of(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 from featstore.array_files import encoded
 from featstore.arrays import write_group
 from featstore.console import progress
-from featstore.disk import naming, require_space
+from featstore.disk import require_space
 from featstore.export_hdf5 import mebibytes
+from featstore.files import write_pieces
 from featstore.hdf5_file import ANEW, opened
 from featstore.hdf5_source import Part, Source
 from featstore.schema import Corrupt, UserError
@@ -101,12 +101,5 @@ def _write(folder: Path, name: str, pieces: Iterable[bytes], source: Source, uni
     Raises:
         Corrupt: it is another.
     """
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    n_bytes, found = 0, hashlib.sha256()
-    with naming(path), path.open("wb") as file:
-        for piece in pieces:
-            n_bytes += file.write(piece)
-            found.update(piece)
-    if (n_bytes, found.hexdigest()) != unit.files[name]:
+    if write_pieces(folder / name, pieces) != unit.files[name]:
         raise Corrupt(f"{source.path}: {unit.unit}/{name}: content differs", ANEW)

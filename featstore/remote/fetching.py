@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from featstore.arrays import write_group
 from featstore.console import progress
-from featstore.disk import naming, require_space
+from featstore.disk import require_space
 from featstore.export_hdf5 import mebibytes
+from featstore.files import write_pieces
 from featstore.remote.contents import (
     Files,
     contents,
@@ -60,14 +60,7 @@ def fetch_unit(objects: Objects, unit: Unit, store: Path, *, replace: bool = Fal
 
 def _write(folder: Path, files: Files, objects: Objects, unit: Unit) -> None:
     for name, pieces in files:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        n_bytes, found = 0, hashlib.sha256()
-        with naming(path), path.open("wb") as file:
-            for piece in pieces:
-                n_bytes += file.write(piece)
-                found.update(piece)
-        if (n_bytes, found.hexdigest()) != unit.files[name]:
+        if write_pieces(folder / name, pieces) != unit.files[name]:
             raise differs(objects, unit, name)
 
 
