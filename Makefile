@@ -39,7 +39,7 @@ bench: $(INSTALLED)
 
 # The README's pictures; needs a Chromium and the store of `make demo`.
 screenshots: $(INSTALLED)
-	$(BIN)/python -m featstore.view.screenshots $(DEMO)/store --out data/screenshots
+	$(BIN)/python -m featstore.inspection.view.screenshots $(DEMO)/store --out data/screenshots
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

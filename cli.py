@@ -17,10 +17,10 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from featstore import console
-from featstore.disk import io_failure
-from featstore.remote.places import folder, place
-from featstore.schema import TaskFailed, UserError, printable
+from featstore.core import console
+from featstore.core.disk import io_failure
+from featstore.core.schema import TaskFailed, UserError, printable
+from featstore.store.remote.places import folder, place
 
 featstore = typer.Typer(
     name="featstore",
@@ -131,10 +131,10 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Counts, durations and folds of a corpus, and all its faults. Builds nothing."""
-    from featstore import render
-    from featstore.audit import audit
     from featstore.corpora import load
-    from featstore.hearing import heard
+    from featstore.corpora.audio_check import heard
+    from featstore.inspection import render
+    from featstore.inspection.corpus import audit
 
     settings = _build_settings(dataset, "paper", config, sets)
     manifest = heard(load(dataset, root, settings.corpus), settings.audio)
@@ -188,10 +188,11 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Corpus -> audio, LLDs, splits, teachers' outputs per fold. Resumes."""
-    from featstore import build as builds
-    from featstore import plan as plans
-    from featstore import render, steps
+    from featstore.build import plan as plans
+    from featstore.build import run as builds
+    from featstore.build import units as steps
     from featstore.corpora import load
+    from featstore.inspection import render
 
     where = _executor(executor, slurm, partition, account, hours, array_limit, wait, attach)
     flags: dict[str, Any] = {}
@@ -257,9 +258,9 @@ def inspect(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print tables as CSV.")] = False,
 ) -> None:
     """What a store holds and what its teachers say."""
-    from featstore import asking
-    from featstore.opinions import Wanted
-    from featstore.store import Store
+    from featstore.inspection import query as asking
+    from featstore.inspection.teachers import Wanted
+    from featstore.store.store import Store
 
     wanted = Wanted(disagree, wrong, confident, label, speaker, role, text, sort, limit)
     question = asking.Question(
@@ -276,9 +277,9 @@ def inspect(
 @featstore.command()
 def verify(store: Stored, as_json: Json = False) -> None:
     """Compare every byte of a store with what was written. Exit 3 on damage."""
-    from featstore import render
-    from featstore.store import Store
-    from featstore.verification import verify as verify_store
+    from featstore.inspection import render
+    from featstore.store.store import Store
+    from featstore.store.verify import verify as verify_store
 
     report = verify_store(Store.open(store))
     _print(report.to_dict(), as_json, render.verified)
@@ -304,9 +305,9 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a store as HDF5, its targets as Parquet or NumPy."""
-    from featstore import export as exports
-    from featstore import render_exports
-    from featstore.store import Store
+    from featstore.inspection import render_exports
+    from featstore.store import export as exports
+    from featstore.store.store import Store
 
     selection = exports.Selection(fold, tuple(teacher or ()), embeddings, audio, text)
     written = exports.export(Store.open(store), to, selection, force=force)
@@ -322,8 +323,8 @@ def import_store(
     as_json: Json = False,
 ) -> None:
     """Make the store that an HDF5 file was exported from. Resumes."""
-    from featstore import render_exports
-    from featstore.import_hdf5 import import_hdf5
+    from featstore.inspection import render_exports
+    from featstore.store.import_hdf5 import import_hdf5
 
     _print(import_hdf5(file, store), as_json, render_exports.imported)
 
@@ -343,7 +344,7 @@ def copy(
     as_json: Json = False,
 ) -> None:
     """Publish a store in object storage, or fetch one. Resumes."""
-    from featstore.remote import copying
+    from featstore.store.remote import copying
 
     done = copying.copy(source, to, compress=compress, replace=replace)
     _print(done, as_json, copying.render)
@@ -367,8 +368,10 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """How two stores or teachers differ: settings and target drift."""
-    from featstore import asking, differences, render_exports
-    from featstore.store import Store
+    from featstore.inspection import compare as differences
+    from featstore.inspection import query as asking
+    from featstore.inspection import render_exports
+    from featstore.store.store import Store
 
     opened = Store.open(store)
     sides = differences.Sides(
@@ -407,7 +410,7 @@ def view(
     browser: Annotated[bool, typer.Option(help="Open the page at once.")] = True,
 ) -> None:
     """A local page: listen, ask the teachers, filter, map. Read only."""
-    from featstore.view.serve import serve
+    from featstore.inspection.view.serve import serve
 
     serve(store, runs, host, port, token, browser=browser)
 
@@ -417,7 +420,8 @@ def store_status(
     store: Annotated[Path, typer.Argument(help="The store's folder.")], as_json: Json = False
 ) -> None:
     """What is done, running (and how far), queued or failed. From any machine; read only."""
-    from featstore import render_status, status
+    from featstore.inspection import render_status
+    from featstore.jobs import status
 
     found = status.store_status(store)
     _print(found, as_json, render_status.store)
@@ -470,8 +474,9 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Train one student per fold from cached targets. Resumes; finished folds are skipped."""
-    from distill import launch, render
-    from distill.resources import Resources
+    from distill.experiments import launch
+    from distill.experiments import terminal as render
+    from distill.experiments.resources import Resources
 
     where = _executor(executor, slurm, partition, account, time, array_limit, wait, attach)
     settings = launch.run_settings(student, variant, preset, config, sets or [], seed)
@@ -533,9 +538,11 @@ def experiment(
     as_json: Json = False,
 ) -> None:
     """Train all rows of a table or figure. Equal runs are run once; it resumes."""
-    from distill import experiment_plan, experiments, render
-    from distill.grids import load_grid
-    from distill.resources import Resources
+    from distill.experiments import experiment_plan
+    from distill.experiments import rows as experiments
+    from distill.experiments import terminal as render
+    from distill.experiments.grids import load_grid
+    from distill.experiments.resources import Resources
 
     where = _executor(executor, slurm, partition, account, time, array_limit, wait, attach)
     order = experiments.ExperimentOrder(
@@ -581,8 +588,9 @@ def runs_status(
     as_json: Json = False,
 ) -> None:
     """What is done, running (and how far), queued or failed. From any machine; read only."""
-    from distill import render, status
-    from featstore.status import exit_code
+    from distill.experiments import terminal as render
+    from distill.runs import status
+    from featstore.jobs.status import exit_code
 
     found = status.runs_status(runs)
     _print(found, as_json, render.status)
@@ -600,10 +608,10 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Class probabilities from speech alone. No transcript, no LLDs, no teacher."""
-    from distill import render
-    from distill.predict import predict_files
-    from distill.student import Student
-    from featstore.training import pick_device
+    from distill.experiments import terminal as render
+    from distill.model.predict import predict_files
+    from distill.model.student import Student
+    from featstore.core.training import pick_device
 
     table = predict_files(
         Student.from_pretrained(student), audio, pick_device(device), max_duration_s=max_duration_s
@@ -620,7 +628,7 @@ def backbones(
     as_json: Json = False,
 ) -> None:
     """What a student can be built on, and whose weights are here."""
-    from distill import catalogue
+    from distill.model import catalogue
 
     _print(catalogue.facts(names or []), as_json, catalogue.render)
 
@@ -629,9 +637,9 @@ def _build_settings(
     dataset: str, preset: str, config: Path | None, sets: list[str] | None, flags: Any = None
 ) -> Any:
     """Defaults of the corpus, preset, file, --set, flags: later ones win."""
-    from featstore.config import PRESETS, BuildSettings
+    from featstore.core.config import PRESETS, BuildSettings
+    from featstore.core.settings import choose, load_toml, overrides, resolve
     from featstore.corpora import corpus
-    from featstore.settings import choose, load_toml, overrides, resolve
 
     return resolve(
         BuildSettings,
@@ -655,7 +663,7 @@ def _executor(
     attach: bool,
 ) -> Any:
     """Where the tasks are carried out; loads nothing slow."""
-    from featstore.executors import executor_settings
+    from featstore.jobs import executor_settings
 
     return executor_settings(
         name, file, wait=wait, attach=attach,

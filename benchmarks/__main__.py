@@ -15,8 +15,8 @@ import typer
 
 from benchmarks import results
 from benchmarks.common import Answer, Bench
-from featstore.console import say
-from featstore.schema import UserError
+from featstore.core.console import say
+from featstore.core.schema import UserError
 
 NAMES = ("reading", "targets", "padding", "cached", "loop", "stall", "extraction", "nothing",
          "memory", "starting", "study", "predicting", "growth", "jobs")  # fmt: skip

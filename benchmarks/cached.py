@@ -17,10 +17,10 @@ from torch.nn import functional as F
 from benchmarks import stores
 from benchmarks.common import Answer, Bench, Row, Times, judged, told
 from benchmarks.students import CPU, Case, cases, stepper_of, train
-from distill.step import Stepper
-from distill.stream import MicroBatch, open_signals, read_batch, stream
-from distill.targets import load_targets
-from featstore.store import Store
+from distill.data.stream import MicroBatch, open_signals, read_batch, stream
+from distill.data.targets import load_targets
+from distill.training.step import Stepper
+from featstore.store.store import Store
 
 HUBERT_GOAL = 1.02
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
-from featstore.schema import TaskFailed
+from featstore.core.schema import TaskFailed
 
 T = TypeVar("T")
 

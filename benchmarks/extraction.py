@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from benchmarks import stores
 from benchmarks.common import Answer, Bench, Row, judged, told
-from featstore import lld
-from featstore.audio import Samples
-from featstore.config import LldSettings
+from featstore.core.config import LldSettings
+from featstore.features import lld
+from featstore.features.audio import Samples
 
 JOBS = 2
 FEATURE_SET = LldSettings().feature_set

@@ -18,8 +18,8 @@ from benchmarks import stores
 from benchmarks.common import Answer, Bench, Row, Times, judged, run, short, told
 from benchmarks.nothing import SECONDS, build
 from benchmarks.targets import load
-from distill.stream import MicroBatchPlan, open_signals, read_batch
-from featstore.store import Store
+from distill.data.stream import MicroBatchPlan, open_signals, read_batch
+from featstore.store.store import Store
 
 FOLD = "1"
 """The only fold with teachers: ten would be 3 GB of the largest store."""

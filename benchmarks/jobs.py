@@ -14,13 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.common import Answer, Bench, interleaved, judged, told
-from featstore.build import build
-from featstore.config import PRESETS, BuildSettings
+from featstore.build.plan import Request
+from featstore.build.run import build
+from featstore.build.units import source_sums
+from featstore.core.config import PRESETS, BuildSettings
+from featstore.core.settings import resolve
 from featstore.corpora import load
 from featstore.corpora.synthetic import ensure
-from featstore.plan import Request
-from featstore.settings import resolve
-from featstore.steps import source_sums
 
 JOBS = (1, 2)
 FOLDS = "1..2"

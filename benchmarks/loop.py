@@ -19,11 +19,11 @@ import torch
 from benchmarks import stores
 from benchmarks.common import Answer, Bench, Row, Times, judged, told
 from benchmarks.students import CPU, Case, cases, stepper_of, train, with_widths
-from distill.stream import open_signals, stream
-from distill.targets import FoldTargets, Pair, load_targets
-from featstore import lld
-from featstore.config import LinguisticSettings, ProsodicSettings
-from featstore.store import Store
+from distill.data.stream import open_signals, stream
+from distill.data.targets import FoldTargets, Pair, load_targets
+from featstore.core.config import LinguisticSettings, ProsodicSettings
+from featstore.features import lld
+from featstore.store.store import Store
 from featstore.teachers import linguistic, prosodic
 from featstore.teachers.data import Batch, Collate, FoldData
 

@@ -19,10 +19,10 @@ import numpy as np
 
 from benchmarks import stores
 from benchmarks.common import Answer, Bench, Row, judged, run
-from featstore.audio import Samples
-from featstore.lld import Lld
-from featstore.schema import SAMPLING_RATE, TaskFailed
-from featstore.store import Store
+from featstore.core.schema import SAMPLING_RATE, TaskFailed
+from featstore.features.audio import Samples
+from featstore.features.lld import Lld
+from featstore.store.store import Store
 
 JOBS = 2
 SHARE = 0.11
@@ -67,7 +67,7 @@ def _store(share: float) -> Callable[[Bench, int], Path]:
 
 def audio(corpus: Path, out: Path) -> None:
     """Decode a table corpus and write its audio unit, as a build does."""
-    from featstore import steps
+    from featstore.build import units as steps
     from featstore.corpora import load
 
     wanted = stores.settings()
@@ -84,20 +84,20 @@ def lld(store: Path, out: Path) -> None:
 
 def lld_standin(store: Path, out: Path) -> None:
     """The same at true lengths, by an extractor that takes no time."""
-    import featstore.lld
+    import featstore.features.lld
 
     pool = np.random.default_rng(0).standard_normal((4_000, stores.N_LLDS), dtype=np.float32)
 
     def extract(samples: Samples, feature_set: str = "") -> Lld:
         return pool[: 100 * len(samples) // SAMPLING_RATE].copy()
 
-    featstore.lld.extract = extract
+    featstore.features.lld.extract = extract
     _build(store, out, 1.0, 1)
 
 
 def _build(store: Path, out: Path, share: float, jobs: int) -> None:
-    from featstore.build import build
-    from featstore.plan import Request
+    from featstore.build.plan import Request
+    from featstore.build.run import build
 
     without = shutil.ignore_patterns("lld", "folds")
     shutil.copytree(store, out, copy_function=os.link, ignore=without)

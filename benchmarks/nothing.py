@@ -16,12 +16,12 @@ from typing import TypeVar
 
 from benchmarks import stores
 from benchmarks.common import Answer, Bench, Row, judged, run, script, short, told
-from featstore.build import heard_first
+from featstore.build.plan import Request, make_plan
+from featstore.build.run import heard_first
+from featstore.build.units import source_sums
+from featstore.core.schema import TaskFailed
 from featstore.corpora import load
-from featstore.plan import Request, make_plan
-from featstore.schema import TaskFailed
-from featstore.steps import source_sums
-from featstore.store import Store
+from featstore.store.store import Store
 
 T = TypeVar("T")
 
@@ -74,7 +74,7 @@ def _parts(place: Path) -> dict[str, float]:
 _IMPORTS = """
 from time import perf_counter
 began = perf_counter()
-import cli, featstore.build, featstore.corpora, featstore.render, pandas
+import cli, featstore.build.run, featstore.corpora, featstore.inspection.render, pandas
 print(perf_counter() - began)
 """
 

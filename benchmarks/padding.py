@@ -16,9 +16,9 @@ import numpy.typing as npt
 from benchmarks import stores
 from benchmarks.common import Answer, Bench, Row, judged
 from distill.config import PRESETS, RunSettings
-from distill.stream import plan_steps, training_steps
-from featstore.schema import SAMPLING_RATE, UserError
-from featstore.settings import resolve
+from distill.data.stream import plan_steps, training_steps
+from featstore.core.schema import SAMPLING_RATE, UserError
+from featstore.core.settings import resolve
 
 EPOCHS = 5
 POOL = 16

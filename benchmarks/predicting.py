@@ -9,10 +9,10 @@ from benchmarks import stores
 from benchmarks.common import Answer, Bench, Row, run, script, told
 from benchmarks.students import student_of
 from distill.config import RunSettings
-from distill.predict import predict_files
-from distill.student import Student
-from featstore.schema import SAMPLING_RATE
-from featstore.settings import resolve
+from distill.model.predict import predict_files
+from distill.model.student import Student
+from featstore.core.schema import SAMPLING_RATE
+from featstore.core.settings import resolve
 
 CLIP_S = 4.55
 """IEMOCAP's mean."""

@@ -1,7 +1,7 @@
 """How fast are random padded batches of audio from the store, against every other way to keep it?
 
 All of them fill the same batches; what differs is who hands out utterance ``i``. Copied into place
-shows what the form costs; whole batches are made by ``distill.stream.read_batch``, as a
+shows what the form costs; whole batches are made by ``distill.data.stream.read_batch``, as a
 student is fed. Pages are in memory, one thread reads.
 """
 
@@ -20,11 +20,11 @@ import numpy.typing as npt
 
 from benchmarks import stores
 from benchmarks.common import Answer, Bench, Row, Times, judged, short, told
-from distill.stream import MicroBatchPlan, Signals, open_signals, read_batch
-from featstore.audio import FULL_SCALE
-from featstore.schema import SAMPLING_RATE, TaskFailed, UserError
-from featstore.store import Store
-from featstore.training import Indices
+from distill.data.stream import MicroBatchPlan, Signals, open_signals, read_batch
+from featstore.core.schema import SAMPLING_RATE, TaskFailed, UserError
+from featstore.core.training import Indices
+from featstore.features.audio import FULL_SCALE
+from featstore.store.store import Store
 
 BATCH, BATCHES = 32, 4
 """Utterances a batch, and batches that each variant reads in a round."""
@@ -41,7 +41,7 @@ class Handing:
         self._read, self._scale = read, np.float32(scale)
 
     def read_into(self, index: int, out: Out) -> None:
-        """See :class:`distill.stream.Signals`."""
+        """See :class:`distill.data.stream.Signals`."""
         out[:] = self._read(index)
         if self._scale != 1:
             out *= self._scale

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import Answer, Row
-from featstore.files import write_file
-from featstore.processes import default_jobs
+from featstore.core.files import write_file
+from featstore.jobs.processes import default_jobs
 
 PACKAGES = ("emodistill", "torch", "torchaudio", "transformers", "numpy", "zarr", "h5py",
             "soundfile", "opensmile", "datasets", "lhotse")  # fmt: skip

@@ -13,9 +13,16 @@ import numpy as np
 from benchmarks import stores
 from benchmarks.common import Answer, Bench, Row, judged, told
 from distill.config import RunSettings
-from distill.stream import MicroBatchPlan, Signals, open_signals, plan_steps, stream, training_steps
-from featstore.schema import SAMPLING_RATE
-from featstore.training import Indices
+from distill.data.stream import (
+    MicroBatchPlan,
+    Signals,
+    open_signals,
+    plan_steps,
+    stream,
+    training_steps,
+)
+from featstore.core.schema import SAMPLING_RATE
+from featstore.core.training import Indices
 
 PACE = 4_000.0
 """Seconds of audio a second."""

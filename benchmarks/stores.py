@@ -16,17 +16,17 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.common import Bench
-from featstore.arrays import RaggedWriter, write_array, write_group
-from featstore.config import BuildSettings
-from featstore.lld_unit import ROWS, SUMS
-from featstore.plan import Plan, Request, make_plan
-from featstore.provenance import versions
-from featstore.schema import FOUR_CLASSES, SAMPLING_RATE, Manifest
-from featstore.staging import staged
-from featstore.steps import AUDIO_ROWS, write_corpus, write_splits
-from featstore.store import Store
-from featstore.teachers.fit import TeacherJob
-from featstore.units import SCHEMA
+from featstore.build.fit import TeacherJob
+from featstore.build.lld_unit import ROWS, SUMS
+from featstore.build.plan import Plan, Request, make_plan
+from featstore.build.units import AUDIO_ROWS, write_corpus, write_splits
+from featstore.core.config import BuildSettings
+from featstore.core.schema import FOUR_CLASSES, SAMPLING_RATE, Manifest
+from featstore.store.arrays import RaggedWriter, write_array, write_group
+from featstore.store.provenance import versions
+from featstore.store.staging import staged
+from featstore.store.store import Store
+from featstore.store.unit import SCHEMA
 
 SIZES = (500, 5_531, 55_310)
 """Utterances: a tenth, IEMOCAP's four classes, ten times that."""
@@ -86,8 +86,8 @@ class Noise:
 
 def settings(name: str = "table", preset: str = "paper") -> BuildSettings:
     """What ``featstore build --dataset table`` asks for."""
-    from featstore.config import PRESETS
-    from featstore.settings import resolve
+    from featstore.core.config import PRESETS
+    from featstore.core.settings import resolve
 
     return resolve(BuildSettings, PRESETS[preset], {"corpus": {"name": name}})
 
@@ -153,8 +153,8 @@ def store(bench: Bench, n: int, folds: str = "all", share: float = 1.0) -> Store
 
 def table_store(bench: Bench, n: int, seconds: float = 0.3, folds: str = "all") -> Path:
     """A table corpus of ``n`` short files in ``corpus/`` and its finished store in ``store/``."""
+    from featstore.build.units import source_sums
     from featstore.corpora import load
-    from featstore.steps import source_sums
 
     def fill(path: Path) -> None:
         (path / "corpus").mkdir()
@@ -200,7 +200,7 @@ def _write_audio(to: Store, plan: Plan, sums: dict[str, str], noise: Noise) -> N
 def _write_llds(
     to: Store, plan: Plan, n_frames: npt.NDArray[np.int64], rng: np.random.Generator
 ) -> None:
-    from featstore import lld
+    from featstore.features import lld
 
     n = len(n_frames)
     pool = rng.standard_normal((2 * int(n_frames.max()), N_LLDS), dtype=np.float32)

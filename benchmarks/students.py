@@ -13,15 +13,15 @@ import numpy as np
 import torch
 
 from benchmarks.common import Bench
-from distill.backbones import architecture, build_backbone
 from distill.config import PRESETS, RunSettings
-from distill.step import Stepper
-from distill.stream import MicroBatch, MicroBatchPlan, plan_steps, training_steps
-from distill.student import Student, build_student
-from distill.targets import FoldTargets, load_targets, rows_of
-from featstore.schema import SAMPLING_RATE
-from featstore.settings import resolve
-from featstore.store import Store
+from distill.data.stream import MicroBatch, MicroBatchPlan, plan_steps, training_steps
+from distill.data.targets import FoldTargets, load_targets, rows_of
+from distill.model.backbones import architecture, build_backbone
+from distill.model.student import Student, build_student
+from distill.training.step import Stepper
+from featstore.core.schema import SAMPLING_RATE
+from featstore.core.settings import resolve
+from featstore.store.store import Store
 
 CPU = torch.device("cpu")
 SHORT_S = (2.0, 3.0)

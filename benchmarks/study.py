@@ -9,12 +9,12 @@ from __future__ import annotations
 from benchmarks import stores
 from benchmarks.common import Answer, Bench, Row
 from distill.config import RunSettings
-from distill.grids import load_grid
-from distill.request import key_of
-from featstore.plan import Request, make_plan
-from featstore.schema import TaskFailed
-from featstore.settings import resolve
-from featstore.store import Store
+from distill.experiments.grids import load_grid
+from distill.runs.request import key_of
+from featstore.build.plan import Request, make_plan
+from featstore.core.schema import TaskFailed
+from featstore.core.settings import resolve
+from featstore.store.store import Store
 
 
 def measure(bench: Bench) -> Answer:

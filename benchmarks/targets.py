@@ -13,9 +13,9 @@ import torch
 
 from benchmarks import stores
 from benchmarks.common import Answer, Bench, Row, judged, told
-from distill.targets import load_targets
-from featstore.files import sha256_of
-from featstore.store import Store
+from distill.data.targets import load_targets
+from featstore.core.files import sha256_of
+from featstore.store.store import Store
 
 CPU = torch.device("cpu")
 

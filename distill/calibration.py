@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from featstore.scores import confusion
+from featstore.core.scores import confusion
 
 BINS = 15
 """Equal in width over 0..1, each with its lower edge and the last with its upper one as well."""

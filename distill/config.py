@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from distill.augment import AugmentSettings
-from distill.backbones import HUGGING_FACE, RANDOM
+from distill.data.augment import AugmentSettings
 from distill.losses import LossSettings
-from distill.student import StudentSettings
-from featstore.config import OptimSettings
-from featstore.files import folder_digest
-from featstore.settings import Settings, digest
+from distill.model.backbones import HUGGING_FACE, RANDOM
+from distill.model.student import StudentSettings
+from featstore.core.config import OptimSettings
+from featstore.core.files import folder_digest
+from featstore.core.settings import Settings, digest
 
 
 class StudentOptim(OptimSettings):

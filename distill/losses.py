@@ -15,12 +15,12 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from distill.masking import wide
-from featstore.schema import UserError, listed
-from featstore.settings import Settings, merge
+from distill.model.masking import wide
+from featstore.core.schema import UserError, listed
+from featstore.core.settings import Settings, merge
 
 if TYPE_CHECKING:
-    from distill.student import StudentOutput
+    from distill.model.student import StudentOutput
 
 Direction = Literal["teacher_student", "student_teacher"]
 

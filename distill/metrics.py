@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import audmetric
 import numpy as np
 
-from featstore import scores
+from featstore.core import scores
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from featstore.core.schema import Refused, UserError, listed, printable
 from featstore.holdout import Fold, make_folds, resolve_validation
-from featstore.schema import Refused, UserError, listed, printable
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from featstore.config import FoldSettings
-from featstore.schema import UserError, listed, printable
+from featstore.core.config import FoldSettings
+from featstore.core.schema import UserError, listed, printable
 
 if TYPE_CHECKING:
     import pandas as pd

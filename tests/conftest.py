@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fast import FAST
-from inline import InlineExecutor
+
+from tests import STANDIN
+from tests.fast import FAST
+from tests.inline import InlineExecutor
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 _LLDS: dict[tuple[str, bytes], Any] = {}
-STANDIN = Path(__file__).resolve().parents[2] / "shared" / "corpora"
 
 
 @pytest.fixture(scope="session")
@@ -43,10 +44,10 @@ def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_request(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The build that :func:`small_store` comes from; ``dataclasses.replace`` its store."""
-    from featstore.config import BuildSettings
+    from featstore.build.plan import Request
+    from featstore.core.config import BuildSettings
+    from featstore.core.settings import resolve
     from featstore.corpora import load
-    from featstore.plan import Request
-    from featstore.settings import resolve
 
     settings = resolve(BuildSettings, FAST, {"corpus": {"name": "synthetic"}})
     manifest = load("synthetic", small_corpus, settings.corpus)
@@ -57,7 +58,7 @@ def small_request(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(scope="session")
 def small_store(small_request: Any) -> Path:
     """A store with both teachers of folds 1 and 2; never written into (copy it to damage it)."""
-    from featstore.build import build
+    from featstore.build.run import build
 
     build(small_request)
     return Path(small_request.store)
@@ -68,12 +69,12 @@ def cross_store(small_request: Any, small_store: Path, tmp_path_factory: Any) ->
     """The small store, and beside its teachers of fold 1 targets that are cross-fitted by two
     parts; never written into.
     """
-    from featstore.build import build
+    from featstore.build.run import build
 
     place = tmp_path_factory.mktemp("cross") / "store"
     shutil.copytree(small_store, place)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("featstore.processes.ProcessPoolExecutor", InlineExecutor)
+        patch.setattr("featstore.jobs.processes.ProcessPoolExecutor", InlineExecutor)
         build(replace(small_request, store=place, folds="1", jobs=1, cross_fit=2))
     return place
 
@@ -92,12 +93,12 @@ def corpus_copy(small_corpus: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def build_here(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Any]:
-    """:func:`featstore.build.build` in this process, each signal's LLDs extracted once a session.
+    """:func:`featstore.build.run.build` in this process, each signal's LLDs extracted once.
 
     That the same samples give the same LLDs, in other processes too, is for test_lld.py to show.
     """
-    from featstore import lld
-    from featstore.build import build
+    from featstore.build.run import build
+    from featstore.features import lld
 
     extract = lld.extract
 
@@ -107,7 +108,7 @@ def build_here(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Any]:
             _LLDS[key] = extract(samples, feature_set)
         return _LLDS[key].copy()
 
-    monkeypatch.setattr("featstore.processes.ProcessPoolExecutor", InlineExecutor)
+    monkeypatch.setattr("featstore.jobs.processes.ProcessPoolExecutor", InlineExecutor)
     monkeypatch.setattr(lld, "extract", remembered)
     return lambda request: build(replace(request, jobs=1))
 

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from distill.config import RunSettings
-from distill.launch import Order, launch, plan, run_settings
-from distill.resources import Resources
-from distill.student import Student
-from featstore.config import BuildSettings, CorpusSettings
+from distill.experiments.launch import Order, launch, plan, run_settings
+from distill.experiments.resources import Resources
+from distill.model.student import Student
+from featstore.core.config import BuildSettings, CorpusSettings
+from featstore.core.schema import Corrupt, UserError
+from featstore.core.settings import load_toml, overrides, resolve
 from featstore.corpora.rows import choose_labels
-from featstore.schema import Corrupt, UserError
-from featstore.settings import load_toml, overrides, resolve
-from featstore.store import Store
-from featstore.verification import verify
+from featstore.store.store import Store
+from featstore.store.verify import verify
 
 
 @pytest.fixture

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 import cli
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests import ROOT
 
 
 def distill(*args):
@@ -199,10 +198,11 @@ def test_predict_loads_no_teacher_text_or_lld_code(ran, small_corpus):
     (student,) = ran[1].glob("*/*/fold02-seed42/student")
     out, modules = modules_of("predict", student, next(small_corpus.rglob("*.wav")), "--json")
     assert len(json.loads(out)) == 1
-    forbidden = ("featstore.teachers", "featstore.lld", "featstore.corpora", "featstore.build",
-                 "opensmile", "tokenizers", "distill.trainer")  # fmt: skip
+    forbidden = ("featstore.teachers", "featstore.features.lld", "featstore.corpora",
+                 "featstore.build.run", "opensmile", "tokenizers",
+                 "distill.training.loop")  # fmt: skip
     assert not [name for name in modules if name.startswith(forbidden)]
-    assert "distill.predict" in modules
+    assert "distill.model.predict" in modules
 
 
 def test_an_experiment_from_plan_to_table(ran, damaged_store, tmp_path):

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 import cli
-from featstore import console
-from featstore.store import Store
+from featstore.core import console
+from featstore.store.store import Store
+from tests import ROOT
 
-KEPT = Path(__file__).parent / "data" / "store-v2"
+KEPT = ROOT / "tests" / "data" / "store-v2"
 
 
 class Done(NamedTuple):

@@ -13,11 +13,13 @@ import pandas as pd
 import pytest
 
 import cli
-from featstore import console, verification
-from featstore import store as stores
-from featstore.files import sha256_of
-from featstore.settings import digest, to_toml
-from featstore.units import RECORD
+from featstore.core import console
+from featstore.core.files import sha256_of
+from featstore.core.settings import digest, to_toml
+from featstore.store import store as stores
+from featstore.store import verify as verification
+from featstore.store.unit import RECORD
+from tests import ROOT
 
 ID = "Ses01F_impro01_F000"
 UNITS = ["corpus", "audio", "lld", "splits", "folds/01/linguistic", "folds/01/prosodic",
@@ -175,13 +177,13 @@ class TestBuild:
             "finally:\n    print(*sys.modules, file=sys.stderr)\n"
         )
         args = [str(part) for part in (*call, "--store", small_store)]
-        root = str(Path(__file__).resolve().parents[1])
+        root = str(ROOT)
         done = subprocess.run(
             [sys.executable, "-c", script, *args], env=os.environ | {"PYTHONPATH": root},
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         loaded = set(done.stderr.split())
-        assert "featstore.plan" in loaded
+        assert "featstore.build.plan" in loaded
         assert not loaded & {"torch", "transformers", "opensmile", "zarr", "scipy", "sklearn"}
 
     @pytest.mark.parametrize(
@@ -241,7 +243,7 @@ class TestBuild:
         """In this process, so that nothing need start; the pool itself is build's own affair."""
         from concurrent.futures import ThreadPoolExecutor
 
-        from featstore import processes
+        from featstore.jobs import processes
 
         monkeypatch.setattr(processes, "ProcessPoolExecutor", lambda n, **_: ThreadPoolExecutor(1))
         (store_copy / "folds" / "02" / "linguistic").rename(store_copy / ".away")
@@ -455,7 +457,7 @@ def test_help_loads_nothing_slow() -> None:
         "        'rich.markdown'}\n"
         "print('loaded', sorted(slow & set(sys.modules)))\n"
     )
-    root = str(Path(__file__).resolve().parents[1])
+    root = str(ROOT)
     done = subprocess.run(
         [sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": root},
         capture_output=True, text=True, check=True,
@@ -467,7 +469,7 @@ def test_help_loads_nothing_slow() -> None:
 @pytest.mark.parametrize("command", ["featstore", "distill"])
 def test_help_cuts_no_summary_short(command: str) -> None:
     script = f"import sys, cli; sys.argv = ['{command}', '--help']; cli.{command}_main()"
-    root = str(Path(__file__).resolve().parents[1])
+    root = str(ROOT)
     done = subprocess.run(
         [sys.executable, "-c", script],
         env=os.environ | {"PYTHONPATH": root, "COLUMNS": "80"},

@@ -17,20 +17,20 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from distill.config import RunSettings
-from distill.launch import Order, launch, run_settings
-from distill.predict import predict_files
+from distill.experiments.launch import Order, launch, run_settings
+from distill.experiments.resources import Resources
+from distill.model.predict import predict_files
+from distill.model.student import Student
 from distill.report import collect, summarise
-from distill.resources import Resources
-from distill.student import Student
-from featstore.audio import from_samples
-from featstore.build import build
-from featstore.config import PRESETS, BuildSettings
+from featstore.build.plan import Request
+from featstore.build.run import build
+from featstore.core.config import PRESETS, BuildSettings
+from featstore.core.scores import ua
+from featstore.core.settings import resolve
 from featstore.corpora import load
+from featstore.features.audio import from_samples
 from featstore.folds import TEST, TRAIN
-from featstore.plan import Request
-from featstore.scores import ua
-from featstore.settings import resolve
-from featstore.store import Store
+from featstore.store.store import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

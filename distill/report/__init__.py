@@ -13,11 +13,11 @@ from pathlib import Path
 from distill.report import figures, markdown, page, tabular
 from distill.report.data import Report, Study
 from distill.report.panels import Plot
-from distill.report.runs import collect
 from distill.report.summary import summarise
 from distill.report.tables import to_tables
-from featstore.files import write_file
-from featstore.schema import UserError
+from distill.runs.read import collect
+from featstore.core.files import write_file
+from featstore.core.schema import UserError
 
 _OURS = re.compile(
     r"(\d+-\w{0,40}-)?(confusion|curves|differences|gradients|recall|reliability|scores|sweep)"

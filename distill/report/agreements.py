@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from distill.calibration import Agreement, agreement
 from distill.report.data import Student, Teacher
-from distill.report.runs import Run
 from distill.report.speakers import test_rows
 from distill.report.teachers import Record
+from distill.runs.read import Run
 
 if TYPE_CHECKING:
     import pandas as pd

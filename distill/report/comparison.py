@@ -10,7 +10,7 @@ from distill import metrics
 from distill.report.data import Student
 from distill.report.paper import as_printed
 from distill.report.results import Comparison
-from distill.report.runs import Run
+from distill.runs.read import Run
 from distill.statistics import bootstrap_mean, sign_tests
 
 Named = tuple[str, Sequence[Run]]

@@ -10,8 +10,8 @@ from typing import Any
 
 from distill.calibration import Agreement, Calibration
 from distill.metrics import Spread
-from distill.published import Figures
 from distill.report.experiment_data import Experiment
+from distill.report.published import Figures
 from distill.report.results import (
     Comparison,
     Curve,
@@ -20,8 +20,8 @@ from distill.report.results import (
     Results,
     RunResult,
 )
-from distill.report.runs import LeftOut
-from distill.run_facts import ProtocolFacts
+from distill.runs.read import LeftOut
+from distill.runs.run_facts import ProtocolFacts
 from distill.statistics import LEVEL, RESAMPLES, SEED
 
 __all__ = [

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from distill.experiment_record import SweepPoint
 from distill.metrics import Spread
-from distill.published import Figures
+from distill.report.published import Figures
 from distill.report.results import Comparison, Results
+from distill.runs.experiment_record import SweepPoint
 
 State = Literal["not run", "failed", "damaged", "unfinished"]
 

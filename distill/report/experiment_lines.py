@@ -6,11 +6,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from distill.experiment_record import Row as Asked
-from distill.published import Published
 from distill.report.data import Student, Teacher
 from distill.report.experiment_data import SweepCurve, SweepValue
-from distill.report.runs import LeftOut, Run
+from distill.report.published import Published
+from distill.runs.experiment_record import Row as Asked
+from distill.runs.read import LeftOut, Run
 
 Cell = tuple[int, int]
 """Fold and seed."""

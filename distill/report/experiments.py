@@ -8,10 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from distill import metrics
-from distill.experiment_record import ExperimentRecord
-from distill.experiment_record import Row as Asked
 from distill.metrics import Spread
-from distill.published import Figures, Published
 from distill.report.comparison import table
 from distill.report.data import Student, Teacher
 from distill.report.experiment_data import Experiment, ExperimentRow, MissingRun
@@ -23,8 +20,11 @@ from distill.report.experiment_lines import (
     curves,
     differ,
 )
+from distill.report.published import Figures, Published
 from distill.report.results import Comparison
-from distill.report.runs import LeftOut, Run
+from distill.runs.experiment_record import ExperimentRecord
+from distill.runs.experiment_record import Row as Asked
+from distill.runs.read import LeftOut, Run
 
 Place = tuple[str, str]
 """Experiment and key."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from distill import published
-from distill.report import sections, wording
+from distill.report import published, sections, wording
 from distill.report.data import Report, Student, Study, Teacher
 from distill.report.sections import Section
 from distill.report.wording import NONE, percent, plus_minus, published_pair
-from featstore.schema import printable
+from featstore.core.schema import printable
 
 Figures = Mapping[str, str]
 """What a figure shows -> its file, relative to the Markdown."""

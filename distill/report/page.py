@@ -2,7 +2,7 @@
 
 It opens from disk, asks no network for anything and runs no script; the policy in its head forbids
 both. All text is escaped by the template, and shown through
-:func:`featstore.schema.printable`.
+:func:`featstore.core.schema.printable`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from distill.report.blocks import Chapter, Figure, Section, Size, Table
 from distill.report.data import Report, Study
 from distill.report.figures import alone
 from distill.report.panels import Plot
-from featstore.schema import printable
+from featstore.core.schema import printable
 
 
 def render(report: Report, plots: Sequence[Sequence[Plot]]) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from distill import published
-from distill.report import wording
+from distill.report import published, wording
 from distill.report.blocks import Block, Cell, Facts, Section, Table, Words
 from distill.report.data import FoldSplit, Study
 from distill.report.page_scores import MISSING

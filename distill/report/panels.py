@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from distill.report import wording
 from distill.report.data import Student, Study, Teacher
-from featstore.schema import printable
+from featstore.core.schema import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

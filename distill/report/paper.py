@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from distill.published import Published
-from distill.run_facts import RunFacts
-from featstore.settings import flat, resolve
+from distill.report.published import Published
+from distill.runs.run_facts import RunFacts
+from featstore.core.settings import flat, resolve
 
 
 def incomparable(facts: RunFacts, printed: Published) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distill.statistics import MIN_UNITS, Counts, Interval, bootstrap_scores
-from featstore.scores import confusion
+from featstore.core.scores import confusion
 
 if TYPE_CHECKING:
     import pandas as pd

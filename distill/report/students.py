@@ -10,13 +10,13 @@ from typing import Any
 
 from distill import metrics
 from distill.metrics import Scores
-from distill.published import Figures
 from distill.report import speakers
 from distill.report.data import Student
+from distill.report.published import Figures
 from distill.report.results import Curve, FoldResult, LossTerm, Results, RunResult
-from distill.report.runs import Run
 from distill.report.teachers import calibrated
-from featstore.settings import flat
+from distill.runs.read import Run
+from featstore.core.settings import flat
 
 SHOWN_ELSEWHERE = {"seed", "variant", "experiment"}
 """Settings that a student's row carries anyway."""

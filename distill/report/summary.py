@@ -7,21 +7,21 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from distill import published
-from distill.experiment_record import FOLDER as RECORDS
-from distill.experiment_record import ExperimentRecord
-from distill.published import Figures, Published
+from distill.report import published
 from distill.report.agreements import agreements
 from distill.report.comparison import comparisons
 from distill.report.data import FoldSplit, Report, Student, Study, Teacher
 from distill.report.experiments import Found, experiment
 from distill.report.paper import as_printed, incomparable
-from distill.report.runs import LeftOut, Run, RunSet
+from distill.report.published import Figures, Published
 from distill.report.speakers import test_rows
 from distill.report.students import student
 from distill.report.teachers import teacher_rows
 from distill.report.verdicts import ranges
-from distill.run_facts import RunFacts
+from distill.runs.experiment_record import FOLDER as RECORDS
+from distill.runs.experiment_record import ExperimentRecord
+from distill.runs.read import LeftOut, Run, RunSet
+from distill.runs.run_facts import RunFacts
 
 T = TypeVar("T")
 K = TypeVar("K")

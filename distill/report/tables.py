@@ -17,7 +17,7 @@ from distill.report import sections, wording
 from distill.report.data import Experiment, Report, Student, Study, Teacher
 from distill.report.sections import Section
 from distill.report.wording import NONE, percent, plus_minus, published_pair
-from featstore.schema import printable
+from featstore.core.schema import printable
 
 WIDTH = 100
 LABEL_WIDTH = 30

@@ -17,7 +17,7 @@ from distill.report.experiment_data import Experiment, ExperimentRow
 from distill.report.results import Comparison
 from distill.report.verdicts import missing_of
 from distill.statistics import Interval
-from featstore.schema import printable
+from featstore.core.schema import printable
 
 Row = dict[str, Any]
 

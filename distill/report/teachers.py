@@ -15,13 +15,13 @@ import numpy as np
 from distill import metrics
 from distill.calibration import Calibration, calibration
 from distill.metrics import Scores
-from distill.published import Published
 from distill.report import speakers
 from distill.report.data import Teacher
-from distill.report.files import logit_columns
+from distill.report.published import Published
 from distill.report.results import FoldResult, Results
-from distill.report.runs import Run
-from distill.run_facts import RunFacts, SplitFacts, TeacherFacts, TeacherScores
+from distill.runs.parse import logit_columns
+from distill.runs.read import Run
+from distill.runs.run_facts import RunFacts, SplitFacts, TeacherFacts, TeacherScores
 from distill.statistics import Counts, Interval
 
 if TYPE_CHECKING:

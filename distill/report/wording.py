@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from distill.calibration import BINS
 from distill.metrics import Spread
-from distill.published import Figures
 from distill.report.data import Report, Student, Study, Teacher
+from distill.report.published import Figures
 from distill.statistics import LEVEL, RESAMPLES, Interval
 
 NONE = "-"

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from featstore.config import CorpusSettings
+from featstore.core.config import CorpusSettings
+from featstore.core.schema import Manifest, UserError, printable
 from featstore.corpora import emodb, iemocap, ravdess, synthetic, table
-from featstore.schema import Manifest, UserError, printable
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from featstore.core.schema import Fault
 from featstore.corpora.files import BadFile, FileKind, fault, read_header, read_text, require, scan
 from featstore.corpora.rows import Row
 from featstore.corpora.text import judged
 from featstore.corpora.turns import Turn, parse_transcript, strip_tags
-from featstore.schema import Fault
 
 Spoken = Mapping[str, tuple[str, int]]
 

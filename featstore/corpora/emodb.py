@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from featstore.config import CorpusSettings
+from featstore.core.config import CorpusSettings
+from featstore.core.schema import Manifest
 from featstore.corpora.files import fault
 from featstore.corpora.named import Named, Skipped, read_named
 from featstore.corpora.rows import choose_labels
-from featstore.schema import Manifest
 
 ABOUT = "EmoDB: free of charge, from http://emodb.bilderbar.info (the folder wav)"
 

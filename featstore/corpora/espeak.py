@@ -63,7 +63,7 @@ def library() -> tuple[str, str]:
     Raises:
         UserError: they are not installed.
     """
-    from featstore.schema import UserError
+    from featstore.core.schema import UserError
 
     try:
         import espeakng_loader
@@ -133,7 +133,7 @@ def _receive(pipe: IO[bytes]) -> bytes | None:
 
 
 def _failure(code: int, errors: IO[bytes]) -> Exception:
-    from featstore.schema import TaskFailed, printable
+    from featstore.core.schema import TaskFailed, printable
 
     errors.seek(0)
     said = errors.read().decode(errors="replace").strip().splitlines()

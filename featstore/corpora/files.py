@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from featstore.schema import Fault, Severity, printable
+from featstore.core.schema import Fault, Severity, printable
 
 FileKind = Literal["file", "folder", "special", "dangling", "outside", "missing", "unreadable"]
 

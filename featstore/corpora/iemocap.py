@@ -21,10 +21,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featstore.config import CorpusSettings
+from featstore.core.config import CorpusSettings
+from featstore.core.schema import FOUR_CLASSES, Fault, Manifest
 from featstore.corpora.files import fault
 from featstore.corpora.layout import read_layout as read_layout_with_count
-from featstore.schema import FOUR_CLASSES, Fault, Manifest
 
 if TYPE_CHECKING:
     import pandas as pd

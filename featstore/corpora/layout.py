@@ -8,12 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from featstore.config import CorpusSettings
+from featstore.core.config import CorpusSettings
+from featstore.core.schema import FOUR_CLASSES, Fault, Manifest, UserError, printable
 from featstore.corpora.dialogues import read_dialogue
 from featstore.corpora.files import BadFile, fault, kind_of, read_text, require, scan
 from featstore.corpora.rows import Row, choose_labels, silent_speakers, to_manifest
 from featstore.corpora.turns import CODES, DIALOGUE, UTTERANCE, Turn, parse_turns
-from featstore.schema import FOUR_CLASSES, Fault, Manifest, UserError, printable
 
 LABEL_MAP: Mapping[str, str] = {
     "ang": "ang",

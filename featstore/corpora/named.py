@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from featstore.config import CorpusSettings
+from featstore.core.config import CorpusSettings
+from featstore.core.schema import Fault, Manifest, UserError
 from featstore.corpora.files import (
     AUDIO_SUFFIXES,
     BadFile,
@@ -19,7 +20,6 @@ from featstore.corpora.files import (
     walk,
 )
 from featstore.corpora.rows import Labels, Row, require_any, silent_speakers, to_manifest
-from featstore.schema import Fault, Manifest, UserError
 
 DEPTH = 2
 """How many folders down files are looked for: an archive's own folder, then one a speaker."""

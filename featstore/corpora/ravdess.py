@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from featstore.config import CorpusSettings
+from featstore.core.config import CorpusSettings
+from featstore.core.schema import Manifest
 from featstore.corpora.named import Named, Skipped, incomplete, read_named
 from featstore.corpora.rows import choose_labels
-from featstore.schema import Manifest
 
 ABOUT = "RAVDESS: CC BY-NC-SA 4.0, Audio_Speech_Actors_01-24.zip from doi 10.5281/zenodo.1188976"
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from featstore.config import CorpusSettings
+from featstore.core.config import CorpusSettings
+from featstore.core.schema import COLUMNS, Fault, Manifest, UserError, listed, printable
 from featstore.corpora.files import fault
-from featstore.schema import COLUMNS, Fault, Manifest, UserError, listed, printable
 
 
 class Row(NamedTuple):
-    """One utterance; the fields are :data:`featstore.schema.COLUMNS`, in order."""
+    """One utterance; the fields are :data:`featstore.core.schema.COLUMNS`, in order."""
 
     utterance_id: str
     file: str

@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from featstore.core.schema import FOUR_CLASSES
 from featstore.corpora import sentences
 from featstore.corpora.espeak import Line
-from featstore.schema import FOUR_CLASSES
 
 Durations = Literal["short", "iemocap"]
 

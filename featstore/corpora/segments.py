@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from featstore.core.schema import UTTERANCE_ID, Fault
 from featstore.corpora.files import BadFile, fault, is_plain, kind_of, read_header, require
 from featstore.corpora.tabular import Record, seconds_of
 from featstore.corpora.text import has_controls, judged
-from featstore.schema import UTTERANCE_ID, Fault
 
 END_TOLERANCE_S = 0.05
 """An end this little after the file's is rounding, and is cut; a later one is a fault."""

@@ -19,16 +19,16 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from featstore.config import CorpusSettings
+from featstore.core.config import CorpusSettings
+from featstore.core.files import fsync_folder
+from featstore.core.schema import SAMPLING_RATE, Manifest, UserError
+from featstore.core.settings import differences
 from featstore.corpora import espeak, ratings
 from featstore.corpora.iemocap import read_layout
 from featstore.corpora.ratings import Spoken
 from featstore.corpora.screenplay import Durations, Turn, plan
-from featstore.files import fsync_folder
-from featstore.processes import default_jobs
-from featstore.schema import SAMPLING_RATE, Manifest, UserError
-from featstore.settings import differences
-from featstore.staging import beside
+from featstore.jobs.processes import default_jobs
+from featstore.store.staging import beside
 
 if TYPE_CHECKING:
     import numpy as np

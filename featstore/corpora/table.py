@@ -14,7 +14,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from featstore.config import CorpusSettings
+from featstore.core.config import CorpusSettings
+from featstore.core.schema import UTTERANCE_ID, Fault, Manifest, UserError
 from featstore.corpora.files import fault
 from featstore.corpora.rows import (
     Labels,
@@ -27,7 +28,6 @@ from featstore.corpora.rows import (
 from featstore.corpora.segments import Segment, check, is_label, names_of, read_sounds
 from featstore.corpora.tabular import Record, Table, read_table
 from featstore.corpora.text import judged
-from featstore.schema import UTTERANCE_ID, Fault, Manifest, UserError
 
 ABOUT = "your own corpus: table.csv or table.parquet with the columns file, speaker, label, text"
 

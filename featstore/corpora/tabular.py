@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from featstore.core.schema import Fault, UserError, printable
 from featstore.corpora.files import BadFile, fault, kind_of, read_text, require
-from featstore.schema import Fault, UserError, printable
 
 FILE_NAMES = ("table.csv", "table.parquet")
 SUFFIXES = (".csv", ".parquet")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from featstore.schema import Severity
+from featstore.core.schema import Severity
 
 MAX_CHARACTERS = 100_000
 """More than any utterance says: ten minutes of fast talk are some 15,000 characters."""

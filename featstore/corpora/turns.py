@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from featstore.core.schema import Fault, Kind
 from featstore.corpora.files import fault
-from featstore.schema import Fault, Kind
 
 CODES = ("ang", "hap", "exc", "sad", "neu", "fru", "fea", "sur", "dis", "oth", "xxx")
 """Every consensus label of the release; ``xxx`` is no agreement."""

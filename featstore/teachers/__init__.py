@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featstore.config import TINY, LinguisticSettings, ProsodicSettings, TeacherSettings
-from featstore.files import folder_digest
+from featstore.core.config import TINY, LinguisticSettings, ProsodicSettings, TeacherSettings
+from featstore.core.files import folder_digest
 
 if TYPE_CHECKING:
     from featstore.teachers.data import FoldData, Task

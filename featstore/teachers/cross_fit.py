@@ -20,13 +20,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from featstore.config import TeacherSettings
+from featstore.core.config import TeacherSettings
+from featstore.core.schema import TaskFailed
+from featstore.core.training import count_parameters
 from featstore.folds import OUT, TEST, VALIDATION, Fold
-from featstore.schema import TaskFailed
 from featstore.teachers import prepare
 from featstore.teachers.data import FoldData
 from featstore.teachers.finetune import Fit, Floats, OnEpoch, finetune, predict, score
-from featstore.training import count_parameters
 
 BEYOND_TRAINING = "mean of the parts"
 """What is kept of all other rows: nobody is taught these, and no one part is theirs."""

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from featstore.folds import TRAIN
-from featstore.reader import Ragged
+from featstore.store.ragged import Ragged
 
 Batch = dict[str, torch.Tensor]
 Collate = Callable[[npt.NDArray[np.int64], np.random.Generator | None], Batch]

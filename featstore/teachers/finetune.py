@@ -14,12 +14,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from featstore.config import OptimSettings
-from featstore.folds import OUT, TEST, TRAIN, VALIDATION
-from featstore.schema import TaskFailed
-from featstore.scores import confusion, ua, wa
-from featstore.teachers.data import FoldData, Task
-from featstore.training import (
+from featstore.core.config import OptimSettings
+from featstore.core.schema import TaskFailed
+from featstore.core.scores import confusion, ua, wa
+from featstore.core.training import (
     Indices,
     class_weights,
     generator,
@@ -29,6 +27,8 @@ from featstore.training import (
     shuffled_batches,
     sorted_batches,
 )
+from featstore.folds import OUT, TEST, TRAIN, VALIDATION
+from featstore.teachers.data import FoldData, Task
 
 EVAL_BATCH = 64
 Floats = npt.NDArray[np.float32]

@@ -18,12 +18,12 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from featstore.config import TINY, LinguisticSettings
-from featstore.hub import quiet
-from featstore.models import check_weights
-from featstore.schema import UserError
+from featstore.core.config import TINY, LinguisticSettings
+from featstore.core.hub import quiet
+from featstore.core.models import check_weights
+from featstore.core.schema import UserError
+from featstore.core.training import seed_all
 from featstore.teachers.data import Batch, FoldData, Task
-from featstore.training import seed_all
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 

@@ -16,10 +16,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from featstore.config import ProsodicSettings
-from featstore.lld import Normaliser
+from featstore.core.config import ProsodicSettings
+from featstore.core.training import seed_all
+from featstore.features.lld import Normaliser
 from featstore.teachers.data import Batch, FoldData, Task
-from featstore.training import seed_all
 
 Image = npt.NDArray[np.float32]
 

@@ -9,7 +9,7 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks import results
 from benchmarks.common import Answer, Bench, Row, Times, interleaved, judged, run
-from featstore.schema import TaskFailed
+from featstore.core.schema import TaskFailed
 
 
 def test_variants_take_turns_and_the_warm_up_does_not_count():

@@ -10,12 +10,12 @@ import pytest
 
 from benchmarks import memory, nothing, padding, reading, stall, stores, study
 from benchmarks.common import ROOT, Bench, script
-from distill.stream import MicroBatchPlan, open_signals
+from distill.data.stream import MicroBatchPlan, open_signals
+from featstore.build.plan import Request, make_plan
+from featstore.build.units import source_sums
+from featstore.core.schema import TaskFailed
 from featstore.corpora import load
-from featstore.plan import Request, make_plan
-from featstore.schema import TaskFailed
-from featstore.steps import source_sums
-from featstore.verification import verify
+from featstore.store.verify import verify
 
 N = 80
 

@@ -6,13 +6,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from reliability.harness import CONFIG, ROOT, build_arguments, call, tones
-
-sys.path.insert(0, str(ROOT))
-
-from featstore.units import SCHEMA
+from featstore.store.unit import SCHEMA
+from tests.reliability.harness import CONFIG, build_arguments, call, tones
 
 
 def main() -> None:

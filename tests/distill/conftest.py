@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from small_runs import train
 
-from distill.request import Outcome
+from distill.runs.request import Outcome
+from tests.distill.small_runs import train
 
 
 @pytest.fixture(scope="session")

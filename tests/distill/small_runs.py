@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from distill.config import PRESETS, VARIANTS, RunSettings
-from distill.request import Outcome, RunRequest, key_of
-from distill.runs import RunFolder
-from distill.trainer import run_fold
-from featstore.arrays import read_array, read_metadata, write_array
-from featstore.files import sha256_of
-from featstore.settings import digest, overrides, resolve
-from featstore.store import Store
-from featstore.units import RECORD, Identity
+from distill.runs.folder import RunFolder
+from distill.runs.request import Outcome, RunRequest, key_of
+from distill.training.loop import run_fold
+from featstore.core.files import sha256_of
+from featstore.core.settings import digest, overrides, resolve
+from featstore.store.arrays import read_array, read_metadata, write_array
+from featstore.store.store import Store
+from featstore.store.unit import RECORD, Identity
 
 EPOCHS = 2
 STEPS = 4

@@ -15,9 +15,9 @@ from distill.losses import (
     kl_divergence,
     total_loss,
 )
-from distill.student import StudentOutput
-from featstore.schema import UserError
-from featstore.settings import Settings, overrides, resolve
+from distill.model.student import StudentOutput
+from featstore.core.schema import UserError
+from featstore.core.settings import Settings, overrides, resolve
 
 
 class Run(Settings):

@@ -4,11 +4,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from small_runs import settings_of
 
 from distill.config import PRESETS, VARIANTS, RunSettings, default_preset, portable, run_key
-from featstore.schema import UserError
-from featstore.settings import resolve, to_toml
+from featstore.core.schema import UserError
+from featstore.core.settings import resolve, to_toml
+from tests.distill.small_runs import settings_of
 
 TEACHERS = [{"name": "prosodic", "teacher": {"kind": "prosodic"}, "parents": {"lld": "aa"}}]
 

@@ -13,8 +13,8 @@ import pytest
 @pytest.fixture
 def changed(small_request: Any) -> Callable[..., Any]:
     """``changed(request, "a.b=c", ...)``: the small build's request with other settings."""
-    from featstore.config import BuildSettings
-    from featstore.settings import overrides, resolve
+    from featstore.core.config import BuildSettings
+    from featstore.core.settings import overrides, resolve
 
     def change(*pairs: str, **fields: Any) -> Any:
         base = small_request.settings.model_dump(mode="json", exclude_none=True)
@@ -31,10 +31,10 @@ def toy_fold(tmp_path_factory: pytest.TempPathFactory) -> Any:
     Rows 0 to 15 are training, 16 to 19 validation, 20 to 23 test; the test speaker alone says
     ``xylophone``, and alone is loud.
     """
-    from featstore.arrays import RaggedWriter, write_group
+    from featstore.features.lld import F0, LOUDNESS
     from featstore.folds import TEST, TRAIN, VALIDATION
-    from featstore.lld import F0, LOUDNESS
-    from featstore.reader import Ragged
+    from featstore.store.arrays import RaggedWriter, write_group
+    from featstore.store.ragged import Ragged
     from featstore.teachers.data import FoldData
 
     rng = np.random.default_rng(7)

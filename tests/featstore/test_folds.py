@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from speaker_tables import FIVE, corpus
 
-from featstore.config import FoldSettings
+from featstore.core.config import FoldSettings
+from featstore.core.schema import Refused, UserError
 from featstore.folds import (
     OUT,
     TEST,
@@ -24,7 +24,7 @@ from featstore.folds import (
     roles,
     text_overlap,
 )
-from featstore.schema import Refused, UserError
+from tests.featstore.corpora.speaker_tables import FIVE, corpus
 
 WORDS = ("yes", "no", "Yes!", "go  away", "Go away.", "", "...")
 

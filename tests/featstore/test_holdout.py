@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
-from speaker_tables import FIVE, NO_SESSIONS, corpus
 
-from featstore.config import FoldSettings
+from featstore.core.config import FoldSettings
+from featstore.core.schema import UserError
 from featstore.holdout import Fold, make_folds, resolve_validation
-from featstore.schema import UserError
+from tests.featstore.corpora.speaker_tables import FIVE, NO_SESSIONS, corpus
 
 
 class TestSchemes:

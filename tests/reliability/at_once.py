@@ -13,21 +13,21 @@ from typing import Any, get_args
 
 import numpy as np
 import soundfile
-from reliability.harness import CONFIG, LABELS, SPEAKERS
 
 from distill.config import PRESETS, VARIANTS, RunSettings
-from distill.request import Outcome, RunRequest
-from distill.trainer import run_fold
-from featstore.arrays import read_array, read_metadata, write_array
-from featstore.build import build
-from featstore.config import BuildSettings
+from distill.runs.request import Outcome, RunRequest
+from distill.training.loop import run_fold
+from featstore.build.fit import fit
+from featstore.build.plan import Request, make_plan
+from featstore.build.run import build
+from featstore.build.units import source_sums
+from featstore.core.config import BuildSettings
+from featstore.core.files import sha256_of
+from featstore.core.settings import Settings, overrides, resolve
 from featstore.corpora import load
-from featstore.files import sha256_of
-from featstore.plan import Request, make_plan
-from featstore.settings import Settings, overrides, resolve
-from featstore.steps import source_sums
-from featstore.store import Store
-from featstore.teachers.fit import fit
+from featstore.store.arrays import read_array, read_metadata, write_array
+from featstore.store.store import Store
+from tests.reliability.harness import CONFIG, LABELS, SPEAKERS
 
 FOLDS = (1, 2, 3, 4)
 """The tones have four speakers, each tested once."""

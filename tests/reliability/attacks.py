@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from reliability.forgery import reseal
-from reliability.harness import run_arguments
-from reliability.sandbox import Sandbox, Tally, shared
+from tests.reliability.forgery import reseal
+from tests.reliability.harness import run_arguments
+from tests.reliability.sandbox import Sandbox, Tally, shared
 
 Damage = Callable[[Path], object]
 ALL = ("read", "inspect", "verify", "run")

@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from reliability.harness import CONFIG, build_arguments, call, tones
+
+from tests.reliability.harness import CONFIG, build_arguments, call, tones
 
 
 @pytest.fixture(scope="session")

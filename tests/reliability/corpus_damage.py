@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 import soundfile
-from reliability.corpus_layouts import Layout, Table, scripted
+
+from tests.reliability.corpus_layouts import Layout, Table, scripted
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n"
 HOSTILE = b"n\x00ul \x1b[31mred\x07 \xe2\x80\xae<script>alert(1)</script>\xe2\x81\xa6"

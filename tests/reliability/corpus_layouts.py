@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from reliability.harness import tones
 
-from featstore.schema import SAMPLING_RATE
+from featstore.core.schema import SAMPLING_RATE
+from tests.reliability.harness import tones
 
 CODES = ("ang", "hap", "neu", "sad")
 PER_SPEAKER = 12

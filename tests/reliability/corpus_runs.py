@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from reliability.corpus_layouts import Layout
 
 import cli
-from featstore import render
-from featstore.audit import audit
-from featstore.build import build, refuse_faults
-from featstore.config import BuildSettings
+from featstore.build.plan import Request
+from featstore.build.run import build, refuse_faults
+from featstore.core.config import BuildSettings
+from featstore.core.schema import Fault, Manifest
 from featstore.corpora import load
-from featstore.hearing import heard
-from featstore.plan import Request
-from featstore.schema import Fault, Manifest
-from featstore.store import Store
+from featstore.corpora.audio_check import heard
+from featstore.inspection import render
+from featstore.inspection.corpus import audit
+from featstore.store.store import Store
+from tests.reliability.corpus_layouts import Layout
 
 STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 """What must not reach a terminal from a corpus."""

@@ -18,8 +18,8 @@ import pyarrow as pa
 import torch
 from pyarrow import parquet
 
-from featstore.settings import digest
-from featstore.units import RECORD
+from featstore.core.settings import digest
+from featstore.store.unit import RECORD
 
 HASHED_UP_TO = 16 * 1024**2
 """Of larger files a forged record tells any sum: nobody shall read as far."""

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from featstore.schema import SAMPLING_RATE
+from featstore.core.schema import SAMPLING_RATE
+from tests import ROOT
 
 SPEAKERS = ("ada", "bo", "cy", "dee")
 LABELS = ("high", "low")
@@ -37,7 +38,6 @@ batch_size = 8
 """
 """Teachers that are fitted in a moment; they learn next to nothing."""
 
-ROOT = Path(__file__).resolve().parents[2]
 Completed = subprocess.CompletedProcess[str]
 
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from reliability.harness import Completed
-from reliability.warm import Running, call
+from tests.reliability.harness import Completed
+from tests.reliability.warm import Running, call
 
 
 def killed_at(

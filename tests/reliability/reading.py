@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from featstore.schema import UserError
-from featstore.store import Store
-from featstore.verification import verify
+from featstore.core.schema import UserError
+from featstore.store.store import Store
+from featstore.store.verify import verify
 
 TOLD = ("not complete", "no store there", "no teacher in")
 """What a message says of a part that is not there yet; its hint names the command."""

@@ -24,7 +24,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from reliability.harness import ROOT, environment
+from tests.reliability.harness import ROOT, environment
 
 MOST_MB, MOST_CPU_S = 500, 10
 """What a refusal may cost; a machine that is busy takes longer by the clock."""
@@ -50,9 +50,9 @@ class Sandbox:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._server = subprocess.Popen(
-            [sys.executable, "-m", "reliability.sandbox"],
+            [sys.executable, "-m", "tests.reliability.sandbox"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder,
-            env=environment(PYTHONPATH=os.pathsep.join((str(ROOT), str(ROOT / "tests")))),
+            env=environment(PYTHONPATH=str(ROOT)),
         )  # fmt: skip
         self._answer()
 
@@ -173,7 +173,7 @@ class _Inline:
 
 def read_everything(store: str) -> None:
     """Whatever a user of the store's own interface may ask it for."""
-    from featstore.store import Store
+    from featstore.store.store import Store
 
     opened = Store.open(store)
     opened.content_hash()
@@ -189,7 +189,7 @@ def read_everything(store: str) -> None:
 
 def load_backbone(name: str, weights: str = "") -> None:
     """A student's encoder, as ``distill run`` loads it."""
-    from distill.backbones import load_backbone as load
+    from distill.model.backbones import load_backbone as load
 
     load(name, Path(weights) if weights else None)
 
@@ -209,8 +209,19 @@ PROBES: dict[str, Callable[..., None]] = {
 
 
 _IMPORTED = (
-    *("distill.predict", "distill.report", "distill.trainer", "distill.launch", "distill.render"),
-    *("featstore.build", "featstore.inspection", "featstore.verification", "featstore.render"),
+    *(
+        "distill.model.predict",
+        "distill.report",
+        "distill.training.loop",
+        "distill.experiments.launch",
+        "distill.experiments.terminal",
+    ),
+    *(
+        "featstore.build.run",
+        "featstore.inspection.overview",
+        "featstore.store.verify",
+        "featstore.inspection.render",
+    ),
     *("matplotlib.figure", "pyarrow.parquet", "transformers.models.hubert.modeling_hubert"),
     *("transformers.models.bert.modeling_bert", "transformers.models.bert.tokenization_bert"),
     *("zarr.codecs", "rich.table", "huggingface_hub.errors", "google_crc32c"),
@@ -220,7 +231,7 @@ _IMPORTED = (
 def _serve() -> None:
     for name in _IMPORTED:
         import_module(name)
-    from featstore import processes
+    from featstore.jobs import processes
 
     processes.ProcessPoolExecutor = _Inline  # type: ignore[misc,assignment]
     print("{}", flush=True)
@@ -276,7 +287,7 @@ def _child(asked: Mapping[str, Any]) -> None:
 
 def _run(app: str, arguments: list[str]) -> int:
     import cli
-    from featstore.schema import UserError
+    from featstore.core.schema import UserError
 
     sys.argv = [app, *arguments]
     try:

@@ -13,18 +13,26 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from reliability.corpus_damage import DAMAGES, HOSTILE_WORDS, LATIN1, Damage
-from reliability.corpus_layouts import Layout, copy_of, make_iemocap, make_table
-from reliability.corpus_runs import STEERING, Kept, built, checked, contents, read, settings_of
-from reliability.harness import call, document, environment
 
-from featstore import lld
-from featstore.build import build, refuse_faults
+from featstore.build.plan import Request
+from featstore.build.run import build, refuse_faults
+from featstore.core.schema import Fault, Manifest, UserError
 from featstore.corpora import load
-from featstore.inspection import excluded
-from featstore.plan import Request
-from featstore.schema import Fault, Manifest, UserError
-from featstore.store import Store
+from featstore.features import lld
+from featstore.inspection.overview import excluded
+from featstore.store.store import Store
+from tests.reliability.corpus_damage import DAMAGES, HOSTILE_WORDS, LATIN1, Damage
+from tests.reliability.corpus_layouts import Layout, copy_of, make_iemocap, make_table
+from tests.reliability.corpus_runs import (
+    STEERING,
+    Kept,
+    built,
+    checked,
+    contents,
+    read,
+    settings_of,
+)
+from tests.reliability.harness import call, document, environment
 
 pytestmark = [pytest.mark.reliability, pytest.mark.timeout(60)]
 
@@ -219,8 +227,8 @@ WARNED = ("empty-text", "control-characters", "identical-audio", "duplicate-id")
 MEASURED = """\
 import sys
 from pathlib import Path
-from reliability.corpus_layouts import Iemocap, Table
-from reliability.corpus_runs import built, checked, read
+from tests.reliability.corpus_layouts import Iemocap, Table
+from tests.reliability.corpus_runs import built, checked, read
 layout = {"table": Table, "iemocap": Iemocap}[sys.argv[1]](Path(sys.argv[2]))
 manifest = read(layout)
 checked(manifest)

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reliability.harness import build_arguments, run_arguments
-from reliability.reading import Seen, as_if_nothing_had_been, everything, look
-from reliability.warm import call, server, start, until
 
-from featstore.files import sha256_of
+from featstore.core.files import sha256_of
+from tests.reliability.harness import build_arguments, run_arguments
+from tests.reliability.reading import Seen, as_if_nothing_had_been, everything, look
+from tests.reliability.warm import call, server, start, until
 
 pytestmark = [pytest.mark.reliability, pytest.mark.timeout(600)]
 

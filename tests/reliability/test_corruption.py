@@ -12,17 +12,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reliability.harness import CONFIG, build_arguments, call
 
-from distill.targets import load_targets
-from featstore.arrays import read_array, read_metadata, write_array
-from featstore.config import BuildSettings
+from distill.data.targets import load_targets
+from featstore.build.plan import Request
+from featstore.core.config import BuildSettings
+from featstore.core.schema import UserError
+from featstore.core.settings import resolve
 from featstore.corpora import load
-from featstore.plan import Request
-from featstore.schema import UserError
-from featstore.settings import resolve
-from featstore.store import Store
-from featstore.verification import verify
+from featstore.store.arrays import read_array, read_metadata, write_array
+from featstore.store.store import Store
+from featstore.store.verify import verify
+from tests.reliability.harness import CONFIG, build_arguments, call
 
 pytestmark = [pytest.mark.reliability, pytest.mark.timeout(600)]
 

@@ -15,11 +15,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from reliability.at_once import build_now, request_of, run_now, tree
-from reliability.harness import build_arguments, command, document, environment, run_arguments
 
-from featstore.files import sha256_of
-from featstore.store import Store
+from featstore.core.files import sha256_of
+from featstore.store.store import Store
+from tests.reliability.at_once import build_now, request_of, run_now, tree
+from tests.reliability.harness import build_arguments, command, document, environment, run_arguments
 
 pytestmark = [pytest.mark.reliability]
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from reliability.forgery import reseal
-from reliability.harness import build_arguments, run_arguments, tones
 
 import cli
-from featstore.arrays import group_json
+from featstore.store.arrays import group_json
+from tests.reliability.forgery import reseal
+from tests.reliability.harness import build_arguments, run_arguments, tones
 
 pytestmark = [pytest.mark.reliability]
 

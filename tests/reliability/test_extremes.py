@@ -14,18 +14,18 @@ import numpy.typing as npt
 import pytest
 import soundfile
 import torch
-from reliability.at_once import build_now, request_of, rewrite, run_now, run_settings
-from reliability.forgery import reseal
 from safetensors.torch import load_file
 
 from distill.losses import total_loss
-from distill.predict import predict_files, predict_signals
-from distill.student import Student, StudentOutput, build_student
-from featstore.audio import from_samples
-from featstore.lld import Normaliser, extract, names
-from featstore.reader import Ragged
-from featstore.schema import SAMPLING_RATE
-from featstore.store import Store
+from distill.model.predict import predict_files, predict_signals
+from distill.model.student import Student, StudentOutput, build_student
+from featstore.core.schema import SAMPLING_RATE
+from featstore.features.audio import from_samples
+from featstore.features.lld import Normaliser, extract, names
+from featstore.store.ragged import Ragged
+from featstore.store.store import Store
+from tests.reliability.at_once import build_now, request_of, rewrite, run_now, run_settings
+from tests.reliability.forgery import reseal
 
 pytestmark = [pytest.mark.reliability]
 

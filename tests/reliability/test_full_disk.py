@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from reliability.harness import Completed, build_arguments, call, run_arguments
 
-from featstore.store import Store
-from featstore.verification import verify
+from featstore.store.store import Store
+from featstore.store.verify import verify
+from tests.reliability.harness import Completed, build_arguments, call, run_arguments
 
 pytestmark = [pytest.mark.reliability, pytest.mark.timeout(600)]
 

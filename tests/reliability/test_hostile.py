@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reliability.attacks import ALL, Case, Damage, attack, command
-from reliability.forgery import edited, reseal, shard_index, sparse
-from reliability.harness import build_arguments
-from reliability.sandbox import Sandbox, Tally, shared
 
-from featstore.arrays import RaggedWriter, write_array
-from featstore.units import RECORD
+from featstore.store.arrays import RaggedWriter, write_array
+from featstore.store.unit import RECORD
+from tests.reliability.attacks import ALL, Case, Damage, attack, command
+from tests.reliability.forgery import edited, reseal, shard_index, sparse
+from tests.reliability.harness import build_arguments
+from tests.reliability.sandbox import Sandbox, Tally, shared
 
 pytestmark = [pytest.mark.reliability, pytest.mark.timeout(300)]
 

@@ -12,14 +12,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
-from reliability import forgery
-from reliability.attacks import BAD, Case, Damage, attack, fifo, finished_run, text
-from reliability.forgery import DENSE, DOCUMENTS, pickles, sparse
-from reliability.sandbox import Sandbox, Tally, shared
 
-from featstore.settings import digest
-from featstore.tables import SOURCES, UTTERANCES
-from featstore.units import RECORD
+from featstore.core.settings import digest
+from featstore.store.tables import SOURCES, UTTERANCES
+from featstore.store.unit import RECORD
+from tests.reliability import forgery
+from tests.reliability.attacks import BAD, Case, Damage, attack, fifo, finished_run, text
+from tests.reliability.forgery import DENSE, DOCUMENTS, pickles, sparse
+from tests.reliability.sandbox import Sandbox, Tally, shared
 
 pytestmark = [pytest.mark.reliability, pytest.mark.timeout(300)]
 

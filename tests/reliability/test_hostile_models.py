@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reliability.attacks import BAD
-from reliability.forgery import (
+from transformers import BertConfig, BertModel, HubertConfig, HubertModel
+
+from tests.reliability.attacks import BAD
+from tests.reliability.forgery import (
     ABSURD,
     DENSE,
     DOCUMENTS,
@@ -20,8 +22,7 @@ from reliability.forgery import (
     edited,
     pickles,
 )  # fmt: skip
-from reliability.sandbox import Sandbox, Tally, shared
-from transformers import BertConfig, BertModel, HubertConfig, HubertModel
+from tests.reliability.sandbox import Sandbox, Tally, shared
 
 pytestmark = [pytest.mark.reliability, pytest.mark.timeout(300)]
 

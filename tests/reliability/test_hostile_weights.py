@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 import torch
-from reliability import forgery
-from reliability.attacks import BAD, finished_run
-from reliability.forgery import DENSE, DOCUMENTS, GIANT, HUBERT, contents, edited, pickles
-from reliability.harness import run_arguments
-from reliability.sandbox import Sandbox, Tally, shared
 
-from featstore.settings import digest
+from featstore.core.settings import digest
+from tests.reliability import forgery
+from tests.reliability.attacks import BAD, finished_run
+from tests.reliability.forgery import DENSE, DOCUMENTS, GIANT, HUBERT, contents, edited, pickles
+from tests.reliability.harness import run_arguments
+from tests.reliability.sandbox import Sandbox, Tally, shared
 
 pytestmark = [pytest.mark.reliability, pytest.mark.timeout(300)]
 

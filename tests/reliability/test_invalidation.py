@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from reliability.at_once import build_now, keys_of, models_in, request_of, run_settings, tree
-from reliability.harness import build_arguments, call
 
 from distill.config import RunSettings, run_key
-from featstore.config import BuildSettings, LinguisticSettings, ProsodicSettings
-from featstore.plan import Request, make_plan
-from featstore.schema import UserError
-from featstore.settings import Settings, overrides, resolve
-from featstore.steps import source_sums
+from featstore.build.plan import Request, make_plan
+from featstore.build.units import source_sums
+from featstore.core.config import BuildSettings, LinguisticSettings, ProsodicSettings
+from featstore.core.schema import UserError
+from featstore.core.settings import Settings, overrides, resolve
+from tests.reliability.at_once import build_now, keys_of, models_in, request_of, run_settings, tree
+from tests.reliability.harness import build_arguments, call
 
 pytestmark = [pytest.mark.reliability]
 
@@ -239,7 +239,7 @@ def test_one_edited_recording(tone_corpus: Path, tone_store: Path, tmp_path: Pat
 def test_llds_of_the_other_recordings_are_taken_over(
     tone_corpus: Path, tone_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from featstore import lld
+    from featstore.features import lld
 
     corpus = Path(shutil.copytree(tone_corpus, tmp_path / "corpus"))
     path = corpus / "audio" / "bo3.wav"

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reliability.harness import build_arguments, command, environment
-from reliability.killing import at_random, killed_at, swept
-from reliability.reading import Seen, as_if_nothing_had_been, everything, look
-from reliability.warm import Running, call, of_session, start, until
 
-from featstore.lld import extract
-from featstore.schema import SAMPLING_RATE
+from featstore.core.schema import SAMPLING_RATE
+from featstore.features.lld import extract
+from tests.reliability.harness import build_arguments, command, environment
+from tests.reliability.killing import at_random, killed_at, swept
+from tests.reliability.reading import Seen, as_if_nothing_had_been, everything, look
+from tests.reliability.warm import Running, call, of_session, start, until
 
 pytestmark = [
     pytest.mark.reliability,

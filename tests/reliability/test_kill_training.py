@@ -9,14 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from reliability import harness
-from reliability.harness import run_arguments
-from reliability.killing import at_random, killed_at, swept
-from reliability.warm import Running, call, start
 
+from distill.model.student import Student
 from distill.report import collect
-from distill.student import Student
-from featstore.files import sha256_of
+from featstore.core.files import sha256_of
+from tests.reliability import harness
+from tests.reliability.harness import run_arguments
+from tests.reliability.killing import at_random, killed_at, swept
+from tests.reliability.warm import Running, call, start
 
 pytestmark = [
     pytest.mark.reliability,

@@ -16,16 +16,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from reliability.at_once import FOLDS, build_now, request_of, rewrite, run_now, scramble, tree
-from reliability.forgery import reseal
-from reliability.harness import SPEAKERS, call
 
-from distill.runs import FAILED
-from distill.targets import load_targets
+from distill.data.targets import load_targets
+from distill.runs.folder import FAILED
+from featstore.core.schema import Refused
 from featstore.folds import TEST, TRAIN
-from featstore.schema import Refused
-from featstore.store import Store
-from featstore.units import RECORD
+from featstore.store.store import Store
+from featstore.store.unit import RECORD
+from tests.reliability.at_once import FOLDS, build_now, request_of, rewrite, run_now, scramble, tree
+from tests.reliability.forgery import reseal
+from tests.reliability.harness import SPEAKERS, call
 
 pytestmark = [pytest.mark.reliability]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from featstore.config import CorpusSettings
+from featstore.core.config import CorpusSettings
+from featstore.core.schema import UserError
 from featstore.corpora import CORPORA, load
-from featstore.schema import UserError
 
 
 def a_folder_of_photos(root: Path) -> None:

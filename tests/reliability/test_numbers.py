@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 import zarr
 from pyarrow import parquet
-from reliability.at_once import FOLDS, build_now, request_of, run_now
-from reliability.harness import call
+
+from tests.reliability.at_once import FOLDS, build_now, request_of, run_now
+from tests.reliability.harness import call
 
 pytestmark = [pytest.mark.reliability]
 

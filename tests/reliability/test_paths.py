@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from reliability.harness import ROOT, build_arguments, command, environment, run_arguments
-from reliability.tracing import OPENING, Call, calls, strace
+
+from tests.reliability.harness import ROOT, build_arguments, command, environment, run_arguments
+from tests.reliability.tracing import OPENING, Call, calls, strace
 
 pytestmark = [pytest.mark.reliability]
 

@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from reliability.durability import CALLS, Disk, replay, without_fsync
-from reliability.harness import build_arguments, run_arguments
-from reliability.warm import call
 
-from distill.runs import SUMMED
-from featstore.store import Store
+from distill.runs.folder import SUMMED
+from featstore.store.store import Store
+from tests.reliability.durability import CALLS, Disk, replay, without_fsync
+from tests.reliability.harness import build_arguments, run_arguments
+from tests.reliability.warm import call
 
 pytestmark = [
     pytest.mark.reliability,

@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from reliability.at_once import run_now
-from reliability.sandbox import Ended, Sandbox, shared
 
-from distill.predict import predict_files
-from distill.student import Student
-from featstore.audio import resample
-from featstore.schema import SAMPLING_RATE
+from distill.model.predict import predict_files
+from distill.model.student import Student
+from featstore.core.schema import SAMPLING_RATE
+from featstore.features.audio import resample
+from tests.reliability.at_once import run_now
+from tests.reliability.sandbox import Ended, Sandbox, shared
 
 pytestmark = [pytest.mark.reliability]
 

@@ -16,8 +16,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from reliability.at_once import run_now, tree
-from reliability.harness import Completed, build_arguments, command, environment, run_arguments
+
+from tests.reliability.at_once import run_now, tree
+from tests.reliability.harness import (
+    Completed,
+    build_arguments,
+    command,
+    environment,
+    run_arguments,
+)
 
 pytestmark = [pytest.mark.reliability]
 

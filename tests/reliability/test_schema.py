@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reliability.forgery import reseal
-from reliability.harness import call, document, run_arguments
 
-from featstore.schema import Corrupt, OtherVersion, UserError
-from featstore.store import Store
-from featstore.units import SCHEMA
-from featstore.verification import verify
+from featstore.core.schema import Corrupt, OtherVersion, UserError
+from featstore.store.store import Store
+from featstore.store.unit import SCHEMA
+from featstore.store.verify import verify
+from tests import ROOT
+from tests.reliability.forgery import reseal
+from tests.reliability.harness import call, document, run_arguments
 
-KEPT = Path(__file__).resolve().parents[1] / "data" / f"store-v{SCHEMA}"
+KEPT = ROOT / "tests" / "data" / f"store-v{SCHEMA}"
 CONTENT = "d0d859f5805902cefdde4ac7fb7e83a4eb58a42deea345092e6ddc6f350e29ae"
 """Of ``store-v2``, when it was made."""
 

@@ -31,21 +31,21 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from featstore import staging
-from featstore.arrays import RaggedWriter, write_array, write_group
-from featstore.config import (
+from featstore.core.config import (
     AudioSettings,
     CorpusSettings,
     FoldSettings,
     LldSettings,
     ProsodicSettings,
 )
-from featstore.schema import UserError
-from featstore.settings import Settings, digest
-from featstore.staging import staged
-from featstore.store import Store
-from featstore.units import Identity
-from featstore.verification import verify
+from featstore.core.schema import UserError
+from featstore.core.settings import Settings, digest
+from featstore.store import staging
+from featstore.store.arrays import RaggedWriter, write_array, write_group
+from featstore.store.staging import staged
+from featstore.store.store import Store
+from featstore.store.unit import Identity
+from featstore.store.verify import verify
 
 pytestmark = [pytest.mark.reliability, pytest.mark.timeout(900)]
 
@@ -429,10 +429,10 @@ class TestItFindsPlantedBugs:
             run(type("Planted", (Histories,), {}), 60, shrink=False)
 
     def test_a_reader_that_compares_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("featstore.units.Unit.check", lambda self, part: None)
-        monkeypatch.setattr("featstore.arrays.check_crc", lambda chunk, name: None)
-        monkeypatch.setattr("featstore.reader.check_crc", lambda chunk, name: None)
-        monkeypatch.setattr("featstore.reader.Ragged._check", lambda self, chunk: None)
+        monkeypatch.setattr("featstore.store.unit.Unit.check", lambda self, part: None)
+        monkeypatch.setattr("featstore.store.arrays.check_crc", lambda chunk, name: None)
+        monkeypatch.setattr("featstore.store.ragged.check_crc", lambda chunk, name: None)
+        monkeypatch.setattr("featstore.store.ragged.Ragged._check", lambda self, chunk: None)
         with pytest.raises(BaseException):  # noqa: B017, PT011
             run(Flipped, 60, shrink=False)
 

@@ -26,13 +26,14 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from reliability.harness import ROOT, Completed
+from tests.reliability.harness import ROOT, Completed
 
 _IMPORTS = (
-    "cli", "distill.launch", "distill.render", "featstore.build", "featstore.inspection",
-    "featstore.render", "featstore.teachers.finetune", "featstore.verification", "opensmile",
+    "cli", "distill.experiments.launch", "distill.experiments.terminal", "featstore.build.run",
+    "featstore.inspection.overview", "featstore.inspection.render",
+    "featstore.teachers.finetune", "featstore.store.verify", "opensmile",
     "safetensors.torch", "soundfile", "torch._dynamo", "transformers.models.bert.modeling_bert",
-    "transformers.models.bert.tokenization_bert", "zarr.storage", "reliability.warm",
+    "transformers.models.bert.tokenization_bert", "zarr.storage", "tests.reliability.warm",
 )  # fmt: skip
 _PR_SET_PTRACER, _ANY = 0x59616D61, ctypes.c_ulong(-1)
 
@@ -101,7 +102,7 @@ def server() -> ForkServerContext:
     """The server that has imported everything; it is started once."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*_IMPORTS])
-    path, os.environ["PYTHONPATH"] = os.environ.get("PYTHONPATH"), f"{ROOT}:{ROOT / 'tests'}"
+    path, os.environ["PYTHONPATH"] = os.environ.get("PYTHONPATH"), str(ROOT)
     try:
         forkserver.ensure_running()
     finally:

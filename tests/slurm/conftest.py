@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from slurm import cluster
 
-from featstore.config import BuildSettings
-from featstore.settings import to_toml
+from featstore.core.config import BuildSettings
+from featstore.core.settings import to_toml
+from tests import ROOT
+from tests.slurm import cluster
 
-FOLDER = Path(__file__).resolve().parents[2]
+FOLDER = ROOT
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +52,7 @@ def request_of(small_request: Any) -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def local_store(request_of: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All ten folds, built on this machine; never written into."""
-    from featstore.build import build
+    from featstore.build.run import build
 
     place = tmp_path_factory.mktemp("local") / "store"
     build(request_of(place, "all"))

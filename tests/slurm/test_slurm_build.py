@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from slurm.cluster import jobs, until
-from slurm.conftest import Lab, environment
 
-from featstore.build import build
-from featstore.store import Store
-from featstore.tasks import FOLDER, Standing, standings
-from featstore.verification import verify
+from featstore.build.run import build
+from featstore.jobs.task import FOLDER, Standing, standings
+from featstore.store.store import Store
+from featstore.store.verify import verify
+from tests.slurm.cluster import jobs, until
+from tests.slurm.conftest import Lab, environment
 
 EPOCHS = 80
 """Of the teachers whose jobs are hurt."""

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from reliability.harness import Completed, call, command, document, environment
+
+from tests.reliability.harness import Completed, call, command, document, environment
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from fake_runs import facts, write_run
 from rich.console import Console
 
 from distill.report import collect, summarise, to_tables
 from distill.report.data import Experiment, Report, Study
+from tests.distill.report.fake_runs import facts, write_run
 
 IEMOCAP: dict[str, Any] = {
     "dataset": "iemocap", "full_release": True, "student": {"backbone": "hubert-base"},

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from distill.runs import RunFolder
+from distill.runs.folder import RunFolder
 
 CLASSES = ("ang", "hap", "neu", "sad")
 SPEAKERS = [f"Ses0{session}{letter}" for session in range(1, 6) for letter in "FM"]

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from fake_runs import confusion, facts, predictions, write_run
 
-from distill.experiment_record import ExperimentRecord, Row, SweepPoint, write_record
-from distill.published import load
-from distill.runs import RunFolder
+from distill.report.published import load
+from distill.runs.experiment_record import ExperimentRecord, Row, SweepPoint, write_record
+from distill.runs.folder import RunFolder
+from tests.distill.report.fake_runs import confusion, facts, predictions, write_run
 
 TABLE2 = {
     "full": 0.74, "no-logits": 0.70, "no-embeddings": 0.73, "no-prosodic": 0.73,

@@ -9,12 +9,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from experiment_runs import IEMOCAP, at, only, printed, row, run, study_of
-from fake_runs import facts, write_record
 from rich.cells import cell_len
 
 from distill.report import collect, summarise, write
 from distill.report.verdicts import missing_lines
+from tests.distill.report.experiment_runs import IEMOCAP, at, only, printed, row, run, study_of
+from tests.distill.report.fake_runs import facts, write_record
 
 
 def test_what_became_of_each_missing_run_is_told(tmp_path: Path) -> None:

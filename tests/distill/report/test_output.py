@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_runs import facts, write_run, write_study
 from markdown_it import MarkdownIt
 from PIL import Image
 from rich.cells import cell_len
@@ -18,9 +17,10 @@ from rich.console import Console
 
 from distill.report import collect, figures, summarise, to_tables, wording, write
 from distill.report.data import Report
-from distill.report.runs import RunSet
-from distill.runs import RunFolder
-from featstore.schema import UserError, printable
+from distill.runs.folder import RunFolder
+from distill.runs.read import RunSet
+from featstore.core.schema import UserError, printable
+from tests.distill.report.fake_runs import facts, write_run, write_study
 
 FIGURES = ["confusion", "curves", "differences", "gradients", "recall", "reliability", "scores"]
 HOSTILE = ["a|b<img src=x>", "$x$ *c*", "\u202egnirts", "neu\x1b[31m", "`d`", "[e](http://f)"]

@@ -9,16 +9,16 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from fake_runs import facts, write_run
-from full_study import write_full
-from html_page import Page
 from markupsafe import escape
 
 from distill.report import collect, figures, page, summarise, verdicts, wording
 from distill.report.data import Report
 from distill.report.panels import Plot
 from distill.report.wording import bracketed, p_value, percent, plus_minus, with_interval
-from featstore.schema import printable
+from featstore.core.schema import printable
+from tests.distill.report.fake_runs import facts, write_run
+from tests.distill.report.full_study import write_full
+from tests.distill.report.html_page import Page
 
 VARIANTS = ("full", "no-linguistic", "ce-only")
 SWEPT = {"no-linguistic": (0.1, 0.5, 2.0)}

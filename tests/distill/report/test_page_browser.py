@@ -9,10 +9,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from full_study import write_full
 from PIL import Image
 
 from distill.report import collect, figures, page, summarise
+from tests.distill.report.full_study import write_full
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((found for name in NAMES if (found := shutil.which(name))), None)

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from recompute import Group, numbers, results, teacher
 
 from distill.report import collect, summarise
-from distill.trainer import Outcome
-from featstore.store import Store
+from distill.training.loop import Outcome
+from featstore.store.store import Store
+from tests.distill.report.recompute import Group, numbers, results, teacher
 
 
 def test_a_trained_students_numbers_are_those_of_its_files(

@@ -9,10 +9,18 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from fake_runs import facts, predictions, taught, write_record, write_run
-from recompute import Group, agreement, comparisons, numbers, spread, student, teacher
 
 from distill.report import collect, summarise, write
+from tests.distill.report.fake_runs import facts, predictions, taught, write_record, write_run
+from tests.distill.report.recompute import (
+    Group,
+    agreement,
+    comparisons,
+    numbers,
+    spread,
+    student,
+    teacher,
+)
 
 STUDENTS = {"full": 0.72, "no-logits": 0.66, "ce-only": 0.6, "no-linguistic": 0.55}
 FOLDS, SEEDS = range(1, 8), (1, 2)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from fake_runs import facts, predictions, write_run, write_study
 
 from distill.report import collect, summarise
-from distill.runs import RunFolder
-from featstore.schema import UserError
+from distill.runs.folder import RunFolder
+from featstore.core.schema import UserError
+from tests.distill.report.fake_runs import facts, predictions, write_run, write_study
 
 
 @pytest.fixture

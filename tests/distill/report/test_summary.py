@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from fake_runs import CLASSES, facts, predictions, write_run, write_study
 
 from distill.report import collect, summarise
 from distill.report.data import Report, Student, Study
-from distill.report.runs import RunSet
+from distill.runs.read import RunSet
+from tests.distill.report.fake_runs import CLASSES, facts, predictions, write_run, write_study
 
 IEMOCAP: dict[str, object] = {"dataset": "iemocap", "full_release": True}
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from experiment_runs import frame_of, printed, row, run, study_of
-from fake_runs import facts, predictions, taught, write_record, write_run
-
 from distill.report import collect, summarise
-from distill.report.runs import RunSet
-from distill.runs import RunFolder
+from distill.runs.folder import RunFolder
+from distill.runs.read import RunSet
+from tests.distill.report.experiment_runs import frame_of, printed, row, run, study_of
+from tests.distill.report.fake_runs import facts, predictions, taught, write_record, write_run
 
 
 def test_nothing_depends_on_the_order_of_runs(tmp_path: Path) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from experiment_runs import only, printed, row, run
-from fake_runs import write_record
-
 from distill.report import collect, summarise, write
 from distill.report.verdicts import significance
+from tests.distill.report.experiment_runs import only, printed, row, run
+from tests.distill.report.fake_runs import write_record
 
 
 def test_verdicts_in_words(tmp_path: Path) -> None:

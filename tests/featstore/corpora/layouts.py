@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
-STANDIN = Path(__file__).resolve().parents[4] / "shared" / "corpora"
+from tests import STANDIN as STANDIN
 
 
 class Said(NamedTuple):

@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from layouts import write_wav
 
-from featstore.config import CorpusSettings
+from featstore.core.config import CorpusSettings
+from featstore.core.schema import COLUMNS, Manifest, UserError
 from featstore.corpora import emodb, ravdess
-from featstore.schema import COLUMNS, Manifest, UserError
+from tests.featstore.corpora.layouts import write_wav
 
 DEFAULT = CorpusSettings()
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from featstore.core.schema import UserError
 from featstore.corpora import CORPORA, corpus, find_root
-from featstore.schema import UserError
 
 
 def test_every_promised_corpus_is_there() -> None:

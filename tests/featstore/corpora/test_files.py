@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layouts import write_wav
 
 from featstore.corpora.files import BadFile, decode, kind_of, read_header, read_text, scan, walk
+from tests.featstore.corpora.layouts import write_wav
 
 
 def test_kind_of_every_sort(tmp_path: Path) -> None:

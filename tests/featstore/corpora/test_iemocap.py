@@ -4,17 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
-from layouts import (
+
+from featstore.core.config import CorpusSettings
+from featstore.core.schema import FOUR_CLASSES, Fault, Manifest, UserError
+from featstore.corpora import iemocap
+from tests.featstore.corpora.layouts import (
     STANDIN,
     Said,
     write_corpus,
     write_dialogue,
     write_wav,
 )
-
-from featstore.config import CorpusSettings
-from featstore.corpora import iemocap
-from featstore.schema import FOUR_CLASSES, Fault, Manifest, UserError
 
 DEFAULT = CorpusSettings()
 

@@ -5,7 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from layouts import (
+
+from featstore.core.config import CorpusSettings
+from featstore.core.schema import COLUMNS, FOUR_CLASSES, Fault, Manifest, UserError
+from featstore.corpora import iemocap
+from tests.featstore.corpora.layouts import (
     Said,
     label_file,
     transcript_file,
@@ -14,10 +18,6 @@ from layouts import (
     write_dialogue,
     write_wav,
 )
-
-from featstore.config import CorpusSettings
-from featstore.corpora import iemocap
-from featstore.schema import COLUMNS, FOUR_CLASSES, Fault, Manifest, UserError
 
 DEFAULT = CorpusSettings()
 NAME = "Ses01F_impro01_M003"  # neu

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from featstore.config import CorpusSettings
+from featstore.core.config import CorpusSettings
+from featstore.core.schema import FOUR_CLASSES, TaskFailed, UserError
 from featstore.corpora import espeak, synthetic
 from featstore.corpora.screenplay import VOICES, plan, speaker_of
-from featstore.schema import FOUR_CLASSES, TaskFailed, UserError
 
 pytest.importorskip("espeakng_loader", reason="the demo extra is not installed")
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from layouts import write_wav
 
-from featstore.config import CorpusSettings
+from featstore.core.config import CorpusSettings
+from featstore.core.schema import COLUMNS, Fault, Manifest, UserError
 from featstore.corpora import table
-from featstore.schema import COLUMNS, Fault, Manifest, UserError
+from tests.featstore.corpora.layouts import write_wav
 
 HEADER = "file,speaker,label,text"
 ROWS = ("a.wav,Ann,joy,Hello there", "b.wav,Bob,anger,Go away", "sub/c.wav,Ann,anger,No")

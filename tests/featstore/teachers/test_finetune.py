@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from featstore.config import OptimSettings, ProsodicSettings
+from featstore.core.config import OptimSettings, ProsodicSettings
+from featstore.core.schema import TaskFailed
 from featstore.folds import OUT, TEST, TRAIN, VALIDATION
-from featstore.schema import TaskFailed
 from featstore.teachers import finetune as module
 from featstore.teachers import prosodic
 from featstore.teachers.data import Task

@@ -15,10 +15,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from featstore import teachers
-from featstore.config import LinguisticSettings
-from featstore.schema import Corrupt, UserError
+from featstore.core.config import LinguisticSettings
+from featstore.core.schema import Corrupt, UserError
 from featstore.teachers import linguistic
 from featstore.teachers.linguistic import SPECIAL, check, collate, load_encoder, train_tokenizer
+from tests import ROOT
 
 TEXTS = ["I was furious when your mother cleaned the basement.", "Wir hören größere Wörter",
          "aaa aab aba abb baa bab bba bbb", "don't, won't; can't!", ""]  # fmt: skip
@@ -54,12 +55,12 @@ class TestTokenizer:
         here = [train_tokenizer(TEXTS, TINY).get_vocab() for _ in range(4)]
         assert all(vocab == here[0] for vocab in here)
         script = (
-            "import sys, json; from featstore.config import LinguisticSettings as S\n"
+            "import sys, json; from featstore.core.config import LinguisticSettings as S\n"
             "from featstore.teachers.linguistic import train_tokenizer\n"
             "texts = json.loads(sys.argv[1])\n"
             "print(json.dumps(train_tokenizer(texts, S(model='tiny')).get_vocab()))\n"
         )
-        root = str(Path(__file__).resolve().parents[3])
+        root = str(ROOT)
         done = subprocess.run(
             [sys.executable, "-c", script, json.dumps(TEXTS)],
             env=os.environ | {"PYTHONHASHSEED": "77", "PYTHONPATH": root},

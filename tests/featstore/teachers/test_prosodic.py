@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from torch import nn
 
-from featstore.config import ProsodicSettings
-from featstore.lld import Normaliser
+from featstore.core.config import ProsodicSettings
+from featstore.features.lld import Normaliser
 from featstore.teachers import prosodic
 from featstore.teachers.prosodic import Block, ProsodicTeacher, _after, _crop, collate
 

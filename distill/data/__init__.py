@@ -1,0 +1,1 @@
+"""What a run learns from: a fold's targets, and batches of audio."""

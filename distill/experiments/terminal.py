@@ -1,0 +1,137 @@
+"""Plain data of the trainer's commands -> what a terminal shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from featstore.inspection import render_status
+from featstore.inspection.render import clean, percent, size, table
+
+
+def plan(facts: Mapping[str, Any]) -> Iterator[Any]:
+    """``distill run --dry-run``."""
+    rows = table("Plan", "fold", "status", "folder or reason")
+    rows.columns[1].justify = rows.columns[2].justify = "left"
+    for run in facts["runs"]:
+        rows.add_row(str(run["fold"]), run["status"], clean(run["folder"] or run["why"]))
+    yield rows
+    yield from _estimates([facts["estimate"]], facts["basis"])
+    if facts["weights"]:
+        yield clean(facts["weights"])
+
+
+def outcomes(facts: Mapping[str, Any]) -> Iterator[Any]:
+    """``distill run``."""
+    rows = table("Runs", "fold", "status", "test WA", "test UA", "seconds", "reason")
+    rows.columns[5].justify = "left"
+    for run in facts["folds"]:
+        seconds = f"{run['seconds']:.0f}" if run["seconds"] else "-"
+        rows.add_row(
+            str(run["fold"]), run["status"], percent(run["wa"]), percent(run["ua"]), seconds,
+            clean(run["why"]),
+        )  # fmt: skip
+    for fold, error in facts["failed"].items():
+        rows.add_row(str(fold), "failed", "-", "-", "-", clean(error["message"].split("\n")[0]))
+    yield rows
+    for run in facts["folds"]:  # whole and unwrapped, to be copied
+        yield clean(run["folder"])
+
+
+def experiment_plan(facts: Mapping[str, Any]) -> Iterator[Any]:
+    """``distill experiment --dry-run``."""
+    yield clean(f"{facts['experiment']}: {facts['title']}")
+    rows = table("Rows", "row", "done", "to run", "cannot", "why")
+    rows.columns[4].justify = "left"
+    for row in facts["rows"]:
+        runs = row["runs"]
+        done, left = runs.get("done", 0), row["left"]
+        rest = sum(runs.values()) - left - done
+        rows.add_row(clean(row["row"]), str(done), str(left), str(rest),
+                     clean(row["why"].split("\n")[0]))  # fmt: skip
+    yield rows
+    total = sum(facts["runs"].values())
+    yield f"{total} run(s) in all (rows share equal ones), {facts['left']} left to train"
+    yield from _estimates(facts["estimates"], facts["basis"])
+    for one in facts["weights"]:
+        named = one["message"].startswith(f"{one['student']}: ")
+        yield clean(one["message"] if named else f"{one['student']}: {one['message']}")
+        if one["hint"]:
+            yield clean(f"hint: {one['hint']}")
+
+
+def _estimates(found: Sequence[Mapping[str, Any]], basis: str) -> Iterator[str]:
+    for one in found:
+        yield clean(_estimate(one))
+    if any(one["measured_on"] and one["runs"] for one in found):
+        yield basis
+
+
+def _estimate(one: Mapping[str, Any]) -> str:
+    student, left = one["student"], one["runs"]
+    if not left:
+        return f"{student}: nothing to train"
+    if one["seconds"] is None:
+        return f"{student}: {left} run(s), no finished one yet to tell how long they take"
+    return (
+        f"{student}: {left} run(s) of about {one['seconds_a_run']:.0f} s, {one['jobs']} at a time: "
+        f"about {one['seconds'] / 60:.0f} min, {one['process_hours']:.2f} GPU-hours (on the CPU: "
+        f"process-hours), {size(one['bytes'])} of disk and {size(one['bytes_meanwhile'])} "
+        f"meanwhile (from {one['measured_on']} finished run(s))"
+    )
+
+
+def experiment(facts: Mapping[str, Any]) -> Iterator[Any]:
+    """``distill experiment``."""
+    rows = table("Test scores over folds, mean and deviation", "row", "runs", "WA", "UA")
+    for row in facts["rows"]:
+        scores = [_spread(row[name]) for name in ("wa", "ua")]
+        rows.add_row(clean(row["row"]), f"{row['done']} of {row['runs']}", *scores)
+    yield rows
+    if stopped := sum(row["stopped"] for row in facts["rows"]):
+        yield (
+            f"stopped by --max-steps, in {stopped} run(s) of these rows: the same command without "
+            "it goes on"
+        )
+    if facts["failed"]:
+        failed = table("Failed", "run", "why")
+        failed.columns[1].justify = "left"
+        for one in facts["failed"]:
+            failed.add_row(clean(one["run"]), clean(one["message"].split("\n")[0]))
+        yield failed
+
+
+def status(facts: Mapping[str, Any]) -> Iterator[Any]:
+    """``distill status RUNS``."""
+    yield f"[bold]{clean(facts['runs'])}[/]: {render_status.counted(facts['counts'])}"
+    for experiment in facts["experiments"]:
+        title = f"{experiment['name']}: {experiment['title']}" if experiment["name"] else "Runs"
+        rows = table(clean(title), "row", "done", "running", "queued", "failed", "WA", "UA")
+        for row in experiment["rows"]:
+            lost = row["failed"] + row["silent"] + row["damaged"]
+            rows.add_row(
+                clean(row["row"]), f"{row['done']} of {row['planned']}", str(row["running"]),
+                str(row["queued"]), str(lost), _spread(row["wa"]), _spread(row["ua"]),
+            )  # fmt: skip
+        yield rows
+    yield from render_status.tasks(facts["tasks"])
+    for why in facts["damaged"]:
+        yield f"[bold]damaged[/] {clean(why)}"
+
+
+def _spread(value: Mapping[str, Any] | None) -> str:
+    if value is None:
+        return "-"
+    if value["std"] is None:
+        return percent(value["mean"])
+    return f"{percent(value['mean'])} ± {percent(value['std'])}"
+
+
+def predictions(rows: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
+    """``distill predict``."""
+    names = [name for name in rows[0] if name not in ("file", "label")]
+    out = table("Predictions", "file", "label", *map(clean, names))
+    for row in rows:
+        values = [f"{row[name]:.4f}" for name in names]
+        out.add_row(clean(row["file"]), clean(row["label"]), *values)
+    yield out

@@ -1,0 +1,111 @@
+"""What the paper printed: Table 1, Table 2 and Figure 2, read from ``published.toml``."""
+
+from __future__ import annotations
+
+import tomllib
+from functools import lru_cache
+from importlib import resources
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from featstore.core.settings import Settings
+
+
+class Source(Settings):
+    """Which paper it is, and on what its figures were measured."""
+
+    title: str
+    arxiv: str
+    dataset: str
+    classes: tuple[str, ...]
+    scheme: str
+    folds: int
+    note: str
+    """What a reader must know before quoting a figure."""
+
+
+class Figures(Settings):
+    """One printed pair, in percent; None where the paper prints a dash."""
+
+    wa: float | None = Field(None, ge=0, le=100)
+    ua: float | None = Field(None, ge=0, le=100)
+
+
+class Method(Figures):
+    """A row of Table 1: EmoDistill, or a method that it is compared with."""
+
+    method: str
+    backbone: str
+    modality: Literal["multimodal", "unimodal"]
+    reference: int | None = None
+    """Number in the paper's list of references; None for EmoDistill itself."""
+    student: str | None = None
+    """Our name of the backbone, for EmoDistill's own rows."""
+
+
+class Ablation(Figures):
+    """A row of Table 2: a variant of the student, or a teacher on its own."""
+
+    printed: str
+    variant: str | None = None
+    teacher: str | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Ablation:
+        if (self.variant is None) == (self.teacher is None):
+            raise ValueError(f"{self.printed}: needs either a variant or a teacher")
+        return self
+
+
+class Sweep(Settings):
+    """A panel of Figure 2: the temperatures tried with one teacher left, and the best of them."""
+
+    side: Literal["left", "right"]
+    variant: str
+    teacher: str
+    tau: tuple[float, ...]
+    best: float
+
+
+class Published(Settings):
+    """All figures of the paper."""
+
+    source: Source
+    students: dict[str, tuple[str, ...]]
+    """The paper's backbone -> the names under which our students load it."""
+    table1: tuple[Method, ...]
+    table2: tuple[Ablation, ...]
+    figure2: tuple[Sweep, ...]
+
+    def student(self, variant: str, backbone: str) -> Figures | None:
+        """The pair printed for a variant of a student; None where the paper has none.
+
+        >>> figures = load().student("full", "hubert-large")
+        >>> figures.wa, figures.ua
+        (77.49, 78.91)
+        >>> load().student("full", "tiny") is None
+        True
+        """
+        known = {ours: name for name, names in self.students.items() for ours in names}
+        name = known.get(backbone)
+        if variant == "full":
+            return next((m for m in self.table1 if name and m.student == name), None)
+        if name != "hubert-base":  # Table 2 was made with HuBERT-base alone
+            return None
+        return next((row for row in self.table2 if row.variant == variant), None)
+
+    def teacher(self, name: str) -> Figures | None:
+        """The pair printed for a teacher alone; None where the paper has none.
+
+        >>> load().teacher("prosodic").ua
+        50.08
+        """
+        return next((row for row in self.table2 if row.teacher == name), None)
+
+
+@lru_cache(maxsize=1)
+def load() -> Published:
+    """The figures shipped with this package."""
+    text = resources.files("distill.report").joinpath("published.toml").read_text(encoding="utf-8")
+    return Published.model_validate(tomllib.loads(text))

@@ -1,0 +1,1 @@
+"""A run's folder: what was asked for, what came of it."""

@@ -1,0 +1,204 @@
+"""Where a run lives and what it leaves: ``runs/<experiment>/<key>/foldNN-seedS/``.
+
+``config.toml``, ``run.json``, ``metrics.jsonl``, ``predictions.parquet``, ``teachers.parquet``,
+``student/`` and, last, ``DONE``; while it runs also ``checkpoint/``, and ``FAILED`` where it came
+to nothing. Every file is written beside its place and renamed.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from distill.model.saved import weights_of
+from featstore.core.files import fsync_folder, read_small, sha256_of, strict_json, write_file
+from featstore.core.locks import try_lock
+from featstore.core.schema import Corrupt, UserError, printable
+from featstore.core.settings import digest
+
+DONE = "DONE"
+FAILED = "FAILED"
+PREDICTIONS = "predictions.parquet"
+TEACHERS = "teachers.parquet"
+CHECKPOINT, STUDENT = "checkpoint", "student"
+SUMMED = (
+    PREDICTIONS,
+    TEACHERS,
+    "run.json",
+    "config.toml",
+    "metrics.jsonl",
+    f"{STUDENT}/student.json",
+)
+"""Files whose SHA-256 ``DONE`` holds, beside its own; the student's card holds its weights'."""
+
+_BESIDE = re.compile(r"\..+\.[0-9a-f]{8}\Z")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run's folder."""
+
+    path: Path
+
+    @staticmethod
+    def of(runs: Path, experiment: str, key: str, fold: int, seed: int) -> RunFolder:
+        """The folder of a run, which need not exist."""
+        return RunFolder(runs / experiment / key / f"fold{fold:02d}-seed{seed}")
+
+    def task(self, runs: Path) -> str:
+        """What the run is called among the tasks below ``runs``.
+
+        >>> RunFolder.of(Path("runs"), "tiny-full", "0a1b", 3, 42).task(Path("runs"))
+        'tiny-full/0a1b/fold03-seed42'
+        """
+        return self.path.relative_to(runs).as_posix()
+
+    @property
+    def done(self) -> bool:
+        """Whether the run is finished and what it left is what it finished with.
+
+        Of the student's weights only the size is looked at; who loads them sums them up.
+
+        Raises:
+            Corrupt: it is finished, but a file is gone or was changed.
+        """
+        if not (self.path / DONE).exists():
+            return False
+        again = f"remove {self.path} and run it again"
+        for name, expected in read_mark(self.path, again).items():
+            path = self.path / name
+            if not path.is_file():
+                raise Corrupt(f"{path}: missing, although the run finished", again)
+            if sha256_of(path) != expected:
+                raise Corrupt(f"{path}: changed since the run finished", again)
+        weights, size = weights_of(self.path / STUDENT)
+        if not weights.is_file() or weights.stat().st_size != size:
+            raise Corrupt(f"{weights}: not the {size:,} bytes that the run finished with", again)
+        return True
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from working on the same run.
+
+        Raises:
+            UserError: one is at it already.
+        """
+        _make(self.path)
+        lock = None
+        with suppress(FileNotFoundError):  # its holder is just taking it away
+            lock = try_lock(self.path / ".lock", create=True)
+        if lock is None:
+            raise UserError(
+                f"{self.path}: another process is training this run", "wait for it, or stop it"
+            )
+        try:
+            for left in self.path.glob(".*"):  # begun by a process that was killed
+                if _BESIDE.match(left.name):
+                    left.unlink()
+            yield
+        finally:
+            (self.path / ".lock").unlink(missing_ok=True)
+            os.close(lock)
+
+    @property
+    def failure(self) -> str:
+        """Why it failed when it was last begun; '' where it did not."""
+        try:
+            return printable(read_small(self.path / FAILED).decode(errors="replace"))
+        except (OSError, UserError):
+            return ""
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Leave the reason in ``FAILED`` where the run fails; it is gone when the next one begins.
+
+        To be entered while the run is :meth:`held`.
+        """
+        note = self.path / FAILED
+        note.unlink(missing_ok=True)
+        try:
+            yield
+        except Exception as error:
+            told = error.message if isinstance(error, UserError) else f"{type(error).__name__}: "
+            told += "" if isinstance(error, UserError) else str(error)
+            with suppress(OSError):  # a full disk, say: the error itself is told anyway
+                write_file(note, printable(" ".join(told.split()))[:2000].encode())
+            raise
+
+    def tidy(self) -> None:
+        """Remove what only a run in progress needs, left by a process killed after ``DONE``."""
+        if any((self.path / name).exists() for name in (CHECKPOINT, ".lock")):
+            with suppress(UserError, OSError), self.held():  # its process may be at it, too
+                shutil.rmtree(self.path / CHECKPOINT, ignore_errors=True)
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file."""
+        write_file(self.path / name, json.dumps(value, indent=1, sort_keys=True).encode())
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file."""
+        write_file(self.path / name, text.encode())
+
+    def write_metrics(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """``metrics.jsonl``: one line an epoch, the whole of it each time."""
+        lines = [json.dumps(entry, sort_keys=True) for entry in history]
+        self.write_text("metrics.jsonl", "\n".join(lines) + "\n")
+
+    def write_predictions(self, table: pd.DataFrame) -> None:
+        """``predictions.parquet``: the artefact that every reported number is computed from."""
+        self._write_table(PREDICTIONS, table)
+
+    def write_teachers(self, table: pd.DataFrame) -> None:
+        """``teachers.parquet``: the same of the fold's teachers, for those about them."""
+        self._write_table(TEACHERS, table)
+
+    def _write_table(self, name: str, table: pd.DataFrame) -> None:
+        buffer = io.BytesIO()
+        table.to_parquet(buffer, index=False)
+        write_file(self.path / name, buffer.getvalue())
+
+    def read_predictions(self) -> pd.DataFrame:
+        """The table that :meth:`write_predictions` wrote."""
+        return pd.read_parquet(self.path / PREDICTIONS)
+
+    def finish(self) -> None:
+        """Mark the run as finished, with the sums of what it leaves; ``done`` tells what lacks."""
+        left = [name for name in SUMMED if (self.path / name).is_file()]
+        sums = {name: sha256_of(self.path / name) for name in left}
+        self.write_json(DONE, sums | {"sha256": digest(sums)})
+
+
+def read_mark(folder: Path, hint: str = "") -> dict[str, str]:
+    """SHA-256 by name of the files that a run finished with, as its ``DONE`` tells.
+
+    Raises:
+        FileNotFoundError: it has not finished.
+        Corrupt: ``DONE`` is not what a run writes.
+    """
+    mark = folder / DONE
+    try:
+        sums = strict_json(read_small(mark), str(mark))
+    except UserError as error:
+        raise Corrupt(error.message, hint) from error
+    claimed = sums.pop("sha256", None)
+    if set(sums) != set(SUMMED) or claimed != digest(sums):
+        raise Corrupt(f"{mark}: not what a finished run writes", hint)
+    return sums
+
+
+def _make(folder: Path) -> None:
+    """Make a folder and those above it, so that they survive a power cut."""
+    for above in [*reversed(folder.absolute().parents), folder.absolute()]:
+        if not above.is_dir():
+            above.mkdir(exist_ok=True)
+            fsync_folder(above.parent)

@@ -1,0 +1,1 @@
+"""What a store is built of, in which order, and what is there already."""

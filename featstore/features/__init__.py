@@ -1,0 +1,1 @@
+"""Audio files to samples; samples to eGeMAPS low-level descriptors (LLDs)."""

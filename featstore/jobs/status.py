@@ -1,0 +1,152 @@
+"""How a build stands, seen from any machine: its units, and the tasks that are not done yet.
+
+Read only, and without trust: the folder may be another's. The scheduler is asked for one thing,
+whether a queued job is still there; where it does not answer, the notes are all there is.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from featstore.core.schema import UserError
+from featstore.jobs.squeue import living
+from featstore.jobs.task import FOLDER, Standing, standings
+from featstore.store.store import TEACHER_UNIT, Store
+
+SQUEUE_S = 5.0
+"""So long the scheduler may take to answer."""
+
+STATES = ("done", "running", "queued", "stopped", "silent", "failed", "damaged")
+"""``stopped`` was begun and let be, by Ctrl-C, say; ``silent`` lost the process that was at it."""
+
+_JOB = re.compile(r"\d{1,12}(_\d{1,9})?\Z")
+
+AGAIN = "the same command resumes it"
+
+
+def store_status(path: Path) -> dict[str, Any]:
+    """A store's units with their sizes, teachers by fold, and its tasks, as plain data.
+
+    Raises:
+        UserError: there is neither a store nor a task of one.
+    """
+    if not (path / FOLDER).is_dir():
+        Store.open(path)
+    store = Store(path)
+    units = [_unit(store, name) for name in store.units()]
+    done = {unit["unit"] for unit in units if unit["state"] == "done"}
+    tasks = tasks_of(path, done.__contains__)
+    states = {task["key"]: task["state"] for task in tasks} | {
+        unit["unit"]: unit["state"] for unit in units
+    }
+    return {
+        "store": str(path),
+        "counts": counts([*(unit["state"] for unit in units), *(task["state"] for task in tasks)]),
+        "units": units,
+        "teachers": _teachers(store, states),
+        "tasks": tasks,
+    }
+
+
+def exit_code(facts: Mapping[str, Any]) -> int:
+    """1 where something has failed, is damaged or has died; else 0."""
+    return int(any(facts["counts"][state] for state in ("silent", "failed", "damaged")))
+
+
+def counts(states: Iterable[str]) -> dict[str, int]:
+    """How many are in each state.
+
+    >>> counts(["done", "done", "failed"])["done"]
+    2
+    """
+    found = Counter(states)
+    return {state: found[state] for state in STATES}
+
+
+def tasks_of(root: Path, is_done: Callable[[str], bool]) -> list[dict[str, Any]]:
+    """The tasks below ``root`` that are not done, by key, as plain data of known types.
+
+    Args:
+        root: the store, or the folder of runs.
+        is_done: whether what a task makes is there, by its key.
+    """
+    found = [standing for standing in standings(root) if not is_done(standing.key)]
+    jobs = {_text(one.facts, "job") for one in found if one.state == "queued"}
+    alive = living(filter(_JOB.match, jobs), SQUEUE_S)
+    return [_task(standing, alive) for standing in found]
+
+
+def _task(standing: Standing, alive: set[str] | None) -> dict[str, Any]:
+    facts = standing.facts
+    task: dict[str, Any] = {"key": standing.key, "state": standing.state}
+    task |= {name: _text(facts, name) for name in ("job", "host", "log", "note", "message", "hint")}
+    task |= {name: _number(facts, name) for name in ("done", "total")}
+    task |= {"left_s": standing.left_s, "age_s": round(standing.age_s, 1)}
+    if standing.state == "silent":
+        where = f" on {task['host']}" if task["host"] else ""
+        task |= {"message": f"its process{where} is gone", "hint": AGAIN}
+    elif standing.state == "queued" and (why := _waits_in_vain(facts, alive)):
+        task |= {"state": "silent", "message": why, "hint": AGAIN}
+    return task
+
+
+def _waits_in_vain(facts: Mapping[str, Any], alive: set[str] | None) -> str:
+    """Why nobody will begin a queued task; '' where somebody may."""
+    if job := _text(facts, "job"):
+        return "" if alive is None or job in alive else f"job {job} is no longer in the queue"
+    pid = _number(facts, "pid")
+    here = pid is not None and facts.get("host") == socket.gethostname()
+    return "the command that was to begin it has ended" if here and not _lives(pid or 0) else ""
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return pid > 0
+
+
+def _unit(store: Store, name: str) -> dict[str, Any]:
+    try:
+        return {"unit": name, "state": "done", "bytes": store.unit(name).n_bytes, "why": ""}
+    except UserError as error:
+        return {"unit": name, "state": "damaged", "bytes": 0, "why": error.message}
+    except OSError as error:
+        return {"unit": name, "state": "damaged", "bytes": 0, "why": str(error)}
+
+
+def _teachers(store: Store, states: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """How each teacher stands in each fold that the store has, or that somebody is at."""
+    named = {name: match for name in states if (match := TEACHER_UNIT.match(name))}
+    named = {name: match for name, match in named.items() if match[1] == "folds"}
+    folds = sorted({f"{n:02d}" for n in _folds(store)} | {match[2] for match in named.values()})
+    return {
+        teacher: {fold: states.get(f"folds/{fold}/{teacher}", "") for fold in folds}
+        for teacher in sorted({match[3] for match in named.values()})
+    }
+
+
+def _folds(store: Store) -> Sequence[int]:
+    try:
+        return [fold.number for fold in store.folds]
+    except (UserError, OSError):
+        return []
+
+
+def _text(facts: Mapping[str, Any], name: str) -> str:
+    value = facts.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _number(facts: Mapping[str, Any], name: str) -> int | None:
+    value = facts.get(name)
+    return value if type(value) is int and 0 <= value < 2**53 else None

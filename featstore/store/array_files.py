@@ -1,0 +1,142 @@
+"""Arrays as the files that hold them, to the byte: values -> files, for export and import.
+
+An exported store holds values, its record sums of files. What is encoded here from the values has
+the record's SHA-256, or is not what was written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featstore.core.schema import Corrupt, Refused, printable
+from featstore.store.arrays import MAX_OTHER_BYTES, MAX_WEIGHTS_BYTES, crc32c
+from featstore.store.metadata import Metadata
+from featstore.store.unit import REPAIR, Unit
+
+Rows = Callable[[int, int], npt.NDArray[Any]]
+"""``rows(start, stop)``: these rows of an array, in its dtype."""
+
+META = "zarr.json"
+_PIECE = 1024**2
+_NO_CHUNK = 2**64 - 1
+
+_ARRAYS: Mapping[str, tuple[str, ...]] = {
+    "corpus": ("label", "speaker", "session"),
+    "audio": ("values", "offsets"),
+    "lld": ("values", "offsets", "signal_sha256"),
+    "splits": ("role",),
+    "folds": ("logits", "embeddings"),
+    "weights": (),
+}
+TABLES: Mapping[str, str] = {"corpus": "utterances", "audio": "sources"}
+"""Unit -> its Parquet table, without the ending."""
+_WEIGHT_FILE = re.compile(r"(?!unit\.json\Z)[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")
+
+
+def stored(folder: Path, meta: Metadata) -> Rows:
+    """The rows of an array as they lie in its files, compared with nothing.
+
+    Chunks are taken to stand in order; the files of a Zarr that wrote them in another give other
+    sums when they are encoded again.
+    """
+    files = [folder / name for name, _ in meta.files()]
+    row_bytes = meta.n_bytes // meta.chunk_shape[0]
+
+    def rows(start: int, stop: int) -> npt.NDArray[Any]:
+        chunk, skipped = divmod(start, meta.chunk_shape[0])
+        shard, place = divmod(chunk, meta.per_shard)
+        n_bytes = (stop - start) * row_bytes
+        with files[shard].open("rb", buffering=0) as file:
+            file.seek(place * (meta.n_bytes + 4) + skipped * row_bytes)
+            content = file.read(n_bytes)
+        if len(content) < n_bytes:
+            raise Corrupt(f"{files[shard]}: ends early", REPAIR)
+        return np.frombuffer(content, meta.dtype).reshape(stop - start, *meta.shape[1:])
+
+    return rows
+
+
+def encoded(meta: Metadata, rows: Rows) -> Iterator[tuple[str, Iterator[bytes]]]:
+    """The files of an array, by name below it, piece by piece and in order.
+
+    Args:
+        meta: shape, dtype and chunks, checked.
+        rows: gives the values; asked for each row once, for about a MiB at a time.
+    """
+    for number, (name, _) in enumerate(meta.files()):
+        yield name, _file(meta, rows, number)
+
+
+def _file(meta: Metadata, rows: Rows, number: int) -> Iterator[bytes]:
+    """A chunk; or a shard: its chunks, and where each begins."""
+    first = number * meta.per_shard
+    here = min(meta.per_shard, meta.n_chunks - first)
+    for chunk in range(first, first + here):
+        yield from _chunk(meta, rows, chunk * meta.chunk_shape[0])
+    if meta.shard_rows is not None:
+        size = meta.n_bytes + 4
+        index = np.full((meta.per_shard, 2), _NO_CHUNK, dtype="<u8")
+        index[:here, 0] = np.arange(here, dtype=np.uint64) * np.uint64(size)
+        index[:here, 1] = size
+        yield index.tobytes() + crc32c(index.tobytes()).to_bytes(4, "little")
+
+
+def _chunk(meta: Metadata, rows: Rows, first: int) -> Iterator[bytes]:
+    """The rows of a chunk, zeros beyond the last one, and their checksum."""
+    n_rows, row_bytes = meta.chunk_shape[0], meta.n_bytes // meta.chunk_shape[0]
+    step = max(1, _PIECE // row_bytes)
+    crc = 0
+    for start in range(first, first + n_rows, step):
+        stop = min(start + step, first + n_rows)
+        there = min(stop, meta.shape[0])
+        content = rows(start, there).tobytes() if start < there else b""
+        content += bytes((stop - start) * row_bytes - len(content))
+        crc = crc32c(content, crc)
+        yield content
+    yield crc.to_bytes(4, "little")
+
+
+def parts(unit: Unit, metadata: Callable[[str], Metadata]) -> tuple[dict[str, Metadata], list[str]]:
+    """What a unit consists of: only what a unit of its kind may hold, under no other name.
+
+    Args:
+        unit: its record.
+        metadata: reads an array's metadata by the array's name.
+
+    Returns:
+        The arrays by name; and the other files, metadata included.
+
+    Raises:
+        Corrupt: an array's files are not those that its metadata tells of.
+        Refused: the unit lists anything else.
+    """
+    kind = unit.unit.partition("/")[0]
+    arrays: dict[str, Metadata] = {}
+    others: list[str] = []
+    files: dict[str, int] = {}
+    for array in _ARRAYS[kind]:
+        if f"{array}/{META}" in unit.files:
+            arrays[array] = metadata(array)
+            files |= {f"{array}/{name}": size for name, size in arrays[array].files()}
+            others.append(f"{array}/{META}")
+    if unlike := [
+        name for name, size in files.items() if unit.files.get(name, (-1, ""))[0] != size
+    ]:
+        raise Corrupt(f"{unit.path}/{printable(unlike[0])}: missing or of another size", REPAIR)
+    table = {f"{TABLES[kind]}.parquet"} if kind in TABLES else set()
+    for name in sorted(unit.files.keys() - files.keys() - set(others)):
+        usual = _WEIGHT_FILE.match(name) if kind == "weights" else name in {META, *table}
+        most = MAX_WEIGHTS_BYTES if name.endswith(".safetensors") else MAX_OTHER_BYTES
+        if not usual or not 0 <= unit.files[name][0] <= most:
+            raise Refused(
+                f"{unit.path}: lists {printable(name)[:80]!r}, which no {kind} unit holds",
+                "ask whoever made it for another copy",
+            )
+        others.append(name)
+    return arrays, others

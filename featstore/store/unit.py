@@ -1,0 +1,263 @@
+"""Units: what a store commits whole, or not at all.
+
+A unit is a folder whose ``unit.json`` lists every other file with size and SHA-256. It is written
+by :mod:`featstore.store.staging`, fsynced, and renamed into place; a reader therefore meets the
+whole unit or none. The first of two writers of one unit wins, and both would have written the same.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from featstore.core.files import read_small, sha256_of, strict_json
+from featstore.core.schema import Corrupt, OtherVersion, Refused, UserError, listed
+from featstore.core.settings import digest
+from featstore.store.arrays import misfits
+
+T = TypeVar("T")
+
+SCHEMA = 2
+"""Version of the store's schema; part of every fingerprint."""
+
+REPAIR = "run the `featstore build` that made this store with --repair; other units are kept"
+"""The remedy for a damaged unit."""
+
+NO_LINKS = "put the folder or file itself there: a store holds no links"
+
+RECORD = "unit.json"
+MAX_FILES = 20_000
+"""In one unit; 16 Mi samples a shard make 300 of 80 hours."""
+_KEYS = {"schema", "unit", "fingerprint", "settings", "parents", "facts", "provenance", "files"}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a unit is made from: its settings and its parents, and nothing of when or where."""
+
+    unit: str  # e.g. "folds/01/linguistic"
+    settings: Mapping[str, Any]
+    parents: Mapping[str, str]  # unit -> fingerprint
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over schema version, settings and the parents' fingerprints."""
+        return digest(
+            {
+                "schema": SCHEMA,
+                "unit": self.unit,
+                "settings": self.settings,
+                "parents": self.parents,
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A committed unit as its record describes it."""
+
+    path: Path
+    unit: str
+    fingerprint: str
+    settings: Mapping[str, Any]
+    parents: Mapping[str, str]
+    facts: Mapping[str, Any]
+    provenance: Mapping[str, str]
+    files: Mapping[str, tuple[int, str]]  # name below the unit -> (bytes, SHA-256)
+    verified: bool = False
+    """Whether every file has just been compared with its SHA-256."""
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the unit's files, in bytes."""
+        return sum(size for size, _ in self.files.values())
+
+    def check(self, part: str) -> None:
+        """Compare one file, or all files of one array, with the record: cheap where it is small.
+
+        Zarr's own checksums do not tell two swapped chunks, or rows swapped by another program.
+
+        Raises:
+            Corrupt: naming the first that differs.
+        """
+        names = [name for name in self.files if name == part or name.startswith(f"{part}/")]
+        if not names:
+            raise Corrupt(f"{self.unit}/{part}: missing", REPAIR)
+        if self.verified:
+            return
+        for fault in misfits(self.path, {name: self.files[name][0] for name in names}):
+            raise Corrupt(f"{self.unit}/{fault}", REPAIR)
+        for name in sorted(names):
+            try:
+                same = sha256_of(self.path / name) == self.files[name][1]
+            except FileNotFoundError:
+                raise Corrupt(f"{self.unit}/{name}: missing", REPAIR) from None
+            if not same:
+                raise Corrupt(f"{self.unit}/{name}: content differs", REPAIR)
+
+
+def read_unit(place: Path, unit: str, *, deep: bool = False) -> Unit:
+    """Open a unit strictly.
+
+    Args:
+        place: the unit's folder.
+        unit: the name it must carry.
+        deep: read every file and compare SHA-256, else names and sizes only.
+
+    Raises:
+        UserError: the unit is not there (not built yet).
+        Corrupt: its record is missing or damaged, or a file is missing, extra or different.
+        Refused: it was written by another version, or is a link.
+    """
+    if place.is_symlink():
+        raise Refused(f"{place}: a link", NO_LINKS)
+    if not place.is_dir():
+        if os.path.lexists(place):
+            raise Corrupt(f"{place}: no folder of a unit", REPAIR)
+        raise UserError(
+            f"{unit}: not complete in {place}", "build or resume it with `featstore build`"
+        )
+    record = _read_record(place, unit)
+    faults = _compare(record, deep)
+    if faults:
+        several = f"{unit}: {len(faults)} files are not what was written\n"
+        raise Corrupt((several if len(faults) > 1 else "") + listed(faults), REPAIR)
+    return replace(record, verified=deep)
+
+
+def steady(place: Path, read: Callable[[], T]) -> T:
+    """What is read of a unit, all of it of one version.
+
+    A rebuild swaps the folder for another; what was read across the swap is read again.
+    """
+    while True:
+        before = folder_version(place)
+        try:
+            found = read()
+        except (Corrupt, FileNotFoundError):
+            if folder_version(place) == before:
+                raise
+        else:
+            if folder_version(place) == before:
+                return found
+
+
+def folder_version(place: Path) -> tuple[int, int] | None:
+    """What tells a folder from the one that takes its place: a number is soon used again.
+
+    None where nothing is there.
+    """
+    try:
+        facts = place.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return facts.st_ino, facts.st_ctime_ns
+
+
+def files_below(folder: Path) -> dict[str, os.stat_result]:
+    """Every file below, by name with forward slashes; a link or device is no file."""
+    out: dict[str, os.stat_result] = {}
+    top = len(os.fspath(folder)) + 1
+    for base, folders, names in os.walk(folder):
+        if len(out) + len(names) + len(folders) > MAX_FILES:
+            raise Refused(f"{folder}: over {MAX_FILES} files", "no unit has as many; remove it")
+        for name in [*names, *folders]:
+            path = f"{base}{os.sep}{name}"
+            facts = os.lstat(path)
+            if stat.S_ISDIR(facts.st_mode):
+                continue
+            if not stat.S_ISREG(facts.st_mode):
+                raise Refused(f"{path}: not a regular file", NO_LINKS)
+            out[path[top:].replace(os.sep, "/")] = facts
+    return out
+
+
+def _read_record(place: Path, unit: str) -> Unit:
+    try:
+        content = read_small(place / RECORD)
+    except FileNotFoundError:
+        raise Corrupt(f"{unit}: {RECORD} is missing in {place}", REPAIR) from None
+    return parse_record(content, place, unit)
+
+
+def parse_record(content: bytes, place: Path, unit: str) -> Unit:
+    """A unit's record, from its ``unit.json``; of the files it lists nothing is looked at.
+
+    Args:
+        content: the record as JSON.
+        place: the unit's folder, for messages and for reading the unit later.
+        unit: the name it must carry.
+
+    Raises:
+        Corrupt: it is not what was written.
+        Refused: it was written by another version, or for another unit.
+    """
+    path = place / RECORD
+    raw = strict_json(content, str(path), REPAIR)
+    version = raw.get("schema")
+    if type(version) is int and version != SCHEMA:
+        raise OtherVersion(
+            f"{path}: schema {version}, this version reads {SCHEMA}",
+            "use the version that wrote it, or `featstore build` into another --store",
+        )
+    claimed = raw.pop("sha256", None)
+    if version != SCHEMA or not _well_formed(raw) or claimed != digest(raw):
+        raise Corrupt(f"{path}: not what was written", REPAIR)
+    identity = Identity(raw["unit"], raw["settings"], raw["parents"])
+    if raw["unit"] != unit:
+        raise Refused(f"{path}: this is the unit {raw['unit']}, not {unit}", "restore its name")
+    if identity.fingerprint != raw["fingerprint"]:
+        raise Refused(f"{path}: its fingerprint does not fit its settings", REPAIR)
+    files = {name: (size, sha) for name, (size, sha) in raw["files"].items()}
+    return Unit(
+        place, unit, raw["fingerprint"], raw["settings"], raw["parents"], raw["facts"],
+        raw["provenance"], files,
+    )  # fmt: skip
+
+
+def _well_formed(raw: Mapping[str, Any]) -> bool:
+    """Whether a record has the parts of one, each of its kind."""
+    tables = ("settings", "parents", "facts", "provenance", "files")
+    return (
+        set(raw) == _KEYS
+        and all(isinstance(raw[key], dict) for key in tables)
+        and all(isinstance(raw[key], str) for key in ("unit", "fingerprint"))
+        and all(
+            isinstance(entry, list) and [type(part) for part in entry] == [int, str]
+            for entry in raw["files"].values()
+        )
+    )
+
+
+def _compare(record: Unit, deep: bool) -> list[str]:
+    """What differs between the record and the disk, one line a file."""
+    found = files_below(record.path)
+    found.pop(RECORD, None)
+    faults = [f"{record.unit}/{name}: missing" for name in sorted(set(record.files) - set(found))]
+    faults += [
+        f"{record.unit}/{name}: not listed" for name in sorted(set(found) - set(record.files))
+    ]
+    same_size = []
+    for name in sorted(set(found) & set(record.files)):
+        size = record.files[name][0]
+        if found[name].st_size == size:
+            same_size.append(name)
+        else:
+            faults.append(f"{record.unit}/{name}: {found[name].st_size} bytes instead of {size}")
+    if deep and not faults:
+        sizes = {name: size for name, (size, _) in record.files.items()}
+        faults = [f"{record.unit}/{fault}" for fault in misfits(record.path, sizes)]
+    if deep and not faults:
+        with ThreadPoolExecutor(4) as pool:
+            sums = pool.map(sha256_of, [record.path / name for name in same_size])
+            faults += [
+                f"{record.unit}/{name}: content differs (array {name.split('/')[0]})"
+                for name, found_sum in zip(same_size, sums, strict=True)
+                if found_sum != record.files[name][1]
+            ]
+    return faults

@@ -1,5 +1,0 @@
-"""``featstore view``: a local page to hear a corpus and to see what its teachers know of it.
-
-Read only and on this machine: see :mod:`featstore.view.guard` for who may ask,
-:mod:`featstore.view.payloads` for what is told.
-"""

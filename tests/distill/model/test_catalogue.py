@@ -1,0 +1,212 @@
+"""What `distill backbones` says, and what a dry run knows of missing weights."""
+
+import io
+import json
+import zipfile
+
+import pytest
+import torch
+import torchaudio
+from rich.console import Console
+from test_whisper import SIZES as WHISPER
+from transformers import BertConfig, HubertConfig, HubertModel, WhisperConfig
+
+from distill.model import bundles
+from distill.model.backbones import NAMES, check_weights, load_backbone
+from distill.model.catalogue import facts, render, rows
+from featstore.core.schema import Corrupt, Refused, UserError
+from tests.distill.model.test_bundles import published
+from tests.distill.model.test_huggingface import SMALL
+
+
+@pytest.fixture(autouse=True)
+def machine(tmp_path, monkeypatch):
+    """No network, and caches of its own."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    (tmp_path / "torch" / "hub" / "checkpoints").mkdir(parents=True)
+    asked = []
+
+    def unreachable(*args, **_):
+        asked.append(args)
+        raise OSError("no network")
+
+    for name in ("socket.socket.connect", "socket.getaddrinfo"):
+        monkeypatch.setattr(name, unreachable)
+    yield
+    assert not asked  # whoever met the error may have kept it to himself
+
+
+@pytest.fixture
+def online(monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+
+
+def forbidden(*args):
+    raise AssertionError("nothing may be loaded")
+
+
+def in_cache(tmp_path, name, config):
+    place = tmp_path / "hub" / f"models--{name.replace('/', '--')}"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("a" * 40)
+    config.save_pretrained(place / "snapshots" / ("a" * 40))
+    return place / "snapshots" / ("a" * 40)
+
+
+def test_every_name_has_a_row_and_nothing_is_allocated(monkeypatch):
+    monkeypatch.setattr("distill.model.bundles.load", forbidden)
+    found = {row.name: row for row in rows()}
+    assert list(found) == list(NAMES)
+    base, large = found["hubert-base"], found["hubert-large"]
+    assert (base.width, base.layers, base.parameters) == (768, 12, 94_370_944)
+    assert (large.width, large.layers, large.normalise) == (1024, 24, True)
+    assert base.normalise is False
+    assert found["wavlm-base"].family == "WavLM"
+    assert base.path == str(bundles.cache_file("hubert-base"))
+    assert [name for name, row in found.items() if row.here] == ["tiny"]
+    assert "get_model()" in base.note
+    tiny = sum(p.numel() for p in load_backbone("tiny").parameters())
+    assert found["tiny"].parameters == tiny
+
+
+@pytest.mark.parametrize("name", bundles.BUNDLES)
+def test_the_licence_is_the_one_that_torchaudio_gives(name):
+    described = getattr(torchaudio.pipelines, bundles.BUNDLES[name]).__doc__
+    (row,) = facts([name])
+    assert f"under {row['licence']} License" in " ".join(described.split())
+
+
+def test_a_licence_that_is_not_known_is_left_out():
+    (row,) = facts(["tiny"])
+    assert "licence" not in row
+
+
+def test_weights_in_the_cache_are_here():
+    shape = torchaudio.models.wav2vec2_model(**torchaudio.pipelines.HUBERT_BASE._params)
+    del shape.encoder.transformer.layers[1:]  # the file is looked at, not loaded
+    torch.save(published(shape), bundles.cache_file("hubert-base"))
+    (row,) = rows(["hubert-base"])
+    assert (row.here, row.note) == (True, "")
+    assert check_weights("hubert-base") == ""
+
+
+def test_speech_encoders_in_hugging_faces_cache_are_listed(tmp_path):
+    in_cache(tmp_path, "lab/hubert", HubertConfig(**SMALL))
+    whole = in_cache(tmp_path, "lab/whisper", WhisperConfig(**WHISPER))
+    in_cache(tmp_path, "lab/bert", BertConfig())
+    (in_cache(tmp_path, "lab/broken", BertConfig()) / "config.json").write_text("{")
+    found = {row.name: row for row in rows()}
+    assert [name for name in found if name.startswith("hf:")] == ["hf:lab/hubert", "hf:lab/whisper"]
+    whisper = found["hf:lab/whisper"]
+    assert (whisper.family, whisper.width, whisper.layers) == ("Whisper encoder", 32, 2)
+    assert str(whole).startswith(whisper.path)
+    assert not whisper.here
+    assert "model.safetensors" in whisper.note
+
+
+@pytest.mark.parametrize("save_weights", [True, False])
+def test_a_folder_is_here_with_its_weights(tmp_path, save_weights):
+    model = HubertModel(HubertConfig(**SMALL))
+    (model if save_weights else model.config).save_pretrained(tmp_path / "m")
+    (row,) = rows([f"hf:{tmp_path / 'm'}"])
+    assert (row.family, row.width, row.layers) == ("HuBERT", 16, 2)
+    assert row.parameters == sum(p.numel() for n, p in model.named_parameters() if "spec" not in n)
+    assert row.here is save_weights
+    assert row.path == str(tmp_path / "m")
+    assert check_weights(f"random:hf:{tmp_path / 'm'}") == ""
+
+
+def test_an_unknown_name_is_an_error():
+    with pytest.raises(UserError, match="did you mean hubert-base"):
+        rows(["hubert-bsae"])
+    with pytest.raises(UserError, match="no such backbone"):
+        rows(["hf:"])
+
+
+def test_a_model_nowhere_to_be_found_has_no_sizes():
+    (row,) = rows(["hf:some-lab/some-model"])
+    assert (row.width, row.parameters, row.here) == (None, None, False)
+    assert "hf download some-lab/some-model" in row.note
+
+
+def test_it_is_json_and_a_table(tmp_path):
+    in_cache(tmp_path, "lab/hubert", HubertConfig(**SMALL))
+    found = json.loads(json.dumps(facts()))
+    console = Console(width=200, record=True, file=io.StringIO())
+    for part in render(found):
+        console.print(part)
+    text = console.export_text()
+    for part in ("94.4 M", "hf:lab/hubert", "wav2vec2-large-lv60k", "HuBERT on log-mel",
+                 f"looked for in {tmp_path / 'hub'}", "10 are not here"):  # fmt: skip
+        assert part in text
+
+
+def test_one_that_is_asked_for_is_explained():
+    (_, *words) = render(facts(["hubert-base"]))
+    assert any("get_model()" in word for word in words)
+    assert words[0] == f"looked for in {bundles.cache_file('hubert-base')}"
+
+
+# --- before a run
+
+
+@pytest.mark.parametrize("name", ["tiny", "random:hubert-large", "random:tiny"])
+def test_what_needs_no_weights_misses_none(name):
+    assert check_weights(name) == ""
+
+
+@pytest.mark.parametrize("name", ["hubert-base", "hf:some-lab/some-model"])
+def test_offline_missing_weights_are_an_error(name):
+    with pytest.raises(UserError, match="not on this machine") as caught:
+        check_weights(name)
+    assert caught.value.hint
+
+
+@pytest.mark.usefixtures("online")
+@pytest.mark.parametrize("name", ["hubert-base", "hf:some-lab/some-model"])
+def test_online_they_would_be_fetched(name):
+    assert "would be" in check_weights(name)
+
+
+@pytest.mark.usefixtures("online")
+def test_looking_asks_nobody(tmp_path):
+    """A model in the cache without a feature extractor's settings, say."""
+    in_cache(tmp_path, "lab/hubert", HubertConfig(**SMALL))
+    assert "would be fetched" in check_weights("hf:lab/hubert")
+    assert check_weights("random:hf:lab/hubert") == ""
+    assert rows(["hf:lab/hubert"])[0].layers == 2
+
+
+def test_unusable_weights_are_noticed(tmp_path):
+    for name, content, error in [
+        ("w.safetensors", b"\xff" * 100, Corrupt),
+        ("w.pt", b"\x80\x02 a bare pickle", Refused),
+        ("w.onnx", b"x", UserError),
+    ]:
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(error):
+            check_weights("hubert-base", tmp_path / name)
+    with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x", b"0" * 10_000)
+    with pytest.raises(Refused, match="compressed"):
+        check_weights("hubert-base", tmp_path / "bomb.pt")
+    with pytest.raises(UserError, match="no such file"):
+        check_weights("hubert-base", tmp_path / "nothing.pt")
+    with pytest.raises(UserError, match="takes no file"):
+        check_weights("tiny", tmp_path / "w.pt")
+
+
+def test_a_damaged_folder_is_noticed(tmp_path):
+    folder = tmp_path / "m"
+    HubertModel(HubertConfig(**SMALL)).save_pretrained(folder)
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[:-1])
+    with pytest.raises(Corrupt):
+        check_weights(f"hf:{folder}")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(Refused, match="foreign code"):
+        check_weights(f"hf:{folder}")

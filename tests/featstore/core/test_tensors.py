@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featstore.core import tensors
+from featstore.core.schema import Corrupt, Refused
+from featstore.core.tensors import Entry, read_header, read_tensors, save_tensors
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
+
+
+def file_of(header: Any, body: bytes = b"", length: int | None = None) -> bytes:
+    """A file with this header, whatever it says."""
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(raw) if length is None else length) + raw + body
+
+
+def one(dtype: str = "F32", shape: Any = (2,), place: Any = (0, 8)) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": place}
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    shapes=st.lists(st.lists(st.integers(0, 4), max_size=3), min_size=1, max_size=40),
+    dtype=st.sampled_from(DTYPES),
+)
+def test_what_was_written_is_read(
+    shapes: list[list[int]], dtype: torch.dtype, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Scalars, nothing at all, and every dtype that a student or its optimiser has."""
+    path = tmp_path_factory.mktemp("t") / "x.safetensors"
+    given_ = {f"{n}": (torch.rand(shape) * 9).to(dtype) for n, shape in enumerate(shapes)}
+    save_tensors(given_, path)
+    assert {name: entry.shape for name, entry in read_header(path).items()} == {
+        name: tuple(tensor.shape) for name, tensor in given_.items()
+    }
+    found = read_tensors(path)
+    assert found.keys() == given_.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in given_.items())
+    assert {tensor.dtype for tensor in found.values()} == {dtype}
+
+
+@pytest.mark.parametrize("length", [0x0280, 0x0380, 0x0480, 0x0580])
+def test_a_length_that_looks_like_a_pickle_is_a_length(tmp_path: Path, length: int) -> None:
+    """A header of 640 bytes begins with the two bytes that a pickle begins with."""
+    header = json.dumps({"x": one()}).encode().ljust(length)
+    (tmp_path / "x.safetensors").write_bytes(file_of(header, bytes(8)))
+    assert (tmp_path / "x.safetensors").read_bytes()[0] == 0x80
+    assert read_tensors(tmp_path / "x.safetensors")["x"].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "0 bytes"),
+        (file_of({}, length=2**63), "a header of 9,223,372,036,854,775,808 bytes"),
+        (file_of({"x": one()}, bytes(8), length=5000), "a header of 5,000 bytes"),
+        (file_of(b"[]"), "not a JSON object"),
+        (file_of(b'{"x": 1, "x": 2}'), "a key stands twice"),
+        (file_of({"x": [1]}), "'x' is no tensor"),
+        (file_of({"x": one(dtype="object")}, bytes(8)), "object of rank 1"),
+        (file_of({"x": one(shape=[1] * 9)}, bytes(4)), "of rank 9"),
+        (file_of({"x": one(shape=[2.0])}, bytes(8)), "is no count"),
+        (file_of({"x": one(shape=[True], dtype="U8", place=(0, 1))}, b"1"), "is no count"),
+        (file_of({"x": one(shape=[-2])}, bytes(8)), "is no count"),
+        (file_of({"x": one(shape=[2**40, 2**40])}, bytes(8)), "in 8 bytes"),
+        (file_of({"x": one(), "y": one()}, bytes(8)), "overlap or leave a gap at byte 8"),
+        (file_of({"x": one(place=(8, 16))}, bytes(16)), "overlap or leave a gap at byte 0"),
+        (file_of({"x": one()}, bytes(80)), "80 bytes of numbers where its header tells of 8"),
+        (file_of({"x": one()}, bytes(4)), "4 bytes of numbers where its header tells of 8"),
+        (file_of({"x": {**one(), "code": ""}}, bytes(8)), "other keys"),
+        (file_of({"__metadata__": {"a": 1}}), "metadata that is no text"),
+    ],
+)
+def test_what_is_none_is_corrupt(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(Corrupt) as caught:
+        read_tensors(path)
+    assert words in caught.value.message
+    assert str(path) in caught.value.message
+    assert caught.value.hint
+
+
+def test_any_flipped_bit_of_the_header_is_refused_or_says_the_same(tmp_path: Path) -> None:
+    """Nothing but our own errors comes out of a header, whatever it has become."""
+    path = tmp_path / "x.safetensors"
+    save_tensors({"a": torch.zeros(2, 3), "b": torch.ones(4, dtype=torch.int64)}, path)
+    whole = path.read_bytes()
+    sound = read_header(path)
+    for at in range(len(whole) - 56):
+        for bit in range(8):
+            changed = bytearray(whole)
+            changed[at] ^= 1 << bit
+            path.write_bytes(changed)
+            try:
+                found = read_header(path)
+            except (Corrupt, Refused):
+                continue
+            # Another name, or another dtype of the same width, is for the file's sum to tell.
+            assert sum(e.n_bytes for e in found.values()) == sum(e.n_bytes for e in sound.values())
+
+
+def test_a_renamed_pickle_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    buffer = io.BytesIO()
+    torch.save({"x": torch.zeros(2)}, buffer)
+    for content in (buffer.getvalue(), pickle.dumps({"x": 1}, 2), pickle.dumps({"x": 1}, 5)):
+        path.write_bytes(content)
+        with pytest.raises(Refused, match="a pickle, which can run foreign code"):
+            read_tensors(path)
+
+
+def test_a_pipe_and_a_giant_are_refused_unread(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with (tmp_path / "giant").open("wb") as file:
+        file.truncate(2**40)
+    for name in ("pipe", "giant"):
+        with pytest.raises(Refused, match="no regular file of at most"):
+            read_tensors(tmp_path / name)
+    save_tensors({"x": torch.zeros(100)}, tmp_path / "x.safetensors")
+    with pytest.raises(Refused, match="no regular file of at most 100 bytes"):
+        read_tensors(tmp_path / "x.safetensors", max_bytes=100)
+
+
+def test_a_link_will_do(tmp_path: Path) -> None:
+    """As in the hub's cache."""
+    save_tensors({"x": torch.zeros(())}, tmp_path / "blob")
+    (tmp_path / "x.safetensors").symlink_to("blob")
+    assert read_header(tmp_path / "x.safetensors") == {"x": Entry("F32", ())}
+
+
+class TestSaving:
+    def test_is_survived_by_a_power_cut(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        synced: list[Path] = []
+        monkeypatch.setattr(tensors, "fsync_file", synced.append)
+        save_tensors({"x": torch.zeros(2)}, tmp_path / "x.safetensors")
+        assert synced == [tmp_path / "x.safetensors"]
+
+    def test_on_a_full_disk_names_the_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        told = "Error while serializing: I/O error: No space left on device (os error 28)"
+
+        def full(*_: Any) -> None:
+            raise safetensors.SafetensorError(told)
+
+        monkeypatch.setattr(safetensors.torch, "save_file", full)
+        with pytest.raises(OSError, match="No space left") as caught:
+            save_tensors({"x": torch.zeros(2)}, tmp_path / "x.safetensors")
+        assert (caught.value.errno, caught.value.filename) == (28, str(tmp_path / "x.safetensors"))
+
+    def test_into_a_folder_that_is_not_there(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError) as caught:
+            save_tensors({"x": torch.zeros(2)}, tmp_path / "gone" / "x.safetensors")
+        assert caught.value.filename == str(tmp_path / "gone" / "x.safetensors")
+
+    def test_takes_views_and_what_trains(self, tmp_path: Path) -> None:
+        weight = torch.nn.Parameter(torch.arange(6.0).reshape(2, 3))
+        save_tensors({"x": weight.T}, tmp_path / "x.safetensors")
+        assert read_tensors(tmp_path / "x.safetensors")["x"].tolist() == [[0, 3], [1, 4], [2, 5]]

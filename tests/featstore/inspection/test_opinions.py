@@ -1,0 +1,179 @@
+"""featstore/inspection/teachers.py, query.py: what is listed is what the store holds."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from featstore.core.schema import UserError
+from featstore.inspection.query import Question, answer, to_csv
+from featstore.inspection.render_teachers import sparkline
+from featstore.inspection.teachers import SORTS, Wanted, opinions, select, teachers_of
+from featstore.store.store import Store
+
+CLASSES = ("ang", "hap")
+
+
+@pytest.fixture(scope="module")
+def store(small_store: Path) -> Store:
+    return Store.open(small_store)
+
+
+@pytest.fixture
+def table() -> pd.DataFrame:
+    """Four utterances, two teachers; a is wrong on 1, b on 1 (unsure) and 3."""
+    return pd.DataFrame({
+        "row": range(4), "utterance_id": list("wxyz"), "speaker": ["A", "A", "B", "B"],
+        "label": ["ang", "hap", "ang", "hap"], "role": ["test", "test", "training", "training"],
+        "text": ["Hello there", "No.", "HELLO", "[ok]"], "duration_s": [1.0, 3.0, 2.0, 4.0],
+        "divergence": [0.0, 0.1, 0.3, 0.2],
+        "a:prediction": ["ang", "ang", "ang", "hap"], "a:confidence": [0.9, 0.8, 0.7, 0.6],
+        "a:entropy": [0.1, 0.2, 0.3, 0.4], "a:p_truth": [0.9, 0.2, 0.7, 0.6],
+        "b:prediction": ["ang", "ang", "ang", "ang"], "b:confidence": [0.6, 0.55, 0.95, 0.99],
+        "b:entropy": [0.6, 0.6, 0.05, 0.01], "b:p_truth": [0.6, 0.45, 0.95, 0.01],
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        (Wanted(), "wxyz"),
+        (Wanted(disagree=True), "z"),
+        (Wanted(wrong=True), "xz"),
+        (Wanted(confident=0.9), "wyz"),
+        (Wanted(wrong=True, confident=0.7), "xz"),  # the same teacher is wrong and sure
+        (Wanted(wrong=True, confident=0.9), "z"),
+        (Wanted(label="ang"), "wy"),
+        (Wanted(speaker="B", label="hap"), "z"),
+        (Wanted(role="training"), "yz"),
+        (Wanted(text="hello"), "wy"),
+        (Wanted(text="[ok]"), "z"),  # words, no pattern
+        (Wanted(sort="duration_s"), "zxyw"),
+        (Wanted(sort="p_truth"), "zxwy"),
+        (Wanted(sort="confidence"), "zywx"),
+        (Wanted(sort="entropy"), "wxzy"),
+        (Wanted(sort="divergence"), "yzxw"),
+    ],
+)
+def test_which_are_found_and_in_which_order(
+    table: pd.DataFrame, wanted: Wanted, found: str
+) -> None:
+    assert "".join(select(table, wanted, CLASSES)["utterance_id"]) == found
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (Wanted(label="sad"), "--label sad: not known"),
+        (Wanted(speaker="C"), "--speaker C"),
+        (Wanted(role="dev"), "--role dev"),
+        (Wanted(sort="loss"), "--sort loss"),
+        (Wanted(confident=90), "--confident 90"),
+    ],
+)
+def test_what_there_is_none_of(table: pd.DataFrame, wanted: Wanted, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        select(table, wanted, CLASSES)
+    assert caught.value.hint
+
+
+def test_opinions_are_what_the_store_holds(store: Store) -> None:
+    table = opinions(store, 1, tau=2.0)
+    assert teachers_of(table) == ["linguistic", "prosodic"]
+    assert table["utterance_id"].tolist() == store.utterances["utterance_id"].tolist()
+    distributions = []
+    for name, output in store.fold(1).items():
+        p = torch.softmax(torch.from_numpy(output.logits.copy()).double() / 2, 1)
+        distributions.append(p)
+        np.testing.assert_allclose(table[f"{name}:confidence"], p.max(1).values)
+        expected = torch.distributions.Categorical(p).entropy()
+        np.testing.assert_allclose(table[f"{name}:entropy"], expected, atol=1e-9)
+        rows = torch.arange(len(p))
+        labels = torch.from_numpy(store.labels.astype(np.int64))
+        np.testing.assert_allclose(table[f"{name}:p_truth"], p[rows, labels])
+        said = [store.classes[best] for best in output.logits.argmax(1)]
+        assert table[f"{name}:prediction"].tolist() == said
+    mean = torch.stack(distributions).mean(0)
+    kl = [(p * (p / mean).log()).sum(1) for p in distributions]
+    np.testing.assert_allclose(table["divergence"], sum(kl) / 2, atol=1e-9)
+    assert teachers_of(opinions(store, 1, teachers=["prosodic"])) == ["prosodic"]
+    for arguments in ({"fold": 3}, {"fold": 1, "teachers": ["visual"]}, {"fold": 1, "tau": 0.0}):
+        with pytest.raises(UserError):
+            opinions(store, **arguments)
+
+
+# The questions of featstore inspect
+
+
+def test_a_list_is_plain_data_and_csv(store: Store) -> None:
+    question = Question(fold=2, wanted=Wanted(role="test", sort="divergence", limit=3))
+    found = answer(store, question)
+    assert json.loads(json.dumps(found.facts, allow_nan=False)) == found.facts
+    assert (found.facts["n"], found.facts["n_found"], len(found.facts["rows"])) == (80, 8, 3)
+    rows = list(csv.DictReader(io.StringIO(to_csv(found))))
+    assert [row["utterance_id"] for row in rows] == [
+        row["utterance_id"] for row in found.facts["rows"]
+    ]
+    for row, told in zip(rows, found.facts["rows"], strict=True):
+        for name, said in told["teachers"].items():
+            assert row[f"{name}:prediction"] == said["prediction"]
+            assert float(row[f"{name}:p_truth"]) == said["p_truth"]
+    assert any("found, of" in str(getattr(part, "title", "")) for part in found.render(found.facts))
+
+
+def test_csv_runs_no_formula_and_shows_no_escape(store: Store, monkeypatch) -> None:
+    utterances = store.utterances.copy()
+    utterances.loc[0, "text"] = "=HYPERLINK(1)\x1b[2J"
+    monkeypatch.setitem(store.__dict__, "utterances", utterances)
+    text = to_csv(answer(store, Question(wanted=Wanted(text="HYPERLINK"))))
+    assert "'=HYPERLINK(1)\\x1b[2J" in text
+    assert "\x1b" not in text
+
+
+def test_two_questions_at_once_are_refused(store: Store) -> None:
+    for question in (
+        Question(teachers=True, fitness=True),
+        Question(utterance="x", wanted=Wanted(wrong=True)),
+    ):
+        with pytest.raises(UserError, match="two questions"):
+            answer(store, question)
+    with pytest.raises(UserError, match="not a table"):
+        to_csv(answer(store, Question()))
+
+
+def test_how_teachers_do_is_what_their_units_recorded(store: Store) -> None:
+    found = answer(store, Question(teachers=True))
+    assert json.loads(json.dumps(found.facts, allow_nan=False)) == found.facts
+    assert len(found.facts) == 2 * 2 * 3
+    names = {"training": "train", "validation": "validation", "test": "test"}
+    for row in found.facts:
+        recorded = store.unit(f"folds/{row['fold']:02d}/{row['teacher']}").facts["scores"]
+        expected = recorded[names[row["role"]]]
+        assert (row["n"], row["wa"], row["ua"]) == (
+            expected["n"], pytest.approx(expected["wa"]), pytest.approx(expected["ua"]),
+        )  # fmt: skip
+        assert row["over_confidence"] == pytest.approx(row["confidence"] - row["wa"])
+    one, other = (
+        row["agreement"] for row in found.facts if (row["fold"], row["role"]) == (1, "test")
+    )
+    assert one["prosodic"] == other["linguistic"]
+    alone = answer(store, Question(teachers=True, fold=2, only=("prosodic",))).facts
+    assert {(row["fold"], row["teacher"]) for row in alone} == {(2, "prosodic")}
+
+
+def test_every_order_that_is_offered_works(store: Store) -> None:
+    for sort in SORTS:
+        found = answer(store, Question(wanted=Wanted(sort=sort, label="ang"))).facts
+        assert found["n_found"] == (store.utterances["label"] == "ang").sum()
+
+
+def test_a_sparkline_is_as_long_as_its_curve() -> None:
+    assert sparkline([1.0, None, 8.0, 4.5]) == "▁ █▅"
+    assert sparkline([]) == ""

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.stores import invented, write_store
+from featstore.inspection.view.payloads import Payloads
+from featstore.inspection.view.serve import served
+from featstore.store.store import Store
+from tests.featstore.inspection.view.view_helpers import HOSTILE, Client, write_run
+
+
+@pytest.fixture(scope="session")
+def view_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 invented utterances, ten folds of two teachers, a hostile transcript in row 0."""
+    corpus, sums = invented(60, share=0.2)
+    corpus.utterances.loc[0, "text"] = HOSTILE
+    corpus.utterances.loc[1, "label_raw"] = "ang\u202e;<i>"
+    place = tmp_path_factory.mktemp("view") / "store"
+    write_store(place, corpus, sums, "all")
+    return place
+
+
+@pytest.fixture(scope="session")
+def view_runs(view_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of fold 1, and one of fold 2 that was interrupted."""
+    root = tmp_path_factory.mktemp("runs")
+    store = Store.open(view_store)
+    write_run(root / "tiny-full" / "abc" / "fold01-seed42", store, 1)
+    write_run(root / "tiny-full" / "abc" / "fold02-seed42", store, 2)
+    (root / "tiny-full" / "abc" / "fold02-seed42" / "DONE").unlink()
+    return root
+
+
+@pytest.fixture(scope="session")
+def view_address(view_store: Path, view_runs: Path) -> Iterator[str]:
+    with served(Payloads(Store.open(view_store), view_runs)) as address:
+        yield address
+
+
+@pytest.fixture
+def ask(view_address: str) -> Client:
+    return Client(view_address)

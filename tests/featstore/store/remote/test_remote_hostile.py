@@ -1,0 +1,191 @@
+"""A store that somebody else put there: bounded before it is read, refused in one line."""
+
+from __future__ import annotations
+
+import json
+import struct
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from featstore.core.schema import Corrupt, Refused, UserError
+from featstore.store.arrays import crc32c
+from featstore.store.metadata import Metadata
+from featstore.store.remote.copying import copy
+from featstore.store.remote.places import mirror_folder
+from featstore.store.store import Store
+from tests.featstore.store.kept_store import KEPT
+from tests.featstore.store.remote.forged_records import forged
+
+VALUES = "audio/values/c/0"
+pytestmark = pytest.mark.reliability
+
+
+@pytest.fixture
+def bounded() -> Iterator[None]:
+    """Refuse a test that takes more memory than the kept store explains."""
+    tracemalloc.start()
+    yield
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64 * 1024**2
+
+
+def record(bucket: Any, unit: str, change: Callable[[dict[str, Any]], None]) -> None:
+    """Forge a unit's record there."""
+    name = f"{unit}/unit.json"
+    bucket.put(name, forged(bucket.objects()[name], change))
+
+
+def sealed(content: bytes) -> bytes:
+    """With the checksum that belongs to it."""
+    return content + crc32c(content).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../../etc/passwd", "folds/../../x/unit.json", "a//unit.json", "folds/\x1b[31m/unit.json"],
+)
+def test_names_that_climb(published: Any, name: str, command: Any, tmp_path: Path) -> None:
+    published.put(name, b"{}")
+    done = command("featstore", "copy", published.url, tmp_path / "a" / "back")
+    assert done.code == 4
+    assert "holds a name that no store has" in done.err
+    assert len(done.err.splitlines()) == 2
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("name", ["x/unit.json", "folds/1/a/unit.json", "folds/01/.a/unit.json"])
+def test_names_that_no_unit_has(published: Any, name: str) -> None:
+    published.put(name, b"{}")
+    store = Store.open(published.url)
+    assert store.units() == Store.open(KEPT).units()
+    with pytest.raises(UserError, match="not complete"):
+        store.unit(name.removesuffix("/unit.json"))
+
+
+@pytest.mark.parametrize(
+    "name", ["../../../escape", "/etc/passwd", "values/c/9", "values/../../corpus/x", "unit.json"]
+)
+def test_files_that_no_unit_has(published: Any, name: str, tmp_path: Path) -> None:
+    record(published, "audio", lambda raw: raw["files"].update({name: [1, "0" * 64]}))
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(Refused, match=r"lists .* which no audio unit holds"):
+        Store.open(published.url).unit("audio")
+    new = {path.relative_to(tmp_path).parts[0] for path in set(tmp_path.rglob("*")) - before}
+    assert new == {"cache"}
+    assert not (mirror_folder(published.url) / "audio").exists()
+
+
+def test_a_link_is_never_followed_out_of_the_mirror(published: Any, tmp_path: Path) -> None:
+    store = Store.open(published.url)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (store.path / "folds").symlink_to(outside)
+    with pytest.raises(Refused, match="a link"):
+        Store.open(published.url).unit("folds/01/prosodic")
+    assert list(outside.iterdir()) == []
+
+
+@pytest.mark.usefixtures("bounded")
+@pytest.mark.parametrize("name", ["zarr.json", "corpus/unit.json", "corpus/zarr.json", VALUES,
+                                  "corpus/label/zarr.json", "audio/sources.parquet"])  # fmt: skip
+def test_objects_far_too_large(published: Any, name: str, tmp_path: Path) -> None:
+    published.put(name, bytes(16 * 1024**2))
+    with pytest.raises(Corrupt, match=f"{name}: 16,777,216 bytes, at most"):
+        copy(published.url, tmp_path / "back")
+
+
+@pytest.mark.usefixtures("bounded")
+def test_a_record_that_claims_exabytes(published: Any) -> None:
+    record(published, "audio", lambda raw: raw["files"].update({"values/c/0": [2**62, "0" * 64]}))
+    with pytest.raises(UserError, match=r"bytes needed|of another size"):
+        Store.open(published.url).unit("audio")
+
+
+def frame(content: bytes) -> tuple[int, int]:
+    """Where the first chunk of a shard of the kept store's audio lies."""
+    meta = Metadata(json.loads((KEPT / "audio/values/zarr.json").read_bytes()), "")
+    end = len(content) - 16 * meta.per_shard - 4
+    first, size = struct.unpack_from("<QQ", content, end)
+    return first, size
+
+
+def claims(content: bytes, at: int, value: int) -> bytes:
+    """A frame whose head says something else, under a checksum that fits."""
+    first, size = frame(content)
+    body = bytearray(content[first : first + size - 4])
+    struct.pack_into("<I", body, at, value)
+    return content[:first] + sealed(bytes(body)) + content[first + size :]
+
+
+def index(content: bytes, entry: tuple[int, int]) -> bytes:
+    """A shard whose index says something else, under a checksum that fits."""
+    meta = Metadata(json.loads((KEPT / "audio/values/zarr.json").read_bytes()), "")
+    end = len(content) - 16 * meta.per_shard - 4
+    table = bytearray(content[end:-4])
+    struct.pack_into("<QQ", table, 0, *entry)
+    return content[:end] + sealed(bytes(table))
+
+
+@pytest.mark.usefixtures("bounded")
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda content: claims(content, 4, 2**31 - 1),  # decompressed, 2 GiB
+        lambda content: claims(content, 12, 2**31 - 1),  # compressed
+        lambda content: claims(content, 8, 0),  # blocks of nothing
+        lambda content: claims(content, 16, 2**31 - 1),  # where the first block lies
+        lambda content: index(content, (2**63, 2**63)),
+        lambda content: index(content, (0, 3)),
+        lambda content: index(content, (2**64 - 1, 2**64 - 1)),
+        lambda content: content[:40],
+        lambda content: b"",
+    ],
+)
+def test_compressed_chunks_that_lie(packed: Any, forge: Callable[[bytes], bytes]) -> None:
+    packed.put(VALUES, forge(packed.objects()[VALUES]))
+    with pytest.raises(Corrupt) as refused:
+        Store.open(packed.url).unit("audio")
+    assert refused.value.message.startswith(f"{packed.url}/{VALUES}: ")
+    assert "featstore copy STORE" in refused.value.hint
+    assert "\n" not in refused.value.message
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda raw: raw.update(shape=[2**40]),
+        lambda raw: raw.update(attributes={}),
+        lambda raw: raw["attributes"].update(emodistill_plain="{}"),
+        lambda raw: raw["attributes"].update(emodistill_plain=7),
+        lambda raw: raw["codecs"][0]["configuration"]["codecs"].pop(),
+        lambda raw: raw.update(codecs="blosc"),
+        lambda raw: raw.clear(),
+    ],
+)
+def test_compressing_metadata_that_lies(packed: Any, change: Callable[[Any], Any]) -> None:
+    raw = json.loads(packed.objects()["audio/values/zarr.json"])
+    change(raw)
+    packed.put("audio/values/zarr.json", json.dumps(raw).encode())
+    with pytest.raises(Corrupt, match=r"audio/values/zarr\.json: neither what was written"):
+        Store.open(packed.url).unit("audio")
+
+
+def test_values_under_a_sum_of_their_own(packed: Any) -> None:
+    """Sound in all that blosc and Zarr check, yet not what the record lists."""
+    import zarr
+    from zarr.storage import ObjectStore
+
+    from featstore.store.remote.objects import Objects
+
+    array: Any = zarr.open_array(
+        ObjectStore(Objects.open(packed.url).reader), path="folds/01/prosodic/logits", mode="r+"
+    )
+    array[0, 0] = np.float32(99)
+    with pytest.raises(Corrupt, match="folds/01/prosodic/logits/c/0/0: content differs"):
+        Store.open(packed.url).fold(1)
