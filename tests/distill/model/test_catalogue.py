@@ -8,7 +8,6 @@ import pytest
 import torch
 import torchaudio
 from rich.console import Console
-from test_whisper import SIZES as WHISPER
 from transformers import BertConfig, HubertConfig, HubertModel, WhisperConfig
 
 from distill.model import bundles
@@ -17,6 +16,7 @@ from distill.model.catalogue import facts, render, rows
 from featstore.core.schema import Corrupt, Refused, UserError
 from tests.distill.model.test_bundles import published
 from tests.distill.model.test_huggingface import SMALL
+from tests.distill.model.test_whisper import SIZES as WHISPER
 
 
 @pytest.fixture(autouse=True)
