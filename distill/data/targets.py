@@ -13,8 +13,7 @@ import numpy.typing as npt
 import torch
 
 from featstore.core.schema import Corrupt, Refused, UserError, listed, printable
-from featstore.folds import TEST, TRAIN, VALIDATION, Fold, prove
-from featstore.holdout import cross_fit_fault
+from featstore.folds import TEST, TRAIN, VALIDATION, Fold, cross_fit_fault, prove
 from featstore.store.store import Store, TeacherOutputs
 from featstore.store.unit import Unit
 

@@ -26,13 +26,13 @@ from featstore.folds import (
     TRAIN,
     Fold,
     Roles,
+    cross_fit_groups,
     make_folds,
     parse_numbers,
     prove,
     resolve_validation,
     roles,
 )
-from featstore.holdout import cross_fit_groups
 from featstore.store.store import TEACHER_UNIT, Store, unit_name
 from featstore.store.unit import Identity, Unit
 

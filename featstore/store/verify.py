@@ -18,8 +18,7 @@ import numpy as np
 from featstore.core.config import cross_fitted
 from featstore.core.disk import io_failure
 from featstore.core.schema import Corrupt, Refused, TaskFailed, UserError, listed, printable
-from featstore.folds import prove
-from featstore.holdout import cross_fit_fault
+from featstore.folds import cross_fit_fault, prove
 from featstore.store.arrays import is_group, read_array
 from featstore.store.ragged import Ragged
 from featstore.store.store import SHARED_UNITS, TEACHER_UNIT, Store

@@ -14,8 +14,7 @@ from featstore.core.config import (
     ProsodicSettings,
     TeacherSettings,
 )
-from featstore.folds import OUT, TEST, TRAIN, VALIDATION
-from featstore.holdout import Fold
+from featstore.folds import OUT, TEST, TRAIN, VALIDATION, Fold
 from featstore.teachers.cross_fit import HOLD, agreement, common_space, fit_parts
 from featstore.teachers.data import FoldData
 from featstore.teachers.finetune import run_once

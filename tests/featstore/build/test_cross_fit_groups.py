@@ -11,8 +11,7 @@ from featstore.core.config import (
     FoldSettings,
 )
 from featstore.core.schema import UserError
-from featstore.folds import make_folds
-from featstore.holdout import Fold, cross_fit_fault, cross_fit_groups
+from featstore.folds import Fold, cross_fit_fault, cross_fit_groups, make_folds
 from tests.featstore.corpora.speaker_tables import FIVE, corpus
 
 DRAWN = (("r", "s", "t"), ("p", "q"))

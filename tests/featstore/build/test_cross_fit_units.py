@@ -20,8 +20,7 @@ from featstore.build.units import source_sums
 from featstore.core.config import BuildSettings, cross_fitted
 from featstore.core.schema import Corrupt, UserError
 from featstore.core.settings import resolve, to_toml
-from featstore.folds import TRAIN
-from featstore.holdout import cross_fit_fault
+from featstore.folds import TRAIN, cross_fit_fault
 from featstore.inspection import render
 from featstore.inspection.overview import overview, utterance
 from featstore.store.store import Store
