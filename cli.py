@@ -256,6 +256,9 @@ def inspect(
     limit: Annotated[int, typer.Option(min=1, help="List at most so many.")] = 20,
     as_json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print tables as CSV.")] = False,
+    spreadsheet: Annotated[
+        bool, typer.Option("--spreadsheet", help="CSV: a quote before what looks like a formula.")
+    ] = False,
 ) -> None:
     """What a store holds and what its teachers say."""
     from featstore.inspection import query as asking
@@ -268,8 +271,8 @@ def inspect(
         only=tuple(teacher or ()), wanted=wanted,
     )  # fmt: skip
     answer = asking.answer(Store.open(store), question)
-    if as_csv:
-        print(asking.to_csv(answer), end="")
+    if as_csv or spreadsheet:
+        print(asking.to_csv(answer, spreadsheet=spreadsheet), end="")
     else:
         _print(answer.facts, as_json, answer.render)
 

@@ -89,8 +89,12 @@ def answer(store: Store, question: Question) -> Answer:
     return Answer(inspection.overview(store), render.overview)
 
 
-def to_csv(found: Answer) -> str:
-    """The answer's table as CSV, control characters as escapes.
+def to_csv(found: Answer, *, spreadsheet: bool = False) -> str:
+    """The answer's table as CSV: the text as it is, but for control characters, which are escaped.
+
+    Args:
+        found: the answer.
+        spreadsheet: put a quote before text that a spreadsheet would take for a formula.
 
     Raises:
         UserError: it is not a table.
@@ -105,16 +109,15 @@ def to_csv(found: Answer) -> str:
     writer = csv.DictWriter(target, names, lineterminator="\n")
     writer.writeheader()
     for row in found.rows:
-        writer.writerow({name: _cell(value) for name, value in row.items()})
+        writer.writerow({name: _cell(value, spreadsheet) for name, value in row.items()})
     return target.getvalue()
 
 
-def _cell(value: Any) -> Any:
-    """A text that a spreadsheet would take for a formula gets a quote in front."""
+def _cell(value: Any, spreadsheet: bool) -> Any:
     if not isinstance(value, str):
         return value
     text = printable(value)
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
+    return f"'{text}" if spreadsheet and text[:1] in ("=", "+", "-", "@") else text
 
 
 def _utterance(store: Store, question: Question) -> Answer:

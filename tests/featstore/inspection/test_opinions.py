@@ -128,12 +128,25 @@ def test_a_list_is_plain_data_and_csv(store: Store) -> None:
     assert any("found, of" in str(getattr(part, "title", "")) for part in found.render(found.facts))
 
 
-def test_csv_runs_no_formula_and_shows_no_escape(store: Store, monkeypatch) -> None:
+@pytest.mark.parametrize("text", ["-yes", "=HYPERLINK(1)", "+1", "@you", "'no", 'say "a, b"'])
+def test_csv_has_the_text_as_it_is(store: Store, monkeypatch, text: str) -> None:
     utterances = store.utterances.copy()
-    utterances.loc[0, "text"] = "=HYPERLINK(1)\x1b[2J"
+    utterances.loc[0, "text"] = text
     monkeypatch.setitem(store.__dict__, "utterances", utterances)
-    text = to_csv(answer(store, Question(wanted=Wanted(text="HYPERLINK"))))
-    assert "'=HYPERLINK(1)\\x1b[2J" in text
+    found = answer(store, Question(wanted=Wanted(text=text)))
+    (row,) = csv.DictReader(io.StringIO(to_csv(found)))
+    assert row["text"] == text == found.facts["rows"][0]["text"]
+    (row,) = csv.DictReader(io.StringIO(to_csv(found, spreadsheet=True)))
+    assert row["text"] == (f"'{text}" if text[0] in "-=+@" else text)
+    assert row["duration_s"] == str(found.facts["rows"][0]["duration_s"])
+
+
+def test_csv_shows_no_escape(store: Store, monkeypatch) -> None:
+    utterances = store.utterances.copy()
+    utterances.loc[0, "text"] = "hello\x1b[2J"
+    monkeypatch.setitem(store.__dict__, "utterances", utterances)
+    text = to_csv(answer(store, Question(wanted=Wanted(text="hello"))))
+    assert "hello\\x1b[2J" in text
     assert "\x1b" not in text
 
 
