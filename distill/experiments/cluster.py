@@ -15,8 +15,8 @@ from typing import Any
 from distill.experiments.resources import Resources, Result
 from distill.runs.attendance import epoch_note
 from distill.runs.folder import DONE, RunFolder
+from distill.runs.records import RunFacts
 from distill.runs.request import Keys, Outcome, RunRequest, require_teachers
-from distill.runs.run_facts import RunFacts
 from distill.training.loop import run_fold, skipped
 from distill.training.parallel import join
 from distill.training.team_step import tell_step

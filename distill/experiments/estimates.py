@@ -10,7 +10,7 @@ from typing import Any
 
 from distill.experiments.resources import Resources, default_workers
 from distill.runs.folder import STUDENT
-from distill.runs.run_facts import RunFacts
+from distill.runs.records import RunFacts
 from featstore.core.files import read_small
 
 CHECKPOINTS = 3 * 4

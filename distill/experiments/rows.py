@@ -20,7 +20,7 @@ from distill.experiments.resources import Resources
 from distill.experiments.running import Done, run_all
 from distill.metrics import spread
 from distill.model.backbones import refuse_unknown
-from distill.runs.experiment_record import ExperimentRecord, Row, write_record
+from distill.runs.records import ExperimentRecord, Row, write_record
 from distill.runs.request import Outcome, RunRequest, key_of
 from featstore.core.schema import UserError, listed
 from featstore.core.settings import choose, flat, load_toml, overrides, resolve

@@ -21,7 +21,7 @@ from distill.report.results import (
     RunResult,
 )
 from distill.runs.read import LeftOut
-from distill.runs.run_facts import ProtocolFacts
+from distill.runs.records import ProtocolFacts
 from distill.statistics import LEVEL, RESAMPLES, SEED
 
 __all__ = [

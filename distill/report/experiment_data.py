@@ -12,7 +12,7 @@ from typing import Literal
 from distill.metrics import Spread
 from distill.report.published import Figures
 from distill.report.results import Comparison, Results
-from distill.runs.experiment_record import SweepPoint
+from distill.runs.records import SweepPoint
 
 State = Literal["not run", "failed", "damaged", "unfinished"]
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from distill.report.data import Student, Teacher
 from distill.report.experiment_data import SweepCurve, SweepValue
 from distill.report.published import Published
-from distill.runs.experiment_record import Row as Asked
 from distill.runs.read import LeftOut, Run
+from distill.runs.records import Row as Asked
 
 Cell = tuple[int, int]
 """Fold and seed."""

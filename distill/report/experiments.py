@@ -22,9 +22,9 @@ from distill.report.experiment_lines import (
 )
 from distill.report.published import Figures, Published
 from distill.report.results import Comparison
-from distill.runs.experiment_record import ExperimentRecord
-from distill.runs.experiment_record import Row as Asked
 from distill.runs.read import LeftOut, Run
+from distill.runs.records import ExperimentRecord
+from distill.runs.records import Row as Asked
 
 Place = tuple[str, str]
 """Experiment and key."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from distill.report.published import Published
-from distill.runs.run_facts import RunFacts
+from distill.runs.records import RunFacts
 from featstore.core.settings import flat, resolve
 
 

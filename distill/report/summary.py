@@ -18,10 +18,9 @@ from distill.report.speakers import test_rows
 from distill.report.students import student
 from distill.report.teachers import teacher_rows
 from distill.report.verdicts import ranges
-from distill.runs.experiment_record import FOLDER as RECORDS
-from distill.runs.experiment_record import ExperimentRecord
 from distill.runs.read import LeftOut, Run, RunSet
-from distill.runs.run_facts import RunFacts
+from distill.runs.records import FOLDER as RECORDS
+from distill.runs.records import ExperimentRecord, RunFacts
 
 T = TypeVar("T")
 K = TypeVar("K")

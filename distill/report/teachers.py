@@ -19,9 +19,8 @@ from distill.report import speakers
 from distill.report.data import Teacher
 from distill.report.published import Published
 from distill.report.results import FoldResult, Results
-from distill.runs.parse import logit_columns
-from distill.runs.read import Run
-from distill.runs.run_facts import RunFacts, SplitFacts, TeacherFacts, TeacherScores
+from distill.runs.read import Run, logit_columns
+from distill.runs.records import RunFacts, SplitFacts, TeacherFacts, TeacherScores
 from distill.statistics import Counts, Interval
 
 if TYPE_CHECKING:

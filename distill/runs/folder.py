@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from distill.model.saved import weights_of
@@ -25,6 +27,9 @@ from featstore.core.files import fsync_folder, read_small, sha256_of, strict_jso
 from featstore.core.locks import try_lock
 from featstore.core.schema import Corrupt, UserError, printable
 from featstore.core.settings import digest
+
+Floats = npt.NDArray[np.float32]
+Rows = Mapping[str, npt.NDArray[np.int64]]
 
 DONE = "DONE"
 FAILED = "FAILED"
@@ -202,3 +207,66 @@ def _make(folder: Path) -> None:
         if not above.is_dir():
             above.mkdir(exist_ok=True)
             fsync_folder(above.parent)
+
+
+def predictions_table(
+    utterances: pd.DataFrame,
+    rows: Rows,
+    logits: Mapping[str, Floats],
+    labels: npt.NDArray[np.int64],
+    classes: Sequence[str],
+    fold: int,
+) -> pd.DataFrame:
+    """Truth, prediction and raw logits of some utterances, role by role.
+
+    Args:
+        utterances: the store's table.
+        rows: role (``test``, ``validation``) -> rows.
+        logits: role -> ``[rows, C]``.
+        labels: class index of every utterance of the store.
+        classes: class names in logit order.
+        fold: the fold's number.
+
+    Returns:
+        ``utterance_id``, ``speaker``, ``fold``, ``role``, ``truth``, ``prediction`` and a column
+        ``logit_<class>`` for each class.
+    """
+    parts = []
+    for role, index in rows.items():
+        part = utterances.iloc[index][["utterance_id", "speaker"]].reset_index(drop=True)
+        part["fold"] = np.int16(fold)
+        part["role"] = role
+        part["truth"] = [classes[label] for label in labels[index]]
+        part["prediction"] = [classes[best] for best in logits[role].argmax(1)]
+        for column, name in enumerate(classes):
+            part[f"logit_{name}"] = logits[role][:, column]
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
+def teachers_table(
+    utterances: pd.DataFrame,
+    rows: Rows,
+    teachers: Mapping[str, Floats],
+    labels: npt.NDArray[np.int64],
+    classes: Sequence[str],
+    fold: int,
+) -> pd.DataFrame:
+    """The same of every teacher, its training utterances included, with a column ``teacher``.
+
+    Args:
+        utterances: the store's table.
+        rows: role (``train``, ``validation``, ``test``) -> rows.
+        teachers: name -> raw logits ``[N, C]`` of all utterances of the store.
+        labels: class index of every utterance of the store.
+        classes: class names in logit order.
+        fold: the fold's number.
+    """
+    present = {role: index for role, index in rows.items() if len(index)}
+    parts = []
+    for name, logits in sorted(teachers.items()):
+        said = {role: logits[index] for role, index in present.items()}
+        part = predictions_table(utterances, present, said, labels, classes, fold)
+        part.insert(1, "teacher", name)
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)

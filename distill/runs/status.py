@@ -15,9 +15,9 @@ from statistics import fmean
 from typing import Any
 
 from distill.metrics import from_predictions, spread
-from distill.runs import parse as files
-from distill.runs.experiment_record import ExperimentRecord, read_records
+from distill.runs import read as files
 from distill.runs.read import DONE, FAILED, MAX_REASON
+from distill.runs.records import ExperimentRecord, read_records
 from featstore.core.files import strict_json
 from featstore.core.schema import Corrupt, UserError
 from featstore.jobs.status import AGAIN, counts, tasks_of

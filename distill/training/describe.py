@@ -9,7 +9,7 @@ from distill.config import RunSettings, model_folder
 from distill.data.targets import FoldTargets
 from distill.data.temperature import taus
 from distill.model.student import Student
-from distill.runs.run_facts import RunFacts
+from distill.runs.records import RunFacts
 from featstore.core.training import count_parameters
 from featstore.store.provenance import versions
 from featstore.store.store import Store

@@ -22,8 +22,7 @@ from distill.data.temperature import calibrated
 from distill.metrics import from_predictions
 from distill.model.student import build_student
 from distill.runs.attendance import epoch_note, noted
-from distill.runs.folder import RunFolder
-from distill.runs.outputs import predictions_table, teachers_table
+from distill.runs.folder import RunFolder, predictions_table, teachers_table
 from distill.runs.request import Outcome, RunRequest, key_of, require_teachers
 from distill.training.describe import run_facts
 from distill.training.parallel import ALONE, Team

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from distill.config import VARIANTS
-from distill.runs.experiment_record import SweepPoint
+from distill.runs.records import SweepPoint
 from featstore.core.schema import UTTERANCE_ID, UserError
 from featstore.core.settings import Settings, flat, load_toml, merge, resolve
 

@@ -14,8 +14,8 @@ from distill.experiments import terminal as render
 from distill.experiments.grids import Grid, load_grid
 from distill.experiments.resources import Resources
 from distill.experiments.rows import ExperimentOrder, lines, run_experiment, runs_of, summary
-from distill.runs.experiment_record import read_records
 from distill.runs.folder import FAILED, RunFolder
+from distill.runs.records import read_records
 from featstore.core.schema import UserError
 from featstore.core.settings import flat
 from featstore.store.store import Store

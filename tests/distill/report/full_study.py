@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from distill.report.published import load
-from distill.runs.experiment_record import ExperimentRecord, Row, SweepPoint, write_record
 from distill.runs.folder import RunFolder
+from distill.runs.records import ExperimentRecord, Row, SweepPoint, write_record
 from tests.distill.report.fake_runs import confusion, facts, predictions, write_run
 
 TABLE2 = {

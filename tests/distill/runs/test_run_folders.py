@@ -12,8 +12,7 @@ import pytest
 
 from distill.model.student import build_student
 from distill.runs import folder as runs
-from distill.runs.folder import SUMMED, RunFolder
-from distill.runs.outputs import predictions_table
+from distill.runs.folder import SUMMED, RunFolder, predictions_table
 from featstore.core.schema import Corrupt, UserError
 from featstore.core.settings import digest
 from tests import ROOT

@@ -14,8 +14,8 @@ from distill.model.student import Student
 from distill.report import collect
 from distill.runs import folder as runs
 from distill.runs.folder import FAILED
+from distill.runs.records import RunFacts
 from distill.runs.request import key_of
-from distill.runs.run_facts import RunFacts
 from distill.training import tracking
 from distill.training.loop import run_fold
 from distill.training.step import Stepper

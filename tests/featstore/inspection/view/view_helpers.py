@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from distill.runs.outputs import predictions_table
+from distill.runs.folder import predictions_table
 from featstore.folds import TEST, VALIDATION
 from featstore.store.store import Store
 
