@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from distill.calibration import Agreement, agreement
+from distill.metrics import Agreement, agreement
 from distill.report.data import Student, Teacher
 from distill.report.speakers import test_rows
 from distill.report.teachers import Record

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from distill import metrics
+from distill.metrics import bootstrap_mean, sign_flip_tests
 from distill.report.data import Student
 from distill.report.paper import as_printed
 from distill.report.results import Comparison
 from distill.runs.read import Run
-from distill.statistics import bootstrap_mean, sign_tests
 
 Named = tuple[str, Sequence[Run]]
 """A label and its runs."""
@@ -48,7 +48,7 @@ def table(reference: Named, others: Sequence[Named]) -> tuple[Comparison, ...]:
     known = [(label, pairs) for label, pairs in paired if pairs]
     wa = [[fmean(x for x, _ in pairs[fold]) for fold in sorted(pairs)] for _, pairs in known]
     ua = [[fmean(x for _, x in pairs[fold]) for fold in sorted(pairs)] for _, pairs in known]
-    tests = zip(sign_tests(wa), sign_tests(ua), strict=True)
+    tests = zip(sign_flip_tests(wa), sign_flip_tests(ua), strict=True)
     return tuple(
         Comparison(
             label=label,

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from distill.calibration import Agreement, Calibration
-from distill.metrics import Spread
+from distill.metrics import LEVEL, RESAMPLES, SEED, Agreement, Calibration, Spread
 from distill.report.experiment_data import Experiment
 from distill.report.published import Figures
 from distill.report.results import (
@@ -22,7 +21,6 @@ from distill.report.results import (
 )
 from distill.runs.read import LeftOut
 from distill.runs.records import ProtocolFacts
-from distill.statistics import LEVEL, RESAMPLES, SEED
 
 __all__ = [
     "Comparison", "Curve", "Experiment", "FoldResult", "FoldSplit", "LossTerm", "Report", "Results",

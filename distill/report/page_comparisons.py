@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from distill.metrics import SignFlip
 from distill.report import wording
 from distill.report.blocks import Block, Cell, Finding, Items, Section, Table, Words
 from distill.report.data import Study
@@ -14,7 +15,6 @@ from distill.report.panels_comparisons import ordered
 from distill.report.results import Comparison
 from distill.report.verdicts import missing_lines, outcome, ranges, runs_of, significance
 from distill.report.wording import bracketed, p_value, plus_minus
-from distill.statistics import SignTest
 
 Row = list[str | Cell]
 
@@ -44,7 +44,7 @@ def difference_tables(rows: Sequence[Comparison]) -> list[Block]:
 
 
 def _tested(found: Comparison, metric: str) -> Row:
-    test: SignTest = getattr(found, f"{metric}_test")
+    test: SignFlip = getattr(found, f"{metric}_test")
     said = {True: "yes", False: "no", None: "not tested"}[test.significant]
     mean = plus_minus(getattr(found, f"{metric}_spread"), signed=True)
     return [

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distill.calibration import Calibration
+from distill.metrics import Calibration
 from distill.report.data import Student, Study, Teacher
 from distill.report.panels import BLUE, GREY, ORANGE, PALE, Panel, Plot, broken
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from distill import metrics
-from distill.metrics import Scores, Spread
-from distill.statistics import Interval, SignTest
+from distill.metrics import Interval, Scores, SignFlip, Spread
 
 
 @dataclass(frozen=True)
@@ -168,5 +167,5 @@ class Comparison:
     n_pairs: int
     wa_interval: Interval | None
     ua_interval: Interval | None
-    wa_test: SignTest
-    ua_test: SignTest
+    wa_test: SignFlip
+    ua_test: SignFlip

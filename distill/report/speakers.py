@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distill.statistics import MIN_UNITS, Counts, Interval, bootstrap_scores
+from distill.metrics import MIN_UNITS, Counts, Interval, bootstrap_scores
 from featstore.core.scores import confusion
 
 if TYPE_CHECKING:

@@ -11,12 +11,11 @@ import io
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from distill.metrics import Spread
+from distill.metrics import Interval, Spread
 from distill.report.data import Report, Student, Study
 from distill.report.experiment_data import Experiment, ExperimentRow
 from distill.report.results import Comparison
 from distill.report.verdicts import missing_of
-from distill.statistics import Interval
 from featstore.core.schema import printable
 
 Row = dict[str, Any]

@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distill import metrics
-from distill.calibration import Calibration, calibration
-from distill.metrics import Scores
+from distill.metrics import Calibration, Counts, Interval, Scores, calibration
 from distill.report import speakers
 from distill.report.data import Teacher
 from distill.report.published import Published
 from distill.report.results import FoldResult, Results
 from distill.runs.read import Run, logit_columns
 from distill.runs.records import RunFacts, SplitFacts, TeacherFacts, TeacherScores
-from distill.statistics import Counts, Interval
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
+from distill.metrics import LEVEL, SignFlip
 from distill.report.experiment_data import Experiment, ExperimentRow, MissingRun
 from distill.report.results import Comparison
 from distill.report.wording import p_value
-from distill.statistics import LEVEL, SignTest
 
 ALPHA = 1 - LEVEL
 Metric = Literal["wa", "ua"]
@@ -49,12 +49,12 @@ def _significance(comparisons: Sequence[Comparison], metric: Metric) -> str:
     return f"{text} {limit}" if limit else text
 
 
-def _test(row: Comparison, metric: Metric) -> SignTest:
-    found: SignTest = getattr(row, f"{metric}_test")
+def _test(row: Comparison, metric: Metric) -> SignFlip:
+    found: SignFlip = getattr(row, f"{metric}_test")
     return found
 
 
-def _limit(tests: Sequence[SignTest]) -> str:
+def _limit(tests: Sequence[SignFlip]) -> str:
     """What so few folds cannot show, whatever the scores."""
     tested = [test for test in tests if test.p is not None]
     if not tested:

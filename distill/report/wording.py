@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from distill.calibration import BINS
-from distill.metrics import Spread
+from distill.metrics import BINS, LEVEL, RESAMPLES, Interval, Spread
 from distill.report.data import Report, Student, Study, Teacher
 from distill.report.published import Figures
-from distill.statistics import LEVEL, RESAMPLES, Interval
 
 NONE = "-"
 """Stands where there is no number."""
