@@ -16,7 +16,7 @@ from distill.model.student import Student
 from featstore.core.config import BuildSettings, CorpusSettings
 from featstore.core.schema import Corrupt, UserError
 from featstore.core.settings import load_toml, overrides, resolve
-from featstore.corpora.rows import choose_labels
+from featstore.corpora.manifest import choose_labels
 from featstore.store.store import Store
 from featstore.store.verify import verify
 

@@ -1,4 +1,4 @@
-"""Corpora by name. An adapter is the corpus in prose plus one function that reads it."""
+"""Corpora by name: disk -> manifest. An adapter is prose and one function."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 
 from featstore.core.config import CorpusSettings
 from featstore.core.schema import Manifest, UserError, printable
-from featstore.corpora import emodb, iemocap, ravdess, synthetic, table
+from featstore.corpora import iemocap, synthetic, table
+from featstore.corpora.acted import EMODB, RAVDESS
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ NO_SESSIONS: Mapping[str, Any] = {"folds": {"validation": "random"}}
 
 CORPORA: Mapping[str, Corpus] = {
     "iemocap": Corpus(iemocap.read, iemocap.ABOUT, licensed=True),
-    "ravdess": Corpus(ravdess.read, ravdess.ABOUT, licensed=True, defaults=NO_SESSIONS),
-    "emodb": Corpus(emodb.read, emodb.ABOUT, defaults=NO_SESSIONS),
+    "ravdess": Corpus(RAVDESS.read, RAVDESS.about, licensed=True, defaults=NO_SESSIONS),
+    "emodb": Corpus(EMODB.read, EMODB.about, defaults=NO_SESSIONS),
     "table": Corpus(table.read, table.ABOUT),
     "synthetic": Corpus(synthetic.read, synthetic.ABOUT),
 }
@@ -48,12 +49,10 @@ def corpus(name: str) -> Corpus:
     Raises:
         UserError: where there is none; the hint lists all.
     """
-    try:
-        return CORPORA[name]
-    except KeyError:
-        raise UserError(
-            f"no corpus {printable(name)!r}", f"--dataset takes {', '.join(CORPORA)}"
-        ) from None
+    if name not in CORPORA:
+        message = f"no corpus {printable(name)!r}"
+        raise UserError(message, f"--dataset takes {', '.join(CORPORA)}")
+    return CORPORA[name]
 
 
 def find_root(name: str, root: Path | None = None) -> Path:
@@ -67,20 +66,24 @@ def find_root(name: str, root: Path | None = None) -> Path:
     """
     about = corpus(name).about
     variable = f"FEATSTORE_{name.upper()}_ROOT"
-    given = os.environ.get(variable)
-    default = Path("data") / name
-    chosen = root if root is not None else Path(given) if given else default
+    chosen = root if root is not None else default_root(name)
     if chosen.exists():
         return chosen
     places = [
         f"--root ({root if root is not None else 'not given'})",
-        f"{variable} ({given or 'not set'})",
-        f"{default} (under {Path.cwd()})",
+        f"{variable} ({os.environ.get(variable) or 'not set'})",
+        f"{Path('data') / name} (under {Path.cwd()})",
     ]
     raise UserError(
         f"{chosen}: no {name} corpus there; looked at {', '.join(places)}, first given one counts",
         about,
     )
+
+
+def default_root(name: str) -> Path:
+    """Where a corpus lies without ``--root``: the variable's folder, else ``data/<name>``."""
+    folder = os.environ.get(f"FEATSTORE_{name.upper()}_ROOT")
+    return Path(folder) if folder else Path("data") / name
 
 
 def load(name: str, root: Path | None, settings: CorpusSettings) -> Manifest:
@@ -92,9 +95,3 @@ def load(name: str, root: Path | None, settings: CorpusSettings) -> Manifest:
     if name == "synthetic" and not os.path.lexists(root or default_root(name)):
         synthetic.ensure(root or default_root(name), jobs=None)
     return corpus(name).read(find_root(name, root), settings)
-
-
-def default_root(name: str) -> Path:
-    """Where a corpus lies without ``--root``: the variable's folder, else ``data/<name>``."""
-    given = os.environ.get(f"FEATSTORE_{name.upper()}_ROOT")
-    return Path(given) if given else Path("data") / name

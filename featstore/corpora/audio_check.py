@@ -20,8 +20,7 @@ from featstore.core.config import AudioSettings
 from featstore.core.console import Advance, progress
 from featstore.core.schema import Fault, Manifest
 from featstore.corpora.duplicates import Clip, identical_audio
-from featstore.corpora.files import fault
-from featstore.corpora.rows import empty_classes, silent_speakers
+from featstore.corpora.manifest import empty_classes, fault, silent_speakers
 from featstore.features.audio import BadAudio, read_mono
 
 if TYPE_CHECKING:

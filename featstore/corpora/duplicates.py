@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from featstore.core.schema import Fault
-from featstore.corpora.files import fault
+from featstore.corpora.manifest import fault
 
 
 class Clip(NamedTuple):

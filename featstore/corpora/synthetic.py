@@ -3,7 +3,8 @@
 Ten synthesiser voices in five sessions, 16 kHz mono, 16 bit; nobody's speech, so no licence binds
 it. It lets everything run where no licensed corpus is. A score on it says that the code works,
 never how well a method does on people; ``SYNTHETIC.json`` in its root says so to whoever finds it.
-:mod:`featstore.corpora.screenplay` tells what is acted, and how words and voice share the emotion.
+:mod:`featstore.corpora.synthetic_script` tells what is acted, and how words and voice share the
+emotion.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from featstore.core.config import CorpusSettings
 from featstore.core.files import fsync_folder
 from featstore.core.schema import SAMPLING_RATE, Manifest, UserError
 from featstore.core.settings import differences
-from featstore.corpora import espeak, ratings
+from featstore.corpora import espeak
 from featstore.corpora.iemocap import read_layout
-from featstore.corpora.ratings import Spoken
-from featstore.corpora.screenplay import Durations, Turn, plan
+from featstore.corpora.synthetic_script import Durations, Turn, plan
 from featstore.jobs.processes import default_jobs
 from featstore.store.staging import beside
 
@@ -45,6 +46,31 @@ _CHUNK = 50
 """Lines a synthesiser process speaks: fixed, because its samples depend on what it said before."""
 _NOTE = "spoken by a synthesiser: scores on this corpus check code and say nothing about people"
 _MAX_MARKER_BYTES = 64 * 1024
+
+CATEGORIES: Mapping[str, str] = {
+    "ang": "Anger",
+    "hap": "Happiness",
+    "exc": "Excited",
+    "neu": "Neutral",
+    "sad": "Sadness",
+    "fru": "Frustration",
+    "fea": "Fear",
+    "sur": "Surprise",
+    "oth": "Other",
+}
+"""Code -> what a rater ticks. ``xxx`` has none: it says that the raters did not agree."""
+
+_ATTRIBUTES: Mapping[str, tuple[int, int, int]] = {
+    "ang": (2, 4, 4),
+    "hap": (4, 3, 3),
+    "exc": (4, 4, 3),
+    "neu": (3, 2, 3),
+    "sad": (2, 2, 2),
+}
+"""Typical valence, activation and dominance, 1 to 5; (3, 3, 3) for the other codes."""
+_SHARE_UNANIMOUS = 0.6
+_RATERS = ("E2", "E3", "E4")
+_HEADER = "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]"
 
 Progress = Callable[[int, int], None]
 """``progress(done, total)``, in utterances."""
@@ -239,8 +265,8 @@ def _annotate(turns: Sequence[Turn], lengths_s: Sequence[float], folder: Path, s
             now_s = end_s + rng.uniform(0.2, 1.5)
         texts = folder / _session(dialogue) / "dialog"
         for name, content in (
-            ("EmoEvaluation", ratings.evaluation(spoken, rng)),
-            ("transcriptions", ratings.transcript(spoken)),
+            ("EmoEvaluation", evaluation(spoken, rng)),
+            ("transcriptions", transcript(spoken)),
         ):
             (texts / name).mkdir(parents=True, exist_ok=True)
             _write(texts / name / f"{dialogue}.txt", content.encode())
@@ -269,3 +295,68 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+# -------------------------------------------------------------------------------------- text files
+
+
+class Spoken(NamedTuple):
+    """A turn of a dialogue, placed in time."""
+
+    utterance_id: str
+    code: str
+    text: str
+    start_s: float
+    end_s: float
+
+
+def evaluation(turns: Sequence[Spoken], rng: random.Random) -> str:
+    r"""``dialog/EmoEvaluation/<dialogue>.txt``: a summary line a turn, and what each rater said.
+
+    >>> turn = Spoken("Ses01F_impro01_F000", "neu", "Okay.", 5, 6.5)
+    >>> evaluation([turn], random.Random(1)).splitlines()[3]
+    'C-E2:\tNeutral;\t()'
+    """
+    return "\n".join([_HEADER, "", *(_block(turn, rng) for turn in turns)])
+
+
+def transcript(turns: Sequence[Spoken]) -> str:
+    r"""``dialog/transcriptions/<dialogue>.txt``.
+
+    >>> transcript([Spoken("Ses01F_impro01_F000", "neu", "Okay.", 5, 6.5)])
+    'Ses01F_impro01_F000 [005.0000-006.5000]: Okay.\n'
+    """
+    return "".join(
+        f"{turn.utterance_id} [{turn.start_s:08.4f}-{turn.end_s:08.4f}]: {turn.text}\n"
+        for turn in turns
+    )
+
+
+def _block(turn: Spoken, rng: random.Random) -> str:
+    itself = turn.utterance_id.rpartition("_")[2][0] + "1"  # the actor's own rating
+    votes = zip((*_RATERS, itself), _votes(turn.code, rng), strict=True)
+    typical = _ATTRIBUTES.get(turn.code, (3, 3, 3))
+    rated = {
+        rater: [min(5, max(1, value + rng.choice((-1, 0, 0, 1)))) for value in typical]
+        for rater in ("E3", "E4", itself)
+    }
+    val, act, dom = (fmean(pair) for pair in zip(rated["E3"], rated["E4"], strict=True))
+    lines = [
+        f"[{turn.start_s:.4f} - {turn.end_s:.4f}]\t{turn.utterance_id}\t{turn.code}"
+        f"\t[{val:.4f}, {act:.4f}, {dom:.4f}]",
+        *(f"C-{rater}:\t{category};\t()" for rater, category in votes),
+        *(f"A-{who}:\tval {v}; act {a}; dom  {d};\t()" for who, (v, a, d) in rated.items()),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _votes(code: str, rng: random.Random) -> list[str]:
+    """Three raters and the actor: the code is what most raters say, or ``xxx`` where none wins."""
+    if code not in CATEGORIES:
+        apart = rng.sample(tuple(CATEGORIES.values()), 3)
+        return [*apart, rng.choice(apart)]
+    votes = [CATEGORIES[code]] * 3
+    if rng.random() >= _SHARE_UNANIMOUS:
+        votes[rng.randrange(3)] = rng.choice(tuple(CATEGORIES.values()))
+    return [*votes, rng.choice(votes)]

@@ -13,7 +13,7 @@ import numpy as np
 
 from featstore.core.config import FoldSettings
 from featstore.core.schema import Fault, Manifest, UserError
-from featstore.corpora.turns import UTTERANCE, prefix_speaker_of, speaker_of
+from featstore.corpora.iemocap import UTTERANCE, prefix_speaker_of, speaker_of
 from featstore.folds import (
     OUT,
     TEST,

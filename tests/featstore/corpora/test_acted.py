@@ -10,7 +10,7 @@ import pytest
 
 from featstore.core.config import CorpusSettings
 from featstore.core.schema import COLUMNS, Manifest, UserError
-from featstore.corpora import emodb, ravdess
+from featstore.corpora.acted import EMODB, RAVDESS
 from tests.featstore.corpora.layouts import write_wav
 
 DEFAULT = CorpusSettings()
@@ -32,10 +32,10 @@ class TestRavdess:
         return tmp_path
 
     def test_grammar(self, corpus: Path) -> None:
-        manifest = ravdess.read(corpus, DEFAULT)
+        manifest = RAVDESS.read(corpus, DEFAULT)
         table = manifest.utterances
         assert {name: str(dtype) for name, dtype in table.dtypes.items()} == dict(COLUMNS)
-        assert manifest.classes == tuple(ravdess.EMOTIONS.values())
+        assert manifest.classes == tuple(RAVDESS.emotions.values())
         assert len(table) == 16
         row = table.set_index("utterance_id").loc["03-01-08-01-02-01-02"]
         assert row.to_dict() == {
@@ -54,28 +54,28 @@ class TestRavdess:
         assert reasons(manifest) == []
 
     def test_missing_actors_are_told(self, corpus: Path) -> None:
-        messages = [fault.message for fault in ravdess.read(corpus, DEFAULT).faults]
+        messages = [fault.message for fault in RAVDESS.read(corpus, DEFAULT).faults]
         assert len(messages) == 24
         assert messages[0] == "speaker actor01: 8 utterances; published are 60"
         assert messages[-1] == "speaker actor24: 0 utterances; published are 60"
 
     def test_flat_and_nested_are_the_same(self, corpus: Path, tmp_path: Path) -> None:
-        before = ravdess.read(corpus, DEFAULT).utterances.drop(columns="file")
+        before = RAVDESS.read(corpus, DEFAULT).utterances.drop(columns="file")
         nested = tmp_path / "Audio_Speech_Actors_01-24"
         nested.mkdir()
         for actor in ("Actor_01", "Actor_02"):
             (corpus / actor).rename(nested / actor)
-        assert ravdess.read(corpus, DEFAULT).utterances.drop(columns="file").equals(before)
+        assert RAVDESS.read(corpus, DEFAULT).utterances.drop(columns="file").equals(before)
         for wav in nested.rglob("*.wav"):
             wav.rename(corpus / wav.name)
-        assert ravdess.read(corpus, DEFAULT).utterances.drop(columns="file").equals(before)
+        assert RAVDESS.read(corpus, DEFAULT).utterances.drop(columns="file").equals(before)
 
     def test_other_modalities_are_counted_not_read(self, corpus: Path) -> None:
         for name in ("03-02-03-01-01-01-01.wav", "01-01-03-01-01-01-01.mp4"):
             (corpus / "Actor_01" / name).touch()
         (corpus / "Actor_01" / "02-01-03-01-01-01-01.mp4").touch()
         (corpus / "Actor_01" / "02-01-04-01-01-01-01.mp4").touch()
-        manifest = ravdess.read(corpus, DEFAULT)
+        manifest = RAVDESS.read(corpus, DEFAULT)
         skipped = [fault.message for fault in manifest.faults if fault.reason == "skipped"]
         assert skipped == [
             "1 files skipped: song, audio only",
@@ -98,13 +98,13 @@ class TestRavdess:
     def test_names_beyond_the_grammar(self, corpus: Path, name: str) -> None:
         write_wav(corpus / name)
         (corpus / "README.txt").write_text("no audio, no fault")
-        manifest = ravdess.read(corpus, DEFAULT)
+        manifest = RAVDESS.read(corpus, DEFAULT)
         assert manifest.excluded == {"bad-name": 1}
         assert [fault.file for fault in manifest.faults if fault.reason == "bad-name"] == [name]
 
     def test_a_second_copy_is_told_and_the_shallow_one_used(self, corpus: Path) -> None:
         shutil.copytree(corpus / "Actor_01", corpus / "archive" / "Actor_01")
-        manifest = ravdess.read(corpus, DEFAULT)
+        manifest = RAVDESS.read(corpus, DEFAULT)
         assert reasons(manifest) == ["duplicate-id"] * 8
         assert all(file.startswith("Actor_") for file in manifest.utterances["file"])
         assert len(manifest.utterances) == 16
@@ -115,7 +115,7 @@ class TestRavdess:
         (folder / "03-01-06-01-01-01-01.wav").unlink()
         os.mkfifo(folder / "03-01-06-01-01-01-01.wav")
         (corpus / "Actor_03").symlink_to("/")
-        manifest = ravdess.read(corpus, DEFAULT)
+        manifest = RAVDESS.read(corpus, DEFAULT)
         assert manifest.excluded == {"empty-audio": 1, "irregular-audio": 1}
         assert "silent-speaker" not in reasons(manifest)
         assert [fault.file for fault in manifest.faults if fault.reason == "irregular-entry"] == [
@@ -126,13 +126,13 @@ class TestRavdess:
         for path in (corpus / "Actor_01").iterdir():
             path.write_bytes(b"")
         stops = [
-            fault for fault in ravdess.read(corpus, DEFAULT).faults if fault.severity == "stop"
+            fault for fault in RAVDESS.read(corpus, DEFAULT).faults if fault.severity == "stop"
         ]
         assert [fault.reason for fault in stops] == ["silent-speaker"]
 
     def test_label_map_by_name(self, corpus: Path) -> None:
         four = {"angry": "ang", "happy": "hap", "neutral": "neu", "calm": "neu", "sad": "sad"}
-        manifest = ravdess.read(corpus, CorpusSettings(label_map=four))
+        manifest = RAVDESS.read(corpus, CorpusSettings(label_map=four))
         assert manifest.classes == ("ang", "hap", "neu", "sad")
         assert manifest.utterances["label"].value_counts()["neu"] == 4
         assert manifest.other_labels == {"disgust": 2, "fearful": 2, "surprised": 2}
@@ -140,26 +140,26 @@ class TestRavdess:
 
     def test_nothing_there(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="no usable ravdess utterance"):
-            ravdess.read(tmp_path, DEFAULT)
+            RAVDESS.read(tmp_path, DEFAULT)
         with pytest.raises(UserError, match="no such file"):
-            ravdess.read(tmp_path / "nowhere", DEFAULT)
+            RAVDESS.read(tmp_path / "nowhere", DEFAULT)
 
     def test_acted_sentences_are_not_improvised(self, corpus: Path) -> None:
         with pytest.raises(UserError, match="no usable"):
-            ravdess.read(corpus, CorpusSettings(kind="improvised"))
-        assert len(ravdess.read(corpus, CorpusSettings(kind="scripted")).utterances) == 16
+            RAVDESS.read(corpus, CorpusSettings(kind="improvised"))
+        assert len(RAVDESS.read(corpus, CorpusSettings(kind="scripted")).utterances) == 16
 
 
 class TestEmodb:
     @pytest.fixture
     def corpus(self, tmp_path: Path) -> Path:
         for speaker in ("03", "16"):
-            for letter in emodb.EMOTIONS:
+            for letter in EMODB.emotions:
                 write_wav(tmp_path / "wav" / f"{speaker}b02{letter}a.wav")
         return tmp_path
 
     def test_grammar(self, corpus: Path) -> None:
-        manifest = emodb.read(corpus, DEFAULT)
+        manifest = EMODB.read(corpus, DEFAULT)
         assert manifest.classes == (
             "anger",
             "boredom",
@@ -187,14 +187,14 @@ class TestEmodb:
     @pytest.mark.parametrize("name", ["04a01Fa.wav", "03a03Fa.wav", "03a01Xa.wav", "03A01Fa.wav"])
     def test_names_beyond_the_grammar(self, corpus: Path, name: str) -> None:
         write_wav(corpus / "wav" / name)
-        assert emodb.read(corpus, DEFAULT).excluded == {"bad-name": 1}
+        assert EMODB.read(corpus, DEFAULT).excluded == {"bad-name": 1}
 
     def test_five_women_and_five_men(self) -> None:
-        assert sorted(emodb.GENDERS.values()) == ["female"] * 5 + ["male"] * 5
-        assert len(emodb.SENTENCES) == 10
+        assert sorted(EMODB.genders.values()) == ["female"] * 5 + ["male"] * 5
+        assert len(EMODB.sentences) == 10
 
     def test_class_without_utterance_stops(self, corpus: Path) -> None:
         for wav in corpus.rglob("*La.wav"):
             wav.unlink()
-        stops = [one for one in emodb.read(corpus, DEFAULT).faults if one.severity == "stop"]
+        stops = [one for one in EMODB.read(corpus, DEFAULT).faults if one.severity == "stop"]
         assert [one.message for one in stops] == ["class boredom has no usable utterance"]

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featstore.corpora.files import BadFile, decode, kind_of, read_header, read_text, scan, walk
+from featstore.corpora.manifest import (
+    BadFile,
+    decode,
+    kind_of,
+    read_duration,
+    read_text,
+    scan,
+    walk,
+)
 from tests.featstore.corpora.layouts import write_wav
 
 
@@ -86,11 +94,11 @@ def test_any_bytes_decode(data: bytes) -> None:
 def test_header(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     write_wav(path, n_frames=4800, rate=48000, channels=2)
-    assert read_header(path).duration_s == 0.1
+    assert read_duration(path) == 0.1
 
 
 def test_headerless_raw_audio_is_unreadable(tmp_path: Path) -> None:
     path = tmp_path / "a.raw"
     path.write_bytes(b"\0" * 100)
     with pytest.raises(BadFile, match="not audio"):
-        read_header(path)
+        read_duration(path)

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featstore.corpora import ratings, sentences
-from featstore.corpora.ratings import CATEGORIES, Spoken
-from featstore.corpora.screenplay import VOICES, Durations, Turn, plan, speaker_of
-from featstore.corpora.turns import CODES, DIALOGUE, UTTERANCE
+from featstore.corpora import synthetic as ratings
+from featstore.corpora import synthetic_script as sentences
+from featstore.corpora.iemocap import CODES, DIALOGUE, UTTERANCE
+from featstore.corpora.synthetic import CATEGORIES, Spoken
+from featstore.corpora.synthetic_script import VOICES, Durations, Turn, plan, speaker_of
 
 CLASS_OF = {"ang": "ang", "hap": "hap", "exc": "hap", "neu": "neu", "sad": "sad"}
 CUE_OF = {word: emotion for emotion, words in sentences.CUES.items() for word in words}
@@ -131,9 +132,9 @@ def test_lengths_follow_the_distribution_asked_for() -> None:
 @given(st.integers(0, 10_000), st.sampled_from(sorted(sentences.CUES)), st.floats(0.6, 30))
 def test_cue_is_what_was_asked_for(seed: int, emotion: str, target_s: float) -> None:
     rng = random.Random(seed)
-    assert cues(sentences.write(rng, emotion, "absent", target_s)) == []
-    assert cues(sentences.write(rng, emotion, "agreeing", target_s)) == [emotion]
-    (other,) = cues(sentences.write(rng, emotion, "contradicting", target_s))
+    assert cues(sentences.write_words(rng, emotion, "absent", target_s)) == []
+    assert cues(sentences.write_words(rng, emotion, "agreeing", target_s)) == [emotion]
+    (other,) = cues(sentences.write_words(rng, emotion, "contradicting", target_s))
     assert other != emotion
 
 

@@ -14,7 +14,7 @@ import soundfile
 from featstore.core.config import CorpusSettings
 from featstore.core.schema import FOUR_CLASSES, TaskFailed, UserError
 from featstore.corpora import espeak, synthetic
-from featstore.corpora.screenplay import VOICES, plan, speaker_of
+from featstore.corpora.synthetic_script import VOICES, plan, speaker_of
 
 pytest.importorskip("espeakng_loader", reason="the demo extra is not installed")
 

@@ -350,7 +350,7 @@ class TestUnreadable:
         frame = pd.DataFrame({"file": ["a.wav", "b.wav"], "speaker": "x", "label": ["u", "v"]})
         frame.to_parquet(folder / "other.parquet")
         assert len(read(folder / "other.parquet").utterances) == 2
-        monkeypatch.setattr("featstore.corpora.tabular.MAX_ROWS", 1)
+        monkeypatch.setattr("featstore.corpora.table.MAX_ROWS", 1)
         with pytest.raises(UserError, match="2 rows where at most 1"):
             read(folder / "other.parquet")
 

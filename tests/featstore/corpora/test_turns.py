@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featstore.corpora.turns import UTTERANCE, Turn, parse_transcript, parse_turns, strip_tags
+from featstore.corpora.iemocap import UTTERANCE, Turn, parse_transcript, parse_turns, strip_tags
 
 IDS = st.from_regex(
     r"Ses0[1-5][FM]_(impro[0-9][0-9][ab]?|script[0-9][0-9]_[0-9][ab]?)_[FM][0-9]{3}", fullmatch=True

@@ -1,0 +1,508 @@
+"""From what lies on disk to a manifest: files that may be opened, words, labels, rows, faults.
+
+Every adapter reads through this file. A corpus comes from somebody else, so a pipe, a device, a
+link out of the folder or a Git LFS pointer is a fault with a remedy and not something to open, and
+every name or text that is shown is made safe for a terminal.
+"""
+
+from __future__ import annotations
+
+import codecs
+import errno
+import os
+import re
+import stat
+import struct
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from featstore.core.config import CorpusSettings
+from featstore.core.schema import (
+    COLUMNS,
+    Fault,
+    Manifest,
+    Severity,
+    UserError,
+    listed,
+    printable,
+)
+
+AGAIN = "copy it again from the corpus' distribution"
+
+FAULTS: Mapping[str, tuple[Severity, str]] = {
+    "bad-id": ("exclude", "expected such as Ses01F_impro01_M003 or Ses05M_script01_1b_F012"),
+    "bad-times": ("exclude", "give start and end in seconds within the file"),
+    "conflicting-id": ("stop", "give each row its own utterance_id"),
+    "conflicting-label": ("stop", "find out which is right and remove the other"),
+    "count-differs": ("warn", "compare with the corpus' distribution"),
+    "duplicate-id": ("warn", "remove one of the two"),
+    "duplicate-transcript": ("warn", "keep one of the two lines"),
+    "empty-class": ("stop", "leave it out of corpus.classes, or mend the faults above"),
+    "empty-labels": ("warn", "copy it again from the release, or remove it"),
+    "identical-audio": (
+        "warn",
+        "find out who speaks and remove the other one; a copy in training gives a test away",
+    ),
+    "malformed-line": ("exclude", "expected [start - end]<tab>utterance<tab>label<tab>[v, a, d]"),
+    "malformed-row": ("exclude", "put text that holds the delimiter into double quotes"),
+    "missing-transcript": ("exclude", "copy the file again from the release"),
+    "no-text": ("warn", "a linguistic teacher needs it"),
+    "odd-gender": ("warn", "it is kept as unknown"),
+    "odd-kind": ("warn", "it is kept as unknown"),
+    "silent-speaker": (
+        "stop",
+        "mend the faults above or complete the corpus; else widen corpus.kind, or take the speaker "
+        "out of it",
+    ),
+    "skipped": ("warn", "nothing to do"),
+    "unlabelled-dialogue": ("exclude", "copy its label file again from the release"),
+    "unlabelled-turn": ("exclude", "copy the file again from the release"),
+    "unused-label": ("warn", "check their spelling"),
+}
+"""Reason -> what it does and what mends it, where one answer fits every case."""
+
+
+def fault(
+    reason: str,
+    file: str,
+    message: str,
+    remedy: str | None = None,
+    line: int | None = None,
+    utterance_id: str = "",
+    severity: Severity | None = None,
+) -> Fault:
+    """A fault whose every text is safe on a terminal.
+
+    Args:
+        reason: a short key; :data:`FAULTS` has the severity and the remedy of most.
+        file: relative to the corpus root.
+        message: the fact, with its values.
+        remedy: what mends it; needed where :data:`FAULTS` has no such reason.
+        line: where in the file.
+        utterance_id: whom it concerns.
+        severity: another one than usual.
+    """
+    usual, advice = FAULTS.get(reason, ("exclude", ""))
+    remedy = advice if remedy is None else remedy
+    where = (line, printable(utterance_id), severity or usual)
+    return Fault(printable(reason), printable(file), printable(message), printable(remedy), *where)
+
+
+class BadFile(Exception):
+    """A file that cannot be used: why, in a word and in a line, and how to mend it."""
+
+    def __init__(self, reason: str, message: str, remedy: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.remedy = remedy
+
+    def fault(
+        self, noun: str, file: str, utterance_id: str = "", severity: Severity = "exclude"
+    ) -> Fault:
+        """This as a fault of ``file``, counted under ``<reason>-<noun>``, e.g. missing-audio."""
+        what = (self.message, self.remedy, None, utterance_id, severity)
+        return fault(f"{self.reason}-{noun}", file, *what)
+
+
+# ------------------------------------------------------------------------------------------ files
+
+FileKind = Literal["file", "folder", "special", "dangling", "outside", "missing", "unreadable"]
+
+AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff"})
+MAX_TEXT_BYTES = 64 * 1024**2
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_WAV_HEADER = struct.Struct("<4s4x8s8xI20x")
+"""RIFF, WAVE and fmt, and the rate; 48 bytes, as many as the pointer's beginning needs."""
+
+_KINDS: Mapping[FileKind, tuple[str, str, str]] = {
+    "missing": ("missing", "no such file", AGAIN),
+    "folder": ("irregular", "a folder where a file should be", "put the file itself here"),
+    "special": (
+        "irregular",
+        "a pipe, socket or device, which is never opened",
+        "put a regular file here",
+    ),
+    "dangling": (
+        "irregular",
+        "a link to nothing, or to itself",
+        "copy the file that it should lead to (cp -L, or git annex get)",
+    ),
+    "outside": (
+        "irregular",
+        "leads out of the corpus folder and is not followed",
+        "copy the file into the corpus folder, or give --root the folder that holds it",
+    ),
+    "unreadable": ("unreadable", "cannot be looked at", "check its permissions and its name"),
+}
+
+
+def kind_of(path: Path, root: Path) -> FileKind:
+    """What ``path`` is, links followed only as long as they stay below ``root``."""
+    try:
+        mode = path.lstat().st_mode
+        if stat.S_ISLNK(mode):
+            mode = path.stat().st_mode
+        real, base = os.path.realpath(path), os.path.realpath(root)
+    except (FileNotFoundError, NotADirectoryError):
+        return "dangling" if path.is_symlink() else "missing"
+    except (OSError, ValueError) as error:
+        return "dangling" if getattr(error, "errno", None) == errno.ELOOP else "unreadable"
+    if real != base and not real.startswith(base.rstrip(os.sep) + os.sep):
+        return "outside"
+    return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "special"
+
+
+def require(kind: FileKind, needed: FileKind = "file") -> None:
+    """Pass where ``kind`` is the needed one.
+
+    Raises:
+        BadFile: with what is there instead.
+    """
+    if kind == needed:
+        return
+    if kind == "file":
+        raise BadFile("irregular", "a file where a folder should be", "put the folder here")
+    raise BadFile(*_KINDS[kind])
+
+
+def scan(folder: Path, root: Path) -> dict[str, FileKind]:
+    """The entries of a folder by name, sorted; names that start with a dot are left out.
+
+    Raises:
+        BadFile: where it is no folder below ``root``.
+    """
+    require(kind_of(folder, root), "folder")
+    try:
+        with os.scandir(folder) as entries:
+            kinds = {one.name: _kind_in(one, root) for one in entries if one.name[0] != "."}
+    except OSError as error:
+        message = f"cannot be listed ({error.strerror})"
+        raise BadFile("unreadable", message, "check its permissions") from error
+    return dict(sorted(kinds.items()))
+
+
+def _kind_in(entry: os.DirEntry[str], root: Path) -> FileKind:
+    """The kind of an entry of a folder below ``root``: only links need a second look."""
+    if entry.is_symlink():
+        return kind_of(Path(entry.path), root)
+    if entry.is_file(follow_symlinks=False):
+        return "file"
+    return "folder" if entry.is_dir() else "special"
+
+
+def walk(root: Path, depth: int) -> Iterator[tuple[Path, FileKind]]:
+    """All that is not a folder below ``root``, at most ``depth`` folders down, shallow first.
+
+    A folder that cannot be entered is yielded with its kind, so that it can be reported.
+    """
+    level = [root]
+    for _ in range(depth + 1):
+        deeper: list[Path] = []
+        for folder in level:
+            try:
+                entries = scan(folder, root)
+            except BadFile:
+                yield folder, "unreadable"
+                continue
+            deeper += [folder / name for name, kind in entries.items() if kind == "folder"]
+            yield from ((folder / name, kind) for name, kind in entries.items() if kind != "folder")
+        level = deeper
+
+
+def read_text(path: Path, root: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
+    """A text file below ``root``, decoded by :func:`decode`.
+
+    Raises:
+        BadFile: missing, no regular file, empty, too large, unreadable or a Git LFS pointer.
+    """
+    require(kind_of(path, root))
+    try:
+        size = path.stat().st_size
+        if size > max_bytes:
+            message = f"{size} bytes where at most {max_bytes} are read"
+            raise BadFile("oversized", message, "check that it is the file that it should be")
+        data = path.read_bytes()
+    except OSError as error:
+        raise BadFile("unreadable", f"{error.strerror}", "check its permissions") from error
+    if not data.strip():
+        raise BadFile("empty", "holds nothing", AGAIN)
+    _refuse_pointer(data)
+    return decode(data)
+
+
+def decode(data: bytes) -> str:
+    r"""UTF-8 (with or without a byte-order mark), else Latin-1; every line end becomes LF.
+
+    >>> decode(b"\xef\xbb\xbfna\xc3\xafve\r\n"), decode(b"na\xefve\r")
+    ('naïve\n', 'naïve\n')
+    """
+    data = data.removeprefix(codecs.BOM_UTF8)
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_duration(path: Path) -> float:
+    """The length of a sound file in seconds, from its header alone (about 30 microseconds a file).
+
+    The caller has made sure by :func:`scan` or :func:`kind_of` that it is a regular file.
+
+    Raises:
+        BadFile: empty, a Git LFS pointer, no audio, or without samples.
+    """
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(os.fsencode(path)) as sound:
+            n_frames, rate_hz = sound.frames, sound.samplerate
+    except (RuntimeError, TypeError, ValueError, OSError):
+        # libsndfile says "unknown format" of all of these; users need to be told which it is.
+        raise _why_no_audio(path) from None
+    if n_frames <= 0 or rate_hz <= 0:
+        raise BadFile("empty", f"{n_frames} samples at {rate_hz} Hz", AGAIN)
+    return float(n_frames / rate_hz)
+
+
+def _why_no_audio(path: Path) -> BadFile:
+    try:
+        with path.open("rb") as file:
+            head = file.read(_WAV_HEADER.size)
+        _refuse_pointer(head)
+    except OSError as error:
+        return BadFile("unreadable", f"{error.strerror}", "check its permissions")
+    except BadFile as bad:
+        return bad
+    if not head:
+        return BadFile("empty", "zero bytes", AGAIN)
+    if len(head) == _WAV_HEADER.size:
+        riff, wave, rate_hz = _WAV_HEADER.unpack(head)
+        if (riff, wave) == (b"RIFF", b"WAVEfmt ") and not 0 < rate_hz < 2**31:
+            message = f"its header gives a sampling rate of {rate_hz} Hz"
+            return BadFile("unreadable", message, "copy it again, or mend its header")
+    remedy = "copy it again, or convert it to 16-bit PCM WAV"
+    return BadFile("unreadable", "not audio that libsndfile reads", remedy)
+
+
+def _refuse_pointer(data: bytes) -> None:
+    if data.startswith(_LFS_POINTER):
+        remedy = "fetch the files with: git lfs pull"
+        raise BadFile("pointer", "a Git LFS pointer, not the file itself", remedy)
+
+
+# ------------------------------------------------------------------------------------------ words
+
+MAX_CHARACTERS = 100_000
+"""More than any utterance says: ten minutes of fast talk are some 15,000 characters."""
+
+_NO_WORDS = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Control characters that are no white space, and the overrides of writing direction. The joiners
+and direction marks that Persian, Hindi or Arabic are written with are left alone."""
+
+
+class Wrong(NamedTuple):
+    """What is wrong with a text, and what becomes of its utterance."""
+
+    reason: str
+    message: str
+    remedy: str
+    severity: Severity
+
+
+def has_controls(text: str) -> bool:
+    r"""Whether a text holds characters that steer a terminal instead of being read.
+
+    >>> has_controls("red\x1b[31m"), has_controls("two\nlines")
+    (True, False)
+    """
+    return _NO_WORDS.search(text) is not None
+
+
+def words_of(text: str, strip: Callable[[str], str] = str) -> tuple[str, Wrong | None]:
+    r"""The words of a transcript, white space collapsed, and what is wrong with it.
+
+    Args:
+        text: as it is written.
+        strip: takes out what is no words; it is never given an endless text.
+
+    >>> words_of(" Excuse   me. ")
+    ('Excuse me.', None)
+    >>> words, wrong = words_of("nul\0l")
+    >>> words, wrong.reason, wrong.severity
+    ('null', 'control-characters', 'warn')
+    """
+    if len(text) > MAX_CHARACTERS:
+        message = f"{len(text)} characters of text, more than {MAX_CHARACTERS}"
+        remedy = "give this utterance its own words; a line end or a quotation mark may be missing"
+        return "", Wrong("oversized-text", message, remedy, "exclude")
+    words = " ".join(_NO_WORDS.sub("", strip(text)).split())
+    if not words:
+        message = "no words; it is kept, with empty text"
+        remedy = "nothing to do where nothing is said, else fill them in"
+        return "", Wrong("empty-text", message, remedy, "warn")
+    if has_controls(text):
+        message = "control characters in the text, which are left out"
+        return words, Wrong("control-characters", message, "remove them there", "warn")
+    return words, None
+
+
+# ------------------------------------------------------------------------------- labels and rows
+
+
+class Row(NamedTuple):
+    """One utterance; the fields are :data:`featstore.core.schema.COLUMNS`, in order."""
+
+    utterance_id: str
+    file: str
+    start_s: float
+    duration_s: float
+    speaker: str
+    session: str
+    gender: str
+    text: str
+    kind: str
+    label: str
+    label_raw: str
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Which raw label is which class; raw labels not in ``to_class`` are left out and counted."""
+
+    classes: tuple[str, ...]
+    to_class: Mapping[str, str]
+
+
+def choose_labels(
+    settings: CorpusSettings,
+    default_map: Mapping[str, str],
+    default_classes: Sequence[str],
+    possible: Collection[str] | None = None,
+) -> Labels:
+    """The label map and the class list that the settings ask of a corpus.
+
+    Without a list of classes their order is that of ``default_classes`` where these hold all, else
+    the alphabet: never the order of ``label_map``, which a fingerprint (JSON with sorted keys) does
+    not keep. A list without a map takes raw labels of the same name first, so that
+    ``classes = ["exc", ...]`` parts what the default map merges.
+
+    Args:
+        settings: ``label_map`` and ``classes`` override the corpus' own.
+        default_map: the corpus' own raw label -> class.
+        default_classes: the corpus' own classes, in logit order.
+        possible: every raw label that the corpus can hold; ``None`` where any may occur.
+
+    Raises:
+        UserError: a raw label or class that does not exist, fewer than two classes, or doubles.
+
+    >>> choose_labels(CorpusSettings(), {"a": "A", "b": "B", "c": "B"}, ["A", "B"]).classes
+    ('A', 'B')
+    >>> few = CorpusSettings(classes=("c", "A"))
+    >>> dict(choose_labels(few, {"a": "A", "b": "B", "c": "B"}, ["A", "B"], "abc").to_class)
+    {'a': 'A', 'c': 'c'}
+    """
+    to_class = dict(default_map if settings.label_map is None else settings.label_map)
+    unknown = [] if possible is None else sorted(set(to_class) - set(possible))
+    if unknown:
+        message = f"corpus.label_map: no such raw label: {_names(unknown)}"
+        raise UserError(message, f"this corpus has {_names(possible or ())}")
+    if settings.classes is None:
+        reached = set(to_class.values())
+        own_order = [name for name in default_classes if name in reached]
+        classes = own_order if len(own_order) == len(reached) else sorted(reached)
+    else:
+        classes = list(settings.classes)
+        if settings.label_map is None:
+            own = set(to_class) if possible is None else set(possible)
+            to_class |= {name: name for name in classes if name in own}
+        if unreached := [name for name in classes if name not in to_class.values()]:
+            raise UserError(
+                f"corpus.classes: no raw label leads to {_names(unreached)}",
+                f"reachable are {_names(sorted({*to_class.values()}))}; else set corpus.label_map",
+            )
+    _check_classes(classes)
+    kept = {raw: name for raw, name in to_class.items() if name in classes}
+    return Labels(tuple(classes), kept)
+
+
+def _check_classes(classes: Sequence[str]) -> None:
+    if len(set(classes)) != len(classes) or not all(classes):
+        message = f"corpus.classes: {_names(classes)} holds doubles or an empty name"
+        raise UserError(message, "name each class once")
+    if reserved := sorted({"file", "label"} & set(classes)):
+        raise UserError(
+            f"corpus.classes: {_names(reserved)} would collide with a column of the predictions",
+            "map it to another name with corpus.label_map",
+        )
+    if len(classes) < 2:
+        raise UserError(
+            f"corpus.classes: {len(classes)} class(es) ({_names(classes)}), at least 2 are needed",
+            "widen corpus.classes or corpus.label_map",
+        )
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(printable(name) for name in names) or "none"
+
+
+def to_manifest(
+    name: str,
+    root: Path,
+    rows: Iterable[Row],
+    classes: tuple[str, ...],
+    faults: Sequence[Fault],
+    other_labels: Mapping[str, int],
+) -> Manifest:
+    """The manifest of these rows: columns and dtypes of the schema, sorted by utterance id.
+
+    A class that no usable utterance has stops a build: its logit could never be learned, and UA
+    would mean over fewer classes than the table says.
+    """
+    import pandas as pd
+
+    ordered = sorted(rows, key=lambda row: row.utterance_id)
+    table = pd.DataFrame(ordered, columns=list(COLUMNS)).astype(dict(COLUMNS))
+    stops = empty_classes(classes, {row.label for row in ordered}) if ordered else []
+    others = dict(sorted(other_labels.items()))
+    return Manifest(name, root, table, classes, (*faults, *stops), others)
+
+
+def empty_classes(classes: Iterable[str], present: Collection[str]) -> list[Fault]:
+    """A fault for each class of which nothing is usable."""
+    absent = (name for name in classes if name not in present)
+    return [fault("empty-class", ".", f"class {name} has no usable utterance") for name in absent]
+
+
+def silent_speakers(
+    expected: Mapping[str, tuple[str, int | None]], present: Collection[str]
+) -> list[Fault]:
+    """A fault for each speaker without a usable turn: the folds would silently be fewer.
+
+    Args:
+        expected: speaker -> the file and line that name them, or all that is known of the place.
+        present: who has a usable turn.
+    """
+    return [
+        fault("silent-speaker", place, f"speaker {speaker} has no usable turn", line=line)
+        for speaker, (place, line) in expected.items()
+        if speaker not in present
+    ]
+
+
+def require_any(name: str, rows: Sequence[object], faults: Sequence[Fault], where: Path) -> None:
+    """Pass where there is something.
+
+    Raises:
+        UserError: where a corpus yields no utterance at all, with the first faults.
+    """
+    if rows:
+        return
+    shown = listed((f"{one.place}: {one.message}" for one in faults), limit=5)
+    raise UserError(
+        f"{where}: no usable {name} utterance" + (f"\n{shown}" if shown else ""),
+        "check --root, corpus.kind and corpus.label_map",
+    )
