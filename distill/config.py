@@ -1,20 +1,242 @@
-"""Settings of a run, and the key that names it: a hash of what decides its numbers."""
+"""Every setting of a run, the paper's variants, and the key that names a run; imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
-from distill.data.augment import AugmentSettings
-from distill.losses import LossSettings
-from distill.model.backbones import HUGGING_FACE, RANDOM
-from distill.model.student import StudentSettings
 from featstore.core.config import OptimSettings
 from featstore.core.files import folder_digest
-from featstore.core.settings import Settings, digest
+from featstore.core.schema import UserError, listed, printable
+from featstore.core.settings import Settings, digest, merge
+
+RANDOM, HUGGING_FACE = "random:", "hf:"
+BACKBONES = (
+    "tiny",
+    *("hubert-base", "hubert-large", "hubert-xlarge"),
+    *("wav2vec2-base", "wav2vec2-large", "wav2vec2-large-lv60k"),
+    *("wavlm-base", "wavlm-base-plus", "wavlm-large"),
+)
+"""Encoders with a name of their own; beside them ``hf:<id or folder>``, and ``random:`` before any
+name: the same architecture with weights drawn from the seed."""
+
+Trainable = Literal["transformer", "all", "none"]
+"""What the optimiser may change (PAPER.md row 11): the default keeps the CNN as pretrained."""
+
+Context = Literal["utterance", "window"]
+"""What a frame may attend to; :class:`distill.model.whisper.Whisper` offers both."""
+
+Pooling = Literal["mean", "weighted", "attention"]
+Direction = Literal["teacher_student", "student_teacher"]
+Codec = Literal["mulaw", "narrowband", "telephone"]
+
+
+class DropoutSettings(Settings):
+    """Dropout inside the encoder; where not given, what the architecture was pretrained with."""
+
+    hidden: float | None = None
+    """On the transformer's input and on the output of attention and feed-forward layers."""
+    attention: float | None = None
+    """On attention weights."""
+    activation: float | None = None
+    """Inside feed-forward layers."""
+    projection: float | None = None
+    """Between the CNN (or filter bank) and the transformer."""
+
+
+class SpecAugmentSettings(Settings):
+    """Time spans and feature bands that are set to 0 in training (Park et al. 2019).
+
+    Off by default: the paper does not speak of it. Nothing is hidden in evaluation, nor where
+    nothing of the backbone trains.
+    """
+
+    time_ratio: float = Field(default=0.0, ge=0, lt=1)
+    """Share of an utterance's frames under masks. Masks may overlap, so it is an upper bound of
+    the mean; wav2vec 2.0 is fine-tuned with about 0.05."""
+    time_length: int = Field(default=10, ge=1, le=1000)
+    """Frames that one mask hides: 10 are 0.2 s of most backbones. At most half of an utterance."""
+    feature_ratio: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the features under masks, likewise."""
+    feature_length: int = Field(default=10, ge=1, le=4096)
+    """Neighbouring features that one mask hides."""
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is hidden at all."""
+        return self.time_ratio > 0 or self.feature_ratio > 0
+
+
+class StudentSettings(Settings):
+    """What a student is made of; the defaults are the paper's."""
+
+    backbone: str = "hubert-base"
+    """One of :data:`BACKBONES`, or ``hf:<id or folder>``."""
+    trainable: Trainable = "transformer"
+    """Which layers of the backbone are trained (PAPER.md row 11)."""
+    context: Context = "utterance"
+    """Whisper only: whether frames attend to their own utterance, or also to the silence that fills
+    it up to the model's window of 30 s, as in pretraining."""
+    pooling: Pooling = "mean"
+    """Frames to one vector (PAPER.md row 10): mean of the last layer, mean of a learned weighted
+    sum of all layers, or attention over the last layer's frames."""
+    projection: Literal["mlp", "linear_gelu"] = "mlp"
+    """Per teacher Linear -> GELU -> Linear, or Linear -> GELU as the paper's words can be read
+    (PAPER.md row 7), which cannot point where a teacher's embedding is negative."""
+    projection_width: int | None = Field(default=None, ge=1, le=16384)
+    """Hidden width of an ``mlp`` projection; the backbone's width where not given."""
+    head_width: int = Field(default=256, ge=1, le=16384)
+    """Hidden width of the classifier."""
+    head_dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Before each linear layer of the classifier."""
+    dropout: DropoutSettings = DropoutSettings()
+    """Inside the backbone."""
+    layerdrop: float = Field(default=0.0, ge=0, lt=1)
+    """Probability of leaving out each of the transformer's layers but the first in a training step;
+    off, since the paper does not speak of it."""
+    spec_augment: SpecAugmentSettings = SpecAugmentSettings()
+    """Time and feature masks on the transformer's input in a training step; off likewise."""
+    gradient_checkpointing: bool = False
+    """Recompute the transformer's activations instead of keeping them: the same gradients from less
+    memory, for about a third more time."""
+
+
+class TeacherTerm(Settings):
+    """One teacher's part in the loss."""
+
+    tau: float = Field(gt=0)
+    """Temperature of its KL divergence, for the teacher and the student alike (row 5)."""
+    weight: float = Field(default=1.0, ge=0)
+    """Factor on both of its terms; at 0 the student keeps its projection (PAPER.md row 22)."""
+
+
+_PAPER: Mapping[str, dict[str, float]] = {
+    "linguistic": {"tau": 5.0, "weight": 1.0},
+    "prosodic": {"tau": 0.5, "weight": 1.0},
+}
+"""Section 4.2; figure 2 finds tau 4 best for the linguistic teacher (PAPER.md row 1)."""
+
+
+class LossSettings(Settings):
+    """Coefficients of the total loss; the defaults are the paper's (section 4.2)."""
+
+    alpha: float = Field(default=1.0, ge=0)
+    """Of the KL divergences to the teachers' logits."""
+    beta: float = Field(default=10.0, ge=0)
+    """Of the cosine distances to the teachers' embeddings."""
+    gamma: float = Field(default=2.0, ge=0)
+    """Of the cross entropy."""
+    kl: Direction = "teacher_student"
+    """KL(teacher‖student), or KL(student‖teacher) as equation 1 prints it (PAPER.md row 2)."""
+    tau_squared: bool = False
+    """Multiply each KL divergence by tau squared, as Hinton does (PAPER.md row 4)."""
+    teachers: dict[str, TeacherTerm] = Field(
+        default_factory=lambda: {name: TeacherTerm(**term) for name, term in _PAPER.items()}
+    )
+    """Terms by teacher name. Keys not given keep the paper's values for its two teachers."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _paper_teachers(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or not isinstance(values.get("teachers"), Mapping):
+            return values
+        terms = {
+            k: v.model_dump() if isinstance(v, TeacherTerm) else v
+            for k, v in values["teachers"].items()
+        }
+        return {**values, "teachers": merge(_PAPER, terms)}
+
+    def for_teachers(self, names: Iterable[str]) -> dict[str, TeacherTerm]:
+        """The terms of a store's teachers, sorted by name.
+
+        Args:
+            names: the teachers that the store holds.
+
+        Raises:
+            UserError: naming every teacher without a term and every term without a teacher, or
+                where all coefficients together leave nothing to learn from.
+
+        >>> LossSettings().for_teachers(["prosodic"])
+        {'prosodic': TeacherTerm(tau=0.5, weight=1.0)}
+        """
+        present = sorted(names)
+        faults = [
+            f"teacher {name} of the store has no temperature: --set losses.teachers.{name}.tau=1"
+            for name in present
+            if name not in self.teachers
+        ]
+        faults += [
+            f"losses.teachers.{name}: the store has no such teacher, it has {', '.join(present)}"
+            for name in sorted(self.teachers)
+            if name not in present and name not in _PAPER
+        ]
+        if faults:
+            raise UserError(f"losses and store do not match:\n{listed(faults)}", "add those flags")
+        terms = {name: self.teachers[name] for name in present}
+        taught = (self.alpha > 0 or self.beta > 0) and any(t.weight > 0 for t in terms.values())
+        if self.gamma == 0 and not taught:
+            raise UserError("all loss coefficients are 0", "--set losses.gamma=2")
+        return terms
+
+
+def _rising(limits: tuple[float, float]) -> tuple[float, float]:
+    if limits[0] > limits[1]:
+        raise ValueError(f"{limits[0]} to {limits[1]} is no range: the smaller one comes first")
+    return limits
+
+
+Db = Annotated[float, Field(ge=-100, le=100)]
+DbRange = Annotated[tuple[Db, Db], AfterValidator(_rising)]
+
+
+_UNSPOKEN = {
+    "speed": "it changes tempo and pitch, of which the cached prosodic targets speak",
+    "time_crop": "it may cut off words and phrases of which the cached targets speak",
+}
+Factor = Annotated[float, Field(ge=0.5, le=2)]
+
+
+class AugmentSettings(Settings):
+    """What is done to training utterances; every draw is uniform and each utterance's own."""
+
+    noise_snr_db: Annotated[tuple[Db, Db], AfterValidator(_rising)] | None = None
+    """White noise at a signal-to-noise ratio from this range."""
+    gain_db: Annotated[tuple[Db, Db], AfterValidator(_rising)] | None = None
+    """Change of level; what goes beyond full scale is clipped, as a recorder would."""
+    codecs: tuple[Codec, ...] = ()
+    """One of these is drawn: ``mulaw`` (8 bit, G.711's curve), ``narrowband`` (as if sampled at
+    8 kHz), ``telephone`` (both)."""
+    codec_share: float = Field(0.5, gt=0, le=1)
+    """Share of the utterances that go through a codec, where there are any."""
+    speed: Annotated[tuple[Factor, Factor], AfterValidator(_rising)] | None = None
+    """Played so many times as fast, in steps of 0.01. Invalidates targets."""
+    time_crop: float | None = Field(None, gt=0, lt=1)
+    """A random stretch of at least this share is kept. Invalidates targets."""
+    invalidates_targets: bool = False
+    """Allow what makes the teachers' cached targets speak of other audio than the student hears."""
+
+    @model_validator(mode="after")
+    def _targets_stay_valid(self) -> AugmentSettings:
+        """Refuse what the cached targets do not speak of, with the reason."""
+        faults = [
+            f"{name}: {why}" for name, why in _UNSPOKEN.items() if getattr(self, name) is not None
+        ]
+        if faults and not self.invalidates_targets:
+            raise ValueError(
+                f"{'; '.join(faults)}. Leave it out, or say that this is meant: "
+                "stream.augment.invalidates_targets = true"
+            )
+        return self
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is altered."""
+        chosen = (self.noise_snr_db, self.gain_db, self.speed, self.time_crop)
+        return not self.codecs and all(value is None for value in chosen)
 
 
 class StudentOptim(OptimSettings):
@@ -112,6 +334,35 @@ def model_folder(backbone: str) -> str | None:
     kind = backbone.removeprefix(RANDOM)
     source = kind.removeprefix(HUGGING_FACE)
     return source if source != kind and Path(source).is_dir() else None
+
+
+def refuse_unknown(name: str) -> None:
+    """Refuse what is neither a name of :data:`BACKBONES` nor ``hf:...``; whatever weights are here.
+
+    Raises:
+        UserError: with the nearest name.
+
+    >>> refuse_unknown("random:hubert-base")
+    """
+    kind = name.removeprefix(RANDOM)
+    if kind not in BACKBONES:
+        source_of(kind)
+
+
+def source_of(kind: str) -> str:
+    """The id or folder of ``hf:...``.
+
+    Raises:
+        UserError: where it is no such name, nor any other that is known.
+    """
+    source = kind.removeprefix(HUGGING_FACE)
+    if source and source != kind:
+        return source
+    near = difflib.get_close_matches(kind, BACKBONES, n=1)
+    raise UserError(
+        f"{printable(kind)}: no such backbone" + (f"; did you mean {near[0]}?" if near else ""),
+        f"one of {', '.join(BACKBONES)}, hf:<id or folder>, or random: before a name",
+    )
 
 
 def run_key(

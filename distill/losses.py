@@ -7,104 +7,22 @@ its rows, so a micro-batch of n rows out of N counts exactly n/N.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
+from distill.config import Direction, LossSettings
 from distill.model.masking import wide
-from featstore.core.schema import UserError, listed
-from featstore.core.settings import Settings, merge
 
 if TYPE_CHECKING:
     from distill.model.student import StudentOutput
 
-Direction = Literal["teacher_student", "student_teacher"]
-
 NORM_FLOOR = 1e-3
 """A student embedding shorter than this counts as this long in the cosine, which bounds the
 gradient by 1 / NORM_FLOOR; a fresh projection's outputs are a hundred times as long."""
-
-
-class TeacherTerm(Settings):
-    """One teacher's part in the loss."""
-
-    tau: float = Field(gt=0)
-    """Temperature of its KL divergence, for the teacher and the student alike (row 5)."""
-    weight: float = Field(default=1.0, ge=0)
-    """Factor on both of its terms; at 0 the student keeps its projection (PAPER.md row 22)."""
-
-
-class LossSettings(Settings):
-    """Coefficients of the total loss; the defaults are the paper's (section 4.2)."""
-
-    alpha: float = Field(default=1.0, ge=0)
-    """Of the KL divergences to the teachers' logits."""
-    beta: float = Field(default=10.0, ge=0)
-    """Of the cosine distances to the teachers' embeddings."""
-    gamma: float = Field(default=2.0, ge=0)
-    """Of the cross entropy."""
-    kl: Direction = "teacher_student"
-    """KL(teacher‖student), or KL(student‖teacher) as equation 1 prints it (PAPER.md row 2)."""
-    tau_squared: bool = False
-    """Multiply each KL divergence by tau squared, as Hinton does (PAPER.md row 4)."""
-    teachers: dict[str, TeacherTerm] = Field(
-        default_factory=lambda: {name: TeacherTerm(**term) for name, term in _PAPER.items()}
-    )
-    """Terms by teacher name. Keys not given keep the paper's values for its two teachers."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _paper_teachers(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping) or not isinstance(values.get("teachers"), Mapping):
-            return values
-        given = {
-            k: v.model_dump() if isinstance(v, TeacherTerm) else v
-            for k, v in values["teachers"].items()
-        }
-        return {**values, "teachers": merge(_PAPER, given)}
-
-    def for_teachers(self, names: Iterable[str]) -> dict[str, TeacherTerm]:
-        """The terms of a store's teachers, sorted by name.
-
-        Args:
-            names: the teachers that the store holds.
-
-        Raises:
-            UserError: naming every teacher without a term and every term without a teacher, or
-                where all coefficients together leave nothing to learn from.
-
-        >>> LossSettings().for_teachers(["prosodic"])
-        {'prosodic': TeacherTerm(tau=0.5, weight=1.0)}
-        """
-        present = sorted(names)
-        faults = [
-            f"teacher {name} of the store has no temperature: --set losses.teachers.{name}.tau=1"
-            for name in present
-            if name not in self.teachers
-        ]
-        faults += [
-            f"losses.teachers.{name}: the store has no such teacher, it has {', '.join(present)}"
-            for name in sorted(self.teachers)
-            if name not in present and name not in _PAPER
-        ]
-        if faults:
-            raise UserError(f"losses and store do not match:\n{listed(faults)}", "add those flags")
-        terms = {name: self.teachers[name] for name in present}
-        taught = (self.alpha > 0 or self.beta > 0) and any(t.weight > 0 for t in terms.values())
-        if self.gamma == 0 and not taught:
-            raise UserError("all loss coefficients are 0", "--set losses.gamma=2")
-        return terms
-
-
-_PAPER: Mapping[str, dict[str, float]] = {
-    "linguistic": {"tau": 5.0, "weight": 1.0},
-    "prosodic": {"tau": 0.5, "weight": 1.0},
-}
-"""Section 4.2; figure 2 finds tau 4 best for the linguistic teacher (PAPER.md row 1)."""
 
 
 class LossParts(NamedTuple):

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
+from distill.config import LossSettings
 from distill.data.targets import FoldTargets
-from distill.losses import LossSettings
 from featstore.core.schema import UserError
 from featstore.folds import VALIDATION
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from distill.experiments.estimates import BASIS, estimate
-from distill.experiments.launch import BEGINS, refuse_runs, standing
+from distill.experiments.launch import BEGINS, refuse_runs, standing, weights_note
 from distill.experiments.rows import ExperimentOrder, Line, lines, runs_of
-from distill.model.backbones import check_weights
 from featstore.core.schema import UserError
 from featstore.folds import parse_numbers
 from featstore.store.store import Store
@@ -97,7 +96,7 @@ def _weights(
         if not any(found[name].status in BEGINS for name in mine):
             continue
         try:
-            told, hint, missing = check_weights(student, order.weights), "", False
+            told, hint, missing = weights_note(student, order.weights), "", False
         except UserError as error:
             told, hint, missing = error.message, error.hint, True
         if told:

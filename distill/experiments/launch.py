@@ -7,13 +7,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from distill.config import PRESETS, VARIANTS, RunSettings, default_preset
+from distill.config import PRESETS, VARIANTS, RunSettings, default_preset, refuse_unknown
 from distill.experiments.estimates import BASIS, estimate
 from distill.experiments.resources import Resources
-from distill.experiments.running import Done, run_all
-from distill.model.backbones import check_weights, refuse_unknown
 from distill.runs.folder import CHECKPOINT, RunFolder
 from distill.runs.request import RunRequest, key_of
 from featstore.core.config import cross_fitted
@@ -23,6 +21,9 @@ from featstore.core.settings import choose, load_toml, overrides, resolve
 from featstore.folds import parse_numbers
 from featstore.inspection.fitness import warnings_of
 from featstore.store.store import Store
+
+if TYPE_CHECKING:
+    from distill.experiments.running import Done
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def plan(order: Order) -> dict[str, Any]:
         status, why, folder = standing(store, order.request(fold))
         rows.append({"fold": fold, "status": status, "why": why, "folder": folder})
     begins = any(row["status"] in BEGINS for row in rows)
-    weights = check_weights(order.settings.student.backbone, order.weights) if begins else ""
+    weights = weights_note(order.settings.student.backbone, order.weights) if begins else ""
     done = [Path(row["folder"]) for row in rows if row["status"] == "done"]
     left = sum(row["status"] in BEGINS for row in rows)
     return {
@@ -115,6 +116,15 @@ def plan(order: Order) -> dict[str, Any]:
         "basis": BASIS,
         "settings": order.settings.model_dump(mode="json"),
     }
+
+
+def weights_note(backbone: str, weights: Path | None) -> str:
+    """What a run would download first, see :func:`distill.model.backbones.check_weights`."""
+    if backbone == "tiny" and weights is None:
+        return ""
+    from distill.model.backbones import check_weights
+
+    return check_weights(backbone, weights)
 
 
 WARNINGS = 10
@@ -205,8 +215,9 @@ def launch(order: Order) -> Done:
     Raises:
         UserError: the store or the folds are not there.
     """
-    refuse_order(order)
+    from distill.experiments.running import run_all  # brings torch
 
+    refuse_order(order)
     return run_all(partial(_requests, order), order.resources, order.experiment)
 
 

@@ -11,21 +11,22 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from distill.config import PRESETS, RunSettings, default_preset, run_key
+from distill.config import PRESETS, RunSettings, default_preset, refuse_unknown, run_key
 from distill.experiments.grids import Cell, Grid
 from distill.experiments.launch import experiment_name, refuse_runs, warn_of_teachers
 from distill.experiments.resources import Resources
-from distill.experiments.running import Done, run_all
 from distill.metrics import spread
-from distill.model.backbones import refuse_unknown
 from distill.runs.records import ExperimentRecord, Row, write_record
 from distill.runs.request import Outcome, RunRequest, key_of
 from featstore.core.schema import UserError, listed
 from featstore.core.settings import choose, flat, load_toml, overrides, resolve
 from featstore.folds import parse_numbers
 from featstore.store.store import Store
+
+if TYPE_CHECKING:
+    from distill.experiments.running import Done
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,8 @@ def run_experiment(order: ExperimentOrder) -> tuple[Done, list[Line]]:
     Raises:
         UserError: the store, folds or settings are not there, or do not fit.
     """
+    from distill.experiments.running import run_all  # brings torch
+
     store, rows = _opened(order)
     students = "+".join(order.students or order.grid.students)
     record = ExperimentRecord(

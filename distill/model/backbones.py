@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 
+from distill.config import RANDOM, source_of
 from distill.model import bundles
 from distill.model.encoder import Architecture, Backbone
 from distill.model.tiny import Tiny, TinyShape
-from featstore.core.schema import UserError, printable
+from featstore.core.schema import UserError
 from featstore.core.settings import resolve
-
-NAMES = ("tiny", *bundles.BUNDLES)
-"""Names of their own; besides them ``hf:<id or folder>``, and ``random:`` before any name."""
-
-RANDOM, HUGGING_FACE = "random:", "hf:"
 
 
 def load_backbone(name: str, weights: Path | None = None, seed: int = 42) -> Backbone:
@@ -68,19 +63,6 @@ def check_weights(name: str, weights: Path | None = None) -> str:
     from distill.model import huggingface
 
     return huggingface.check(source_of(kind), random)
-
-
-def refuse_unknown(name: str) -> None:
-    """Refuse what is neither a name of :data:`NAMES` nor ``hf:...``; whatever weights are here.
-
-    Raises:
-        UserError: with the nearest name.
-
-    >>> refuse_unknown("random:hubert-base")
-    """
-    kind = name.removeprefix(RANDOM)
-    if kind not in NAMES:
-        source_of(kind)
 
 
 def architecture(name: str) -> Architecture:
@@ -150,19 +132,3 @@ def _refuse_weights_for(name: str, weights: Path | None) -> None:
             f"--weights {weights}: {name} takes no file of weights",
             f"give it with {', '.join(bundles.BUNDLES)}, or name a folder as hf:FOLDER",
         )
-
-
-def source_of(kind: str) -> str:
-    """The id or folder of ``hf:...``.
-
-    Raises:
-        UserError: where it is no such name, nor any other that is known.
-    """
-    source = kind.removeprefix(HUGGING_FACE)
-    if source and source != kind:
-        return source
-    near = difflib.get_close_matches(kind, NAMES, n=1)
-    raise UserError(
-        f"{printable(kind)}: no such backbone" + (f"; did you mean {near[0]}?" if near else ""),
-        f"one of {', '.join(NAMES)}, hf:<id or folder>, or random: before a name",
-    )

@@ -16,7 +16,7 @@ import torchaudio
 
 from distill.model.encoder import Architecture
 from distill.model.wav2vec2 import TorchaudioEncoder
-from featstore.core.models import MAX_BYTES
+from featstore.core.models import MAX_BYTES, refuse_giant
 from featstore.core.schema import Refused, UserError, listed
 from featstore.core.tensors import read_header, read_tensors
 
@@ -163,20 +163,6 @@ def _from_file(name: str, path: Path) -> TorchaudioEncoder:
             f"{path}: not the weights of {name} ({_first_line(error)})", hint
         ) from error
     return encoder
-
-
-def refuse_giant(path: Path) -> None:
-    """Make sure that a file of weights can be read, or summed, to its end.
-
-    Raises:
-        UserError: it is not there.
-        Refused: it has more than :data:`featstore.core.models.MAX_BYTES`; a sparse file claims
-            any size.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file of weights", "give --weights an existing file")
-    if path.stat().st_size > MAX_BYTES:
-        raise Refused(f"{path}: more than {MAX_BYTES:,} bytes", "give --weights an encoder's file")
 
 
 def refuse_unusable(path: Path) -> None:

@@ -8,15 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from distill.config import BACKBONES, HUGGING_FACE, RANDOM, source_of
 from distill.model import bundles
 from distill.model.backbones import (
-    HUGGING_FACE,
-    NAMES,
-    RANDOM,
     architecture,
     build_backbone,
     check_weights,
-    source_of,
 )
 from distill.model.encoder import Architecture
 from featstore.core.schema import UserError
@@ -67,7 +64,7 @@ def rows(names: Iterable[str] = ()) -> list[Row]:
     Raises:
         UserError: for a name that is none.
     """
-    return [_row(name) for name in [*names] or [*NAMES, *cached()]]
+    return [_row(name) for name in [*names] or [*BACKBONES, *cached()]]
 
 
 def cached() -> list[str]:
@@ -139,7 +136,7 @@ def _row(name: str) -> Row:
 
 def _shape(kind: str) -> Architecture | None:
     """The architecture, where this machine has what tells it."""
-    if kind in NAMES:
+    if kind in BACKBONES:
         return architecture(kind)
     from distill.model import huggingface
 
@@ -151,7 +148,7 @@ def _shape(kind: str) -> Architecture | None:
 
 
 def _family(kind: str, shape: Architecture | None) -> str:
-    if kind in NAMES:
+    if kind in BACKBONES:
         return _FAMILIES[kind.split("-")[0]]
     return "" if shape is None else _FAMILIES[shape.type]
 

@@ -10,17 +10,12 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from distill.config import Context, DropoutSettings, SpecAugmentSettings, Trainable
 from distill.model.layerdrop import passed_by
 from distill.model.masking import valid_mask
-from distill.model.spec_augment import SpecAugmentSettings, spec_augment
+from distill.model.spec_augment import spec_augment
 from featstore.core.schema import UserError
 from featstore.core.settings import Settings
-
-Trainable = Literal["transformer", "all", "none"]
-"""What the optimiser may change (PAPER.md row 11): the default keeps the CNN as pretrained."""
-
-Context = Literal["utterance", "window"]
-"""What a frame may attend to; :class:`distill.model.whisper.Whisper` offers both."""
 
 
 class Architecture(Settings):
@@ -46,19 +41,6 @@ class Architecture(Settings):
             if wrong or len(sizes) > 256:
                 raise ValueError(f"{key}: {wrong or len(sizes)} is beyond any speech encoder")
         return self
-
-
-class DropoutSettings(Settings):
-    """Dropout inside the encoder; where not given, what the architecture was pretrained with."""
-
-    hidden: float | None = None
-    """On the transformer's input and on the output of attention and feed-forward layers."""
-    attention: float | None = None
-    """On attention weights."""
-    activation: float | None = None
-    """Inside feed-forward layers."""
-    projection: float | None = None
-    """Between the CNN (or filter bank) and the transformer."""
 
 
 class Backbone(nn.Module):

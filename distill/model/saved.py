@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from pydantic import Field, ValidationError
 
-from distill.model.backbones import HUGGING_FACE, build_backbone
+from distill.config import HUGGING_FACE, StudentSettings
+from distill.model.backbones import build_backbone
 from distill.model.encoder import Architecture
 from featstore.core.disk import io_failure
 from featstore.core.files import fsync_folder, read_small, sha256_of, strict_json, write_file
@@ -112,7 +113,7 @@ def load(folder: Path) -> Student:
         Corrupt: where card or weights are not what was written.
         Refused: where a newer version wrote it.
     """
-    from distill.model.student import Student, StudentSettings
+    from distill.model.student import Student
 
     folder = Path(folder)
     card = _read_card(folder / CARD)
@@ -130,16 +131,6 @@ def load(folder: Path) -> Student:
             shown(f"fetch the folder anew; it was written with {made or 'unknown versions'}"),
         ) from error
     return student.eval()
-
-
-def weights_of(folder: Path) -> tuple[Path, int]:
-    """Where a saved student's weights are, and how many bytes they must have.
-
-    Raises:
-        UserError: where ``folder`` holds no student.
-        Corrupt: where its card is not what was written.
-    """
-    return folder / WEIGHTS, _read_card(folder / CARD).weights.size
 
 
 def _card(student: Student, weights: Path) -> Card:

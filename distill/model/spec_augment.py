@@ -8,33 +8,9 @@ that an interrupted run hides the same frames as an undisturbed one, on whatever
 from __future__ import annotations
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from featstore.core.settings import Settings
-
-
-class SpecAugmentSettings(Settings):
-    """What is hidden (Park et al. 2019, the form that wav2vec 2.0 is fine-tuned with).
-
-    Off by default: the paper does not speak of it. Nothing is hidden in evaluation, nor where
-    nothing of the backbone trains.
-    """
-
-    time_ratio: float = Field(default=0.0, ge=0, lt=1)
-    """Share of an utterance's frames under masks. Masks may overlap, so it is an upper bound of
-    the mean; wav2vec 2.0 is fine-tuned with about 0.05."""
-    time_length: int = Field(default=10, ge=1, le=1000)
-    """Frames that one mask hides: 10 are 0.2 s of most backbones. At most half of an utterance."""
-    feature_ratio: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the features under masks, likewise."""
-    feature_length: int = Field(default=10, ge=1, le=4096)
-    """Neighbouring features that one mask hides."""
-
-    @property
-    def active(self) -> bool:
-        """Whether anything is hidden at all."""
-        return self.time_ratio > 0 or self.feature_ratio > 0
+from distill.config import SpecAugmentSettings
 
 
 def spec_augment(features: Tensor, n_frames: Tensor, settings: SpecAugmentSettings) -> Tensor:

@@ -4,53 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
+from distill.config import StudentSettings
 from distill.model.backbones import load_backbone, seeded
-from distill.model.encoder import Backbone, Context, DropoutSettings, Trainable
+from distill.model.encoder import Backbone
 from distill.model.masking import masked_mean, valid_mask, wide
-from distill.model.spec_augment import SpecAugmentSettings
-from featstore.core.settings import Settings
-
-Pooling = Literal["mean", "weighted", "attention"]
-
-
-class StudentSettings(Settings):
-    """What a student is made of; the defaults are the paper's."""
-
-    backbone: str = "hubert-base"
-    """A name that :func:`distill.model.backbones.load_backbone` knows."""
-    trainable: Trainable = "transformer"
-    """What of the backbone trains (PAPER.md row 11)."""
-    context: Context = "utterance"
-    """Whisper only: whether frames attend to their own utterance, or also to the silence that fills
-    it up to the model's window of 30 s, as in pretraining."""
-    pooling: Pooling = "mean"
-    """Frames to one vector (PAPER.md row 10): mean of the last layer, mean of a learned weighted
-    sum of all layers, or attention over the last layer's frames."""
-    projection: Literal["mlp", "linear_gelu"] = "mlp"
-    """Per teacher Linear -> GELU -> Linear, or Linear -> GELU as the paper's words can be read
-    (PAPER.md row 7), which cannot point where a teacher's embedding is negative."""
-    projection_width: int | None = Field(default=None, ge=1, le=16384)
-    """Hidden width of an ``mlp`` projection; the backbone's width where not given."""
-    head_width: int = Field(default=256, ge=1, le=16384)
-    """Hidden width of the classifier."""
-    head_dropout: float = Field(default=0.1, ge=0, lt=1)
-    """Before each linear layer of the classifier."""
-    dropout: DropoutSettings = DropoutSettings()
-    """Inside the backbone."""
-    layerdrop: float = Field(default=0.0, ge=0, lt=1)
-    """Probability of passing by each of the transformer's layers but the first in a training step;
-    off, since the paper does not speak of it."""
-    spec_augment: SpecAugmentSettings = SpecAugmentSettings()
-    """Time and feature masks on the transformer's input in a training step; off likewise."""
-    gradient_checkpointing: bool = False
-    """Recompute the transformer's activations instead of keeping them: the same gradients from less
-    memory, for about a third more time."""
 
 
 class StudentOutput(NamedTuple):

@@ -24,7 +24,8 @@ import torch
 import torchaudio
 from torch import Tensor, nn
 
-from distill.model.encoder import Architecture, Backbone, Context, DropoutSettings
+from distill.config import Context, DropoutSettings
+from distill.model.encoder import Architecture, Backbone
 from distill.model.masking import valid_mask, wide
 from featstore.core.schema import SAMPLING_RATE
 

@@ -22,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from distill.model.saved import weights_of
 from featstore.core.files import fsync_folder, read_small, sha256_of, strict_json, write_file
 from featstore.core.locks import try_lock
 from featstore.core.schema import Corrupt, UserError, printable
@@ -86,7 +85,9 @@ class RunFolder:
                 raise Corrupt(f"{path}: missing, although the run finished", again)
             if sha256_of(path) != expected:
                 raise Corrupt(f"{path}: changed since the run finished", again)
-        weights, size = weights_of(self.path / STUDENT)
+        card = read_small(self.path / STUDENT / "student.json")
+        size = strict_json(card, STUDENT)["weights"]["size"]  # summed above, so it is as written
+        weights = self.path / STUDENT / "model.safetensors"
         if not weights.is_file() or weights.stat().st_size != size:
             raise Corrupt(f"{weights}: not the {size:,} bytes that the run finished with", again)
         return True

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from distill.config import RunSettings, portable, run_key
-from distill.losses import LossSettings
-from distill.model.bundles import refuse_giant
+from distill.config import LossSettings, RunSettings, portable, run_key
 from distill.runs.folder import RunFolder
 from featstore.core.config import cross_fitted
 from featstore.core.files import sha256_of
+from featstore.core.models import refuse_giant
 from featstore.core.schema import UserError
 from featstore.store.store import Store
 

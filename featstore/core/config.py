@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -212,3 +213,23 @@ PRESETS: Mapping[str, dict[str, Any]] = {
 }
 """Deltas from the defaults: ``paper`` is none, ``safe`` the learning rates that fine-tuning
 usually takes (PAPER.md row 12), ``tiny`` teachers that a laptop fits in under a minute a fold."""
+
+GPU_FILES = ("/dev/nvidiactl", "/dev/nvmap", "/dev/dxg", "/dev/kfd")
+"""One of these is there where a GPU can be used: NVIDIA, Tegra, WSL, ROCm."""
+
+
+def device_kind(name: str = "auto") -> str:
+    """``cpu`` or ``cuda``: what ``--device NAME`` means on this machine.
+
+    Imports torch only to ask it about a GPU that is there.
+
+    >>> device_kind("cuda:1")
+    'cuda'
+    """
+    if name != "auto":
+        return name.partition(":")[0]
+    if not any(Path(file).exists() for file in GPU_FILES):
+        return "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from featstore.core.files import strict_json
-from featstore.core.schema import Corrupt, Refused, printable
+from featstore.core.schema import Corrupt, Refused, UserError, printable
 from featstore.core.tensors import read_header
 
 MAX_BYTES = 16 * 1024**3
@@ -109,3 +109,17 @@ def check_weights(source: str, local: bool) -> int:
         Refused: an index names a pickle or a file elsewhere, or a file is beyond any size.
     """
     return sum(1 for path in weight_files(source, local) if read_header(path, max_bytes=MAX_BYTES))
+
+
+def refuse_giant(path: Path) -> None:
+    """Make sure that a file of weights can be read, or summed, to its end.
+
+    Raises:
+        UserError: it is not there.
+        Refused: it has more than :data:`MAX_BYTES`; a sparse file claims
+            any size.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file of weights", "give --weights an existing file")
+    if path.stat().st_size > MAX_BYTES:
+        raise Refused(f"{path}: more than {MAX_BYTES:,} bytes", "give --weights an encoder's file")

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from featstore.core.config import OptimSettings
+from featstore.core.config import OptimSettings, device_kind
 from featstore.core.schema import UserError
 
 Indices = npt.NDArray[np.int64]
@@ -23,7 +23,7 @@ def pick_device(name: str = "auto") -> torch.device:
         UserError: the device asked for is not there.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(device_kind())
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

@@ -9,6 +9,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from featstore.core.config import device_kind
 from featstore.jobs.body import perform
 from featstore.jobs.processes import default_jobs, each, worker_setup
 from featstore.jobs.task import Task
@@ -61,11 +62,11 @@ def workers(jobs: int | None, device: str) -> tuple[int, Callable[..., None], tu
     Returns:
         Their number, ``setup`` and ``setup_arguments`` of :func:`featstore.jobs.processes.each`.
     """
+    if device_kind(device) == "cpu":
+        return jobs or default_jobs(), worker_setup, ()
     from featstore.core.training import pick_device
 
     chosen = pick_device(device)
-    if chosen.type == "cpu":
-        return jobs or default_jobs(), worker_setup, ()
     gpus: list[str] = visible_gpus() if chosen.index is None else []
     if len(gpus) < 2:
         return jobs or 1, worker_setup, ()

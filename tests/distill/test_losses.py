@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from torch.distributions import Categorical
 from torch.distributions import kl_divergence as oracle
 
+from distill.config import LossSettings
 from distill.losses import (
     NORM_FLOOR,
-    LossSettings,
     cosine_distance,
     cross_entropy,
     kl_divergence,

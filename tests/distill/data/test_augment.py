@@ -5,8 +5,8 @@ import pytest
 import torch
 from torchaudio.functional import mu_law_decoding, mu_law_encoding
 
-from distill.config import RunSettings, run_key
-from distill.data.augment import SHORTEST, AugmentSettings, augmentation, cropped, mulaw, through
+from distill.config import AugmentSettings, RunSettings, run_key
+from distill.data.augment import SHORTEST, augmentation, cropped, mulaw, through
 from distill.data.stream import plan_steps, read_batch, stream, training_steps
 from featstore.core.schema import UserError
 from featstore.core.settings import load_toml, overrides, resolve, to_toml

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from distill.config import LossSettings
 from distill.data.targets import load_targets
 from distill.data.temperature import RANGE, calibrated, fit, taus
-from distill.losses import LossSettings
 from featstore.core.schema import UserError
 from featstore.folds import OUT, VALIDATION
 from featstore.store.store import Store

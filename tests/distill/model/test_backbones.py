@@ -5,12 +5,13 @@ import torch
 import torchaudio
 from torchaudio.models.wav2vec2.utils import import_huggingface_model
 
+from distill.config import BACKBONES, DropoutSettings, StudentSettings
 from distill.model import bundles
-from distill.model.backbones import NAMES, architecture, build_backbone, load_backbone
+from distill.model.backbones import architecture, build_backbone, load_backbone
 from distill.model.bundles import TorchaudioEncoder
-from distill.model.encoder import Architecture, DropoutSettings
+from distill.model.encoder import Architecture
 from distill.model.masking import masked_mean
-from distill.model.student import Student, StudentSettings
+from distill.model.student import Student
 from distill.model.wav2vec2 import TransformersEncoder
 from featstore.core.schema import UserError
 
@@ -28,6 +29,10 @@ WHISPER = {
     **{"num_mel_bins": 20, "d_model": 32, "encoder_layers": 3, "encoder_attention_heads": 4},
     **{"encoder_ffn_dim": 48, "max_source_positions": 20, "dropout": 0.1},
 }
+
+
+def test_the_named_backbones_are_those_of_torchaudio():
+    assert ("tiny", *bundles.BUNDLES) == BACKBONES
 
 
 def hf(kind, params, normalise=False):
@@ -310,7 +315,7 @@ def test_random_weights_are_drawn_from_the_seed():
 def test_unknown_names(name, hint):
     with pytest.raises(UserError, match=hint) as caught:
         load_backbone(name)
-    assert all(known in caught.value.hint for known in NAMES)
+    assert all(known in caught.value.hint for known in BACKBONES)
 
 
 def test_every_bundle_has_an_architecture():

@@ -10,8 +10,9 @@ import torchaudio
 from rich.console import Console
 from transformers import BertConfig, HubertConfig, HubertModel, WhisperConfig
 
+from distill.config import BACKBONES
 from distill.model import bundles
-from distill.model.backbones import NAMES, check_weights, load_backbone
+from distill.model.backbones import check_weights, load_backbone
 from distill.model.catalogue import facts, render, rows
 from featstore.core.schema import Corrupt, Refused, UserError
 from tests.distill.model.test_bundles import published
@@ -60,7 +61,7 @@ def in_cache(tmp_path, name, config):
 def test_every_name_has_a_row_and_nothing_is_allocated(monkeypatch):
     monkeypatch.setattr("distill.model.bundles.load", forbidden)
     found = {row.name: row for row in rows()}
-    assert list(found) == list(NAMES)
+    assert list(found) == list(BACKBONES)
     base, large = found["hubert-base"], found["hubert-large"]
     assert (base.width, base.layers, base.parameters) == (768, 12, 94_370_944)
     assert (large.width, large.layers, large.normalise) == (1024, 24, True)

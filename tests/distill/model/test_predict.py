@@ -3,9 +3,10 @@ import pytest
 import soundfile
 import torch
 
+from distill.config import StudentSettings
 from distill.model import predict
 from distill.model.predict import predict_files
-from distill.model.student import StudentSettings, build_student
+from distill.model.student import build_student
 from featstore.core.schema import FOUR_CLASSES, UserError
 
 DURATIONS_S = [0.5, 0.15, 1.2, 0.3, 0.9, 0.2]

@@ -5,10 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distill.config import DropoutSettings, SpecAugmentSettings
 from distill.model.backbones import build_backbone, load_backbone
-from distill.model.encoder import DropoutSettings
 from distill.model.layerdrop import passed_by
-from distill.model.spec_augment import SpecAugmentSettings, spans, spec_augment
+from distill.model.spec_augment import spans, spec_augment
 from distill.training import loop as trainer
 from featstore.core.schema import UserError
 from featstore.core.settings import resolve

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from distill.losses import LossSettings, total_loss
+from distill.config import LossSettings, StudentSettings
+from distill.losses import total_loss
 from distill.model import saved
 from distill.model.backbones import build_backbone, load_backbone
 from distill.model.encoder import Architecture
 from distill.model.saved import FORMAT, _read_card
-from distill.model.student import Student, StudentSettings, build_student
+from distill.model.student import Student, build_student
 from featstore.core.schema import FOUR_CLASSES, Corrupt, Refused, TaskFailed, UserError
 from featstore.core.settings import digest, overrides, resolve
 

@@ -12,10 +12,11 @@ from transformers import (
     WhisperModel,
 )
 
+from distill.config import StudentSettings
 from distill.model.backbones import build_backbone, load_backbone
 from distill.model.encoder import Architecture
 from distill.model.masking import masked_mean
-from distill.model.student import Student, StudentSettings
+from distill.model.student import Student
 from featstore.core.schema import UserError
 
 SIZES = {
