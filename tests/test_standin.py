@@ -25,7 +25,7 @@ from distill.report import collect, summarise
 from featstore.build.plan import Request
 from featstore.build.run import build
 from featstore.core.config import PRESETS, BuildSettings
-from featstore.core.scores import ua
+from featstore.core.metrics import ua
 from featstore.core.settings import resolve
 from featstore.corpora import load
 from featstore.features.audio import from_samples

@@ -16,9 +16,8 @@ import torchaudio
 
 from distill.model.encoder import Architecture
 from distill.model.wav2vec2 import TorchaudioEncoder
-from featstore.core.models import MAX_BYTES, refuse_giant
 from featstore.core.schema import Refused, UserError, listed
-from featstore.core.tensors import read_header, read_tensors
+from featstore.core.weights import MAX_BYTES, check_tensors, read_tensors, refuse_giant
 
 BUNDLES: Mapping[str, str] = {
     "hubert-base": "HUBERT_BASE",
@@ -175,7 +174,7 @@ def refuse_unusable(path: Path) -> None:
     """
     refuse_giant(path)
     if path.suffix == ".safetensors":
-        read_header(path, max_bytes=MAX_BYTES)
+        check_tensors(path, max_bytes=MAX_BYTES)
     elif path.suffix in {".pt", ".pth"}:
         _refuse_bomb(path)
     else:

@@ -10,8 +10,8 @@ import torch
 from distill.model import whisper
 from distill.model.encoder import Architecture, Backbone
 from distill.model.wav2vec2 import TransformersEncoder
-from featstore.core.hub import quiet
 from featstore.core.schema import UserError, printable
+from featstore.core.weights import quiet
 
 _WAV2VEC2 = (
     *("conv_dim", "conv_stride", "conv_kernel", "conv_bias", "conv_pos_kernel_size"),

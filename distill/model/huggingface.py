@@ -13,17 +13,17 @@ from pydantic import ValidationError
 from distill.model import hf_models, whisper
 from distill.model.bundles import offline
 from distill.model.encoder import Architecture, Backbone
-from featstore.core.hub import quiet
-from featstore.core.models import (
+from featstore.core.schema import SAMPLING_RATE, Refused, UserError, printable
+from featstore.core.weights import (
     MAX_BYTES,
     WEIGHTS,
     check_weights,
     model_file,
+    quiet,
     read_json,
+    read_tensors,
     weight_files,
 )
-from featstore.core.schema import SAMPLING_RATE, Refused, UserError, printable
-from featstore.core.tensors import read_tensors
 
 _CONVOLUTIONS = ("conv_dim", "conv_kernel", "conv_stride")
 

@@ -24,7 +24,7 @@ from featstore.core.files import fsync_folder, read_small, sha256_of, strict_jso
 from featstore.core.schema import UTTERANCE_ID, Corrupt, OtherVersion, UserError, listed
 from featstore.core.schema import printable as shown
 from featstore.core.settings import Settings, digest
-from featstore.core.tensors import read_tensors, save_tensors
+from featstore.core.weights import read_tensors, save_tensors
 from featstore.store.staging import beside
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distill.metrics import MIN_UNITS, Counts, Interval, bootstrap_scores
-from featstore.core.scores import confusion
+from featstore.core.metrics import confusion
 
 if TYPE_CHECKING:
     import pandas as pd

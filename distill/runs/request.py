@@ -10,8 +10,8 @@ from distill.config import LossSettings, RunSettings, portable, run_key
 from distill.runs.folder import RunFolder
 from featstore.core.config import cross_fitted
 from featstore.core.files import sha256_of
-from featstore.core.models import refuse_giant
 from featstore.core.schema import UserError
+from featstore.core.weights import refuse_giant
 from featstore.store.store import Store
 
 

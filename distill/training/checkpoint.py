@@ -22,7 +22,7 @@ from featstore.core.console import say
 from featstore.core.files import fsync_folder, read_small, sha256_of, strict_json, write_file
 from featstore.core.schema import Corrupt, UserError, printable
 from featstore.core.settings import digest
-from featstore.core.tensors import read_header, read_tensors, save_tensors
+from featstore.core.weights import check_tensors, read_tensors, save_tensors
 
 KEEP = 2
 STATE, TENSORS = "state.json", "tensors.safetensors"
@@ -80,7 +80,7 @@ def _load(place: Path) -> tuple[Tensors, dict[str, Any]]:
     claimed = record.pop("sha256", None)
     if set(record) != {"state", "tensors"} or claimed != digest(record):
         raise Corrupt(f"{place / STATE}: not what was written")
-    read_header(place / TENSORS)  # a pipe or a pickle is refused before a byte is summed
+    check_tensors(place / TENSORS)  # a pipe or a pickle is refused before a byte is summed
     if sha256_of(place / TENSORS) != record["tensors"]:
         raise Corrupt(f"{place / TENSORS}: not what was written")
     return read_tensors(place / TENSORS), record["state"]

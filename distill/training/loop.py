@@ -30,8 +30,8 @@ from distill.training.standing import Position, load_standing, save_standing
 from distill.training.step import Stepper, StepReport, steps_an_epoch
 from distill.training.tracking import log_epoch, refuse_without_tensorboard
 from featstore.core.console import say
+from featstore.core.metrics import ua, wa
 from featstore.core.schema import SAMPLING_RATE, TaskFailed
-from featstore.core.scores import ua, wa
 from featstore.core.settings import to_toml
 from featstore.core.training import class_weights, generator, pick_device, seed_all
 from featstore.jobs.task import Tell

@@ -175,7 +175,7 @@ def _write_groups_above(store: Path, unit: str) -> None:
 
 def _keep(job: TeacherJob, model: Any, save: Any) -> None:
     """The fitted teacher as a unit of its own, so that keeping it changes no other unit."""
-    from featstore.core.tensors import save_tensors
+    from featstore.core.weights import save_tensors
 
     _write_groups_above(job.store, job.weights.unit)
     # Weights that stand there are this teacher's, or those of one that is no more.

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from featstore.core import scores
-from featstore.core.probabilities import entropy, soften
+from featstore.core import metrics as scores
+from featstore.core.metrics import entropy, soften
 from featstore.core.schema import printable
 from featstore.folds import TEST, TRAIN, VALIDATION
 from featstore.inspection.teachers import outputs_of

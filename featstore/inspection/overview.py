@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featstore.core.probabilities import soften
+from featstore.core.metrics import soften
 from featstore.core.schema import SAMPLING_RATE, UserError
 from featstore.features.lld import F0, LOUDNESS
 from featstore.folds import ROLE_NAMES

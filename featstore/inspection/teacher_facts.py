@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from featstore.core import scores
-from featstore.core.probabilities import entropy, soften
+from featstore.core import metrics as scores
+from featstore.core.metrics import entropy, soften
 from featstore.folds import OUT, ROLE_NAMES
 from featstore.inspection.teachers import outputs_of
 from featstore.store.store import Store

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from featstore.core.probabilities import divergence, entropy, soften
+from featstore.core.metrics import divergence, entropy, soften
 from featstore.core.schema import SAMPLING_RATE, UserError
 from featstore.folds import ROLE_NAMES
 from featstore.store.store import Store, TeacherOutputs, unit_name

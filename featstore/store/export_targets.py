@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featstore.core.probabilities import entropy, soften
+from featstore.core.metrics import entropy, soften
 from featstore.core.schema import SAMPLING_RATE, UserError
 from featstore.core.settings import canonical
 from featstore.folds import ROLE_NAMES

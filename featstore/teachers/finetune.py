@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from featstore.core.config import OptimSettings
+from featstore.core.metrics import confusion, ua, wa
 from featstore.core.schema import TaskFailed
-from featstore.core.scores import confusion, ua, wa
 from featstore.core.training import (
     Indices,
     class_weights,

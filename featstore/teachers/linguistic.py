@@ -19,10 +19,9 @@ import torch
 from torch import nn
 
 from featstore.core.config import TINY, LinguisticSettings
-from featstore.core.hub import quiet
-from featstore.core.models import check_weights
 from featstore.core.schema import UserError
 from featstore.core.training import seed_all
+from featstore.core.weights import check_weights, quiet
 from featstore.teachers.data import Batch, FoldData, Task
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

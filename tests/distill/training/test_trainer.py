@@ -19,8 +19,8 @@ from distill.runs.request import key_of
 from distill.training import tracking
 from distill.training.loop import run_fold
 from distill.training.step import Stepper
+from featstore.core.metrics import ua, wa
 from featstore.core.schema import FOUR_CLASSES, Corrupt, TaskFailed, UserError
-from featstore.core.scores import ua, wa
 from featstore.folds import OUT, TEST, TRAIN, VALIDATION
 from featstore.store.store import Store
 from tests.distill.small_runs import (

@@ -8,9 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from featstore.core.models import MAX_JSON_BYTES, check_weights, model_file, read_json, weight_files
 from featstore.core.schema import Corrupt, Refused
-from featstore.core.tensors import save_tensors
+from featstore.core.weights import (
+    MAX_JSON_BYTES,
+    check_weights,
+    model_file,
+    read_json,
+    save_tensors,
+    weight_files,
+)
 
 INDEX = "model.safetensors.index.json"
 

@@ -1,4 +1,4 @@
-"""featstore/core/probabilities.py: by hand, and as distributions at any temperature."""
+"""featstore/core/metrics.py: by hand, and as distributions at any temperature."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from featstore.core.probabilities import divergence, entropy, soften
+from featstore.core.metrics import divergence, entropy, soften
 
 
 class TestSoften:

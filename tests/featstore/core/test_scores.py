@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featstore.core.scores import confusion, recalls, ua, wa
+from featstore.core.metrics import confusion, recalls, ua, wa
 
 TRUTH = [0, 0, 0, 1, 1, 2]
 PREDICTION = [0, 0, 1, 1, 0, 0]

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 from benchmarks.stores import invented, write_store
-from featstore.core.probabilities import divergence, soften
+from featstore.core.metrics import confusion, divergence, soften, ua
 from featstore.core.schema import printable
-from featstore.core.scores import confusion, ua
 from featstore.inspection.view.payloads import Payloads
 from featstore.inspection.view.serve import served
 from featstore.store.store import Store
