@@ -14,7 +14,8 @@ from typing import Any
 
 from distill.experiments.resources import Resources, Result
 from distill.runs.attendance import epoch_note
-from distill.runs.folder import DONE, RunFolder
+from distill.runs.folder import RunFolder
+from distill.runs.read import DONE
 from distill.runs.records import RunFacts
 from distill.runs.request import Keys, Outcome, RunRequest, require_teachers
 from distill.training.loop import run_fold, skipped

@@ -12,7 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from distill.runs.folder import DONE, RunFolder
+from distill.runs.folder import RunFolder
+from distill.runs.read import DONE
 from distill.runs.request import Keys, Outcome, RunRequest
 from featstore.core.schema import UserError
 from featstore.jobs.task import Tell, attended, queue, standings, withdraw

@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from featstore.core.files import fsync_folder, read_small, sha256_of, strict_json, write_file
+from distill.runs.read import DONE, FAILED, PREDICTIONS, SUMMED, TEACHERS, Run, read_run
+from featstore.core.files import fsync_folder, read_small, sha256_of, write_file
 from featstore.core.locks import try_lock
 from featstore.core.schema import Corrupt, UserError, printable
 from featstore.core.settings import digest
@@ -30,20 +31,7 @@ from featstore.core.settings import digest
 Floats = npt.NDArray[np.float32]
 Rows = Mapping[str, npt.NDArray[np.int64]]
 
-DONE = "DONE"
-FAILED = "FAILED"
-PREDICTIONS = "predictions.parquet"
-TEACHERS = "teachers.parquet"
 CHECKPOINT, STUDENT = "checkpoint", "student"
-SUMMED = (
-    PREDICTIONS,
-    TEACHERS,
-    "run.json",
-    "config.toml",
-    "metrics.jsonl",
-    f"{STUDENT}/student.json",
-)
-"""Files whose SHA-256 ``DONE`` holds, beside its own; the student's card holds its weights'."""
 
 _BESIDE = re.compile(r"\..+\.[0-9a-f]{8}\Z")
 
@@ -67,30 +55,24 @@ class RunFolder:
         """
         return self.path.relative_to(runs).as_posix()
 
-    @property
-    def done(self) -> bool:
-        """Whether the run is finished and what it left is what it finished with.
-
-        Of the student's weights only the size is looked at; who loads them sums them up.
+    def finished(self) -> Run | None:
+        """The run as it finished, checked; None where it has not finished.
 
         Raises:
-            Corrupt: it is finished, but a file is gone or was changed.
+            Corrupt: it has finished, but a file is gone or was changed.
         """
         if not (self.path / DONE).exists():
-            return False
-        again = f"remove {self.path} and run it again"
-        for name, expected in read_mark(self.path, again).items():
-            path = self.path / name
-            if not path.is_file():
-                raise Corrupt(f"{path}: missing, although the run finished", again)
-            if sha256_of(path) != expected:
-                raise Corrupt(f"{path}: changed since the run finished", again)
-        card = read_small(self.path / STUDENT / "student.json")
-        size = strict_json(card, STUDENT)["weights"]["size"]  # summed above, so it is as written
-        weights = self.path / STUDENT / "model.safetensors"
-        if not weights.is_file() or weights.stat().st_size != size:
-            raise Corrupt(f"{weights}: not the {size:,} bytes that the run finished with", again)
-        return True
+            return None
+        try:
+            return read_run(self.path)
+        except Corrupt as damage:
+            again = f"remove {self.path} and run it again"
+            raise Corrupt(f"{self.path}/{damage.message}", again) from damage
+
+    @property
+    def done(self) -> bool:
+        """Whether it has finished, see :meth:`finished`."""
+        return self.finished() is not None
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -178,28 +160,10 @@ class RunFolder:
         return pd.read_parquet(self.path / PREDICTIONS)
 
     def finish(self) -> None:
-        """Mark the run as finished, with the sums of what it leaves; ``done`` tells what lacks."""
-        left = [name for name in SUMMED if (self.path / name).is_file()]
-        sums = {name: sha256_of(self.path / name) for name in left}
+        """Mark the run as finished, with the SHA-256 of what it leaves."""
+        files = [name for name in SUMMED if (self.path / name).is_file()]
+        sums = {name: sha256_of(self.path / name) for name in files}
         self.write_json(DONE, sums | {"sha256": digest(sums)})
-
-
-def read_mark(folder: Path, hint: str = "") -> dict[str, str]:
-    """SHA-256 by name of the files that a run finished with, as its ``DONE`` tells.
-
-    Raises:
-        FileNotFoundError: it has not finished.
-        Corrupt: ``DONE`` is not what a run writes.
-    """
-    mark = folder / DONE
-    try:
-        sums = strict_json(read_small(mark), str(mark))
-    except UserError as error:
-        raise Corrupt(error.message, hint) from error
-    claimed = sums.pop("sha256", None)
-    if set(sums) != set(SUMMED) or claimed != digest(sums):
-        raise Corrupt(f"{mark}: not what a finished run writes", hint)
-    return sums
 
 
 def _make(folder: Path) -> None:

@@ -27,37 +27,60 @@ from distill.metrics import Scores, from_predictions
 from distill.runs.records import FOLDER, ExperimentRecord, RunFacts, SplitFacts, read_records
 from featstore.core.files import strict_json
 from featstore.core.schema import Corrupt, UserError
+from featstore.core.settings import digest
 from featstore.store.tables import packed
 
 if TYPE_CHECKING:
     import pandas as pd
 
+DONE, FAILED = "DONE", "FAILED"
 PREDICTIONS, TEACHERS = "predictions.parquet", "teachers.parquet"
+CARD, WEIGHTS = "student/student.json", "student/model.safetensors"
+SUMMED = ("run.json", "config.toml", "metrics.jsonl", PREDICTIONS, TEACHERS, CARD)
+"""Files whose SHA-256 ``DONE`` holds, beside its own; the student's card holds its weights'."""
+RUN_FOLDER = re.compile(r"fold(\d{2,4})-seed(\d{1,19})\Z", re.ASCII)
+
 MAX_BYTES = {
     "": 1 << 20, ".json": 1 << 20, ".jsonl": 256 << 20, ".toml": 4 << 20, ".parquet": 1 << 30
 }  # fmt: skip
 """Larger files are refused unread: a run's own are a few hundred KB."""
 MAX_ROWS = 5_000_000
+MAX_REASON = 300
 
 
-def read(path: Path) -> bytes:
+def read(folder: Path, name: str) -> bytes:
     """A regular file of a run, whole.
 
     Raises:
         Corrupt: where it is missing, something else than a file, unreadable or absurdly large.
     """
+    path = folder / name
     limit = MAX_BYTES[path.suffix]
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise Corrupt(f"{path.name} is not a regular file")
+            raise Corrupt(f"{name} is not a regular file")
         if status.st_size > limit:
-            raise Corrupt(f"{path.name} has {status.st_size} bytes, more than {limit}")
+            raise Corrupt(f"{name} has {status.st_size} bytes, more than {limit}")
         return path.read_bytes()
-    except FileNotFoundError:
-        raise Corrupt(f"{path.name} is missing") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise Corrupt(f"{name} is missing") from None
     except OSError as error:
-        raise Corrupt(f"{path.name} cannot be read ({error.strerror})") from error
+        raise Corrupt(f"{name} cannot be read ({error.strerror})") from error
+
+
+def read_mark(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files that a run finished with, by name, as its ``DONE`` lists them.
+
+    A run of a store without teachers leaves no ``teachers.parquet``.
+
+    Raises:
+        Corrupt: ``DONE`` is not what a finished run writes.
+    """
+    sums = strict_json(read(folder, DONE), DONE)
+    if sums.pop("sha256", None) != digest(sums) or {*sums} | {TEACHERS} != {*SUMMED}:
+        raise Corrupt(f"{DONE} is not what a finished run writes")
+    return sums
 
 
 def parse_facts(content: bytes) -> RunFacts:
@@ -218,15 +241,6 @@ def _fault(frame: pd.DataFrame, facts: RunFacts, roles: Sequence[str], unique: l
     return f"{wrong} prediction(s) are not the largest logit" if wrong else ""
 
 
-SUMMED = ("run.json", "config.toml", PREDICTIONS)
-"""Files whose SHA-256 the run's ``DONE`` holds, whatever version wrote it."""
-LATER = ("metrics.jsonl", TEACHERS)
-"""Files that are held against their SHA-256 where ``DONE`` has it; older runs lack the last."""
-DONE, FAILED = "DONE", "FAILED"
-MAX_REASON = 300
-RUN_FOLDER = re.compile(r"fold(\d{2,4})-seed(\d{1,19})\Z")
-
-
 State = Literal["unfinished", "failed", "damaged", "duplicate"]
 Tables = dict[tuple[str, int, tuple[str, ...], SplitFacts], "pd.DataFrame"]
 """Teachers' tables by the file's SHA-256 and what it was checked against."""
@@ -306,17 +320,27 @@ def collect(paths: Sequence[Path]) -> RunSet:
     Raises:
         UserError: where a path is missing, or no run folder is found at all.
     """
-    runs: dict[tuple[str, str, int, int], Run] = {}
-    left_out: list[LeftOut] = []
-    found = _found(paths)
-    if not found:
+    runs = read_runs(paths)
+    if not (runs.runs or any(one.fold for one in runs.left_out)):
         where = ", ".join(map(str, paths)) or "nowhere"
         raise UserError(
             f"{where}: no run folder found (none named foldNN-seedS)",
             "train one first: distill run --store STORE --fold 1",
         )
+    return runs
+
+
+def read_runs(paths: Sequence[Path]) -> RunSet:
+    """As :func:`collect`; there need not be any run yet.
+
+    Raises:
+        UserError: where a path is missing.
+    """
+    runs: dict[tuple[str, str, int, int], Run] = {}
+    left_out: list[LeftOut] = []
+    folders = _folders(paths)
     tables: Tables = {}
-    for folder, place in found:
+    for folder, place in folders:
         if not (folder / DONE).exists():
             left_out.append(_left_out(folder, place, *_progress(folder)))
             continue
@@ -328,12 +352,14 @@ def collect(paths: Sequence[Path]) -> RunSet:
         first = runs.setdefault(run.identity, run)
         if first is not run:
             left_out.append(_left_out(folder, place, "duplicate", f"the same run as {first.place}"))
-    records, damaged = _records(paths, [folder for folder, _ in found])
+    records, damaged = _records(paths, [folder for folder, _ in folders])
     return RunSet(tuple(runs.values()), (*left_out, *damaged), records)
 
 
 def read_run(folder: Path, place: str = "", tables: Tables | None = None) -> Run:
-    """One finished run, checked as far as the report relies on it.
+    """A finished run, every file checked: what is resumed, shown and reported rests on this alone.
+
+    Of the student's weights only the size is looked at; who loads them computes their SHA-256.
 
     Args:
         folder: the run's.
@@ -343,25 +369,34 @@ def read_run(folder: Path, place: str = "", tables: Tables | None = None) -> Run
     Raises:
         Corrupt: with the file and what is wrong with it.
     """
-    sums = strict_json(read(folder / DONE), DONE)
-    later = [name for name in LATER if name in sums]
-    contents = {name: read(folder / name) for name in (*SUMMED, *later)}
+    sums = read_mark(folder)
+    contents = {name: read(folder, name) for name in sums}
     for name, content in contents.items():
-        if hashlib.sha256(content).hexdigest() != sums.get(name):
+        if hashlib.sha256(content).hexdigest() != sums[name]:
             raise Corrupt(f"{name} is not the one that the run finished with")
     facts = parse_facts(contents["run.json"])
     named = RUN_FOLDER.match(folder.name)
     if named and (int(named[1]), int(named[2])) != (facts.fold, facts.seed):
-        raise Corrupt(f"run.json tells of fold {facts.fold}, seed {facts.seed}")
-    log = contents.get("metrics.jsonl") or read(folder / "metrics.jsonl")
+        raise Corrupt(f"run.json is of fold {facts.fold}, seed {facts.seed}")
+    _check_weights(folder, contents[CARD])
     return Run(
         place=place or folder.name,
         facts=facts,
         settings=parse_settings(contents["config.toml"]),
-        epochs=parse_log(log),
+        epochs=parse_log(contents["metrics.jsonl"]),
         predictions=parse_predictions(contents[PREDICTIONS], facts),
         teachers=_teachers(contents.get(TEACHERS), facts, {} if tables is None else tables),
     )
+
+
+def _check_weights(folder: Path, card: bytes) -> None:
+    try:
+        size = int(strict_json(card, CARD)["weights"]["size"])
+    except (KeyError, TypeError, ValueError):
+        raise Corrupt(f"{CARD} is not a student's card") from None
+    weights = folder / WEIGHTS
+    if not weights.is_file() or weights.stat().st_size != size:
+        raise Corrupt(f"{WEIGHTS} is not the {size:,} bytes that the run finished with")
 
 
 def _teachers(content: bytes | None, facts: RunFacts, tables: Tables) -> pd.DataFrame | None:
@@ -394,7 +429,7 @@ def _records(
     return records, damaged
 
 
-def _found(paths: Sequence[Path]) -> list[tuple[Path, str]]:
+def _folders(paths: Sequence[Path]) -> list[tuple[Path, str]]:
     """Run folders with their place, once each, in a stable order."""
     seen: dict[Path, tuple[Path, str]] = {}
     for path in paths:
@@ -437,11 +472,11 @@ def _left_out(folder: Path, place: str, state: State, reason: str) -> LeftOut:
 def _progress(folder: Path) -> tuple[State, str]:
     """What became of a run without ``DONE``, and how far it got."""
     try:
-        epochs = len(parse_log(read(folder / "metrics.jsonl")))
+        epochs = len(parse_log(read(folder, "metrics.jsonl")))
     except Corrupt:
         epochs = 0
     try:
-        lines = read(folder / FAILED).decode(errors="replace").splitlines()
+        lines = read(folder, FAILED).decode(errors="replace").splitlines()
     except Corrupt:
         return "unfinished", f"no DONE file; {epochs} epoch(s) logged"
     return "failed", (lines or [""])[0].strip()[:MAX_REASON] or "without a message"

@@ -1,29 +1,23 @@
 """How the runs of a folder stand, seen from any machine: ``distill status RUNS``.
 
-What is planned, beside the runs that have begun, is told by the notes of the command that planned
-it and by the records of experiments. Read only, and without trust, as :mod:`featstore.jobs.status`.
+A run that has begun is what :mod:`distill.runs.read` makes of its folder. The notes of the command
+that trains it tell what is running or waits, and records of experiments which rows there are. Read
+only, and without trust, as :mod:`featstore.jobs.status`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from hashlib import sha256
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from distill.metrics import from_predictions, spread
-from distill.runs import read as files
-from distill.runs.read import DONE, FAILED, MAX_REASON
-from distill.runs.records import ExperimentRecord, read_records
-from featstore.core.files import strict_json
-from featstore.core.schema import Corrupt, UserError
+from distill.metrics import spread
+from distill.runs.read import RUN_FOLDER, LeftOut, Run, read_runs
+from distill.runs.records import FOLDER, ExperimentRecord
+from featstore.core.schema import UserError
 from featstore.jobs.status import AGAIN, counts, tasks_of
-
-RUN = re.compile(r"[^/]+/[^/]+/fold(\d{2,})-seed(\d{1,19})\Z")
-"""A run's folder below all runs, which is also what its task is called."""
 
 
 def runs_status(path: Path) -> dict[str, Any]:
@@ -34,74 +28,45 @@ def runs_status(path: Path) -> dict[str, Any]:
     """
     if not path.is_dir():
         raise UserError(f"{path}: no folder of runs", "give what `distill run --runs` was given")
-    runs = {name: _run(path / name, name) for name in _folders(path)}
-    finished = {name for name, run in runs.items() if run["state"] in ("done", "damaged")}
+    read = read_runs([path])
+    runs = {run.place: _finished(run) for run in read.runs}
+    runs |= {one.place: _left_out(one) for one in read.left_out if one.state != "duplicate"}
+    finished = {place for place, run in runs.items() if run["state"] in ("done", "damaged")}
     tasks = tasks_of(path, finished.__contains__)
-    for task in tasks:
-        known = runs.setdefault(task["key"], {"run": task["key"], "why": ""})
-        known["state"] = task["state"]
-    noted = {task["key"] for task in tasks}
-    tasks += [_unnoted(run) for name, run in runs.items() if _is_news(run) and name not in noted]
-    records, broken = read_records(path)
+    begun = [run for run in runs.values() if run["state"] in ("stopped", "failed")]
+    noted = {task["key"]: task["state"] for task in tasks}
+    for place, state in noted.items():
+        runs.setdefault(place, {"run": place, "why": ""})["state"] = state
+    tasks += [_without_note(run) for run in begun if run["run"] not in noted]
     return {
         "runs": str(path),
-        "counts": counts([*(run["state"] for run in runs.values()), *["damaged"] * len(broken)]),
-        "experiments": list(_experiments(records, runs)),
+        "counts": counts(run["state"] for run in runs.values()),
+        "experiments": list(_experiments(read.records, runs)),
         "tasks": sorted(tasks, key=lambda task: str(task["key"])),
-        "damaged": [run["why"] for run in runs.values() if run["state"] == "damaged"]
-        + [f"experiments/{stem}.json: {why}" for stem, why in broken.items()],
+        "damaged": [
+            f"{run['run']}: {run['why']}" for run in runs.values() if run["state"] == "damaged"
+        ],
         "finished": [run for run in runs.values() if run["state"] == "done"],
     }
 
 
-def _folders(runs: Path) -> list[str]:
-    found = (place.relative_to(runs).as_posix() for place in runs.glob("*/*/fold*-seed*"))
-    return sorted(name for name in found if RUN.match(name) and not name.startswith("."))
+def _finished(run: Run) -> dict[str, Any]:
+    scores = {"wa": run.scores.wa, "ua": run.scores.ua, "seconds": run.facts.seconds}
+    return {"run": run.place, "state": "done", "why": "", **scores}
 
 
-def _run(folder: Path, name: str) -> dict[str, Any]:
-    """A run by what lies in its folder; whether somebody is at it, the notes tell."""
-    if (folder / DONE).exists():
-        try:
-            return {"run": name, "state": "done", "why": "", **_scores(folder)}
-        except (Corrupt, ValueError) as error:
-            return {"run": name, "state": "damaged", "why": f"{name}: {error}"}
-    try:
-        lines = files.read(folder / FAILED).decode(errors="replace").splitlines()
-    except Corrupt:
-        return {"run": name, "state": "stopped", "why": "begun, and nobody is at it"}
-    why = (lines or [""])[0].strip()[:MAX_REASON] or "without a message"
-    return {"run": name, "state": "failed", "why": why}
+def _left_out(one: LeftOut) -> dict[str, Any]:
+    """A run that is not done, by its folder alone; whether it is being trained, its note tells."""
+    if one.state == "unfinished":
+        return {"run": one.place, "state": "stopped", "why": "begun, and not finished"}
+    return {"run": one.place, "state": one.state, "why": one.reason}
 
 
-def _scores(folder: Path) -> dict[str, Any]:
-    """Test scores and seconds of a finished run.
-
-    Raises:
-        Corrupt: a file that they are taken from is not the one that it finished with.
-    """
-    sums = strict_json(files.read(folder / DONE), DONE)
-    contents = {name: files.read(folder / name) for name in ("run.json", files.PREDICTIONS)}
-    for name, content in contents.items():
-        if sha256(content).hexdigest() != sums.get(name):
-            raise Corrupt(f"{name} is not the one that the run finished with")
-    facts = files.parse_facts(contents["run.json"])
-    found = from_predictions(
-        files.parse_predictions(contents[files.PREDICTIONS], facts), facts.classes
-    )
-    return {"wa": found.wa, "ua": found.ua, "seconds": facts.seconds}
-
-
-def _is_news(run: Mapping[str, Any]) -> bool:
-    return run["state"] in ("stopped", "failed")
-
-
-def _unnoted(run: Mapping[str, Any]) -> dict[str, Any]:
-    """A run that no note tells of, as a task: an earlier version, or Ctrl-C, left none."""
-    nothing: dict[str, Any] = dict.fromkeys(("done", "total", "left_s"))
-    texts = dict.fromkeys(("job", "host", "log", "note"), "")
-    told = {"message": run["why"], "hint": AGAIN, "age_s": 0.0}
-    return {"key": run["run"], "state": run["state"], **texts, **told, **nothing}
+def _without_note(run: Mapping[str, Any]) -> dict[str, Any]:
+    """A run that was begun and has no note, as a task: Ctrl-C leaves none."""
+    task: dict[str, Any] = {"key": run["run"], "state": run["state"], "message": run["why"]}
+    task |= dict.fromkeys(("job", "host", "log", "note"), "")
+    return task | dict.fromkeys(("done", "total", "left_s")) | {"hint": AGAIN, "age_s": 0.0}
 
 
 def _experiments(
@@ -110,17 +75,19 @@ def _experiments(
     """Each experiment's rows, then those of no experiment; one row may be of several."""
     rows: dict[str, list[Mapping[str, Any]]] = {}
     for name, run in runs.items():
+        if name.startswith(f"{FOLDER}/"):  # a damaged record
+            continue
         rows.setdefault(name.rpartition("/")[0], []).append(run)
-    heard: set[str] = set()
+    recorded: set[str] = set()
     for stem, record in records.items():
-        wanted = {row.label: f"{row.experiment}/{row.key}" for row in record.rows if row.experiment}
-        heard |= set(wanted.values())
+        places = {row.label: f"{row.experiment}/{row.key}" for row in record.rows if row.experiment}
+        recorded |= set(places.values())
         yield {
             "name": stem,
             "title": record.title,
-            "rows": [_row(label, rows.get(place, ())) for label, place in wanted.items()],
+            "rows": [_row(label, rows.get(place, ())) for label, place in places.items()],
         }
-    rest = [_row(place or "?", rows[place]) for place in sorted(set(rows) - heard)]
+    rest = [_row(place or "?", rows[place]) for place in sorted(set(rows) - recorded)]
     if rest:
         yield {"name": "", "title": "", "rows": rest}
 
@@ -139,6 +106,6 @@ def _over_folds(runs: Iterable[Mapping[str, Any]], name: str) -> dict[str, Any] 
     """Mean and deviation over folds, each fold the mean of its seeds."""
     by_fold: dict[str, list[float]] = {}
     for run in runs:
-        if match := RUN.match(run["run"]):
+        if match := RUN_FOLDER.match(run["run"].rpartition("/")[2]):
             by_fold.setdefault(match[1], []).append(run[name])
     return asdict(spread([fmean(values) for values in by_fold.values()])) if by_fold else None

@@ -154,9 +154,9 @@ PREDICTED = ["utterance_id", "speaker", "fold_s", "role", "truth", "prediction",
 def resum(run: Path) -> None:
     """Let ``DONE`` list what there is."""
     record = json.loads((run / "DONE").read_bytes())
-    files = [run / name for name in record if (run / name).is_file()]
-    small = [file for file in files if file.stat().st_size < 2**30]
-    record |= {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in small}
+    files = [name for name in record if (run / name).is_file()]
+    small = [name for name in files if (run / name).stat().st_size < 2**30]
+    record |= {name: hashlib.sha256((run / name).read_bytes()).hexdigest() for name in small}
     if record.pop("sha256", None):
         record["sha256"] = digest(record)
     (run / "DONE").write_text(json.dumps(record))

@@ -101,7 +101,7 @@ def test_the_plan_knows_what_became_of_each_fold(finished, small_store, tmp_path
     assert statuses() == {1: "done", 2: "damaged"}
 
     rows = plan(order(small_store, runs, folds="2..3"))["runs"]
-    assert "predictions.parquet: changed" in rows[0]["why"]
+    assert "predictions.parquet is not the one" in rows[0]["why"]
     assert "fold 3: no teacher" in rows[1]["why"]
     (row,) = plan(order(small_store, runs, folds="1", experiment="half"))["runs"]
     assert row["folder"] == str(half.folder)

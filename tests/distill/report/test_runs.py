@@ -211,7 +211,7 @@ def break_nothing_but(folder: Path, what: str) -> None:
         ("gone", "config.toml is missing"),
         ("no file", "predictions.parquet is not a regular file"),
         ("mark", "DONE"),
-        ("moved", "run.json tells of fold 4, seed 42"),
+        ("moved", "run.json is of fold 4, seed 42"),
         ("parquet", "not a readable Parquet file"),
         ("toml", "config.toml is not readable TOML"),
         ("log", "metrics.jsonl:2"),

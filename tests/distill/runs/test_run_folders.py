@@ -10,13 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from distill.model.student import build_student
 from distill.runs import folder as runs
-from distill.runs.folder import SUMMED, RunFolder, predictions_table
+from distill.runs.folder import RunFolder, predictions_table
 from featstore.core.schema import Corrupt, UserError
 from featstore.core.settings import digest
 from tests import ROOT
-from tests.distill.small_runs import settings_of
+from tests.distill.small_runs import copied
 
 HOLD = """
 import sys, time
@@ -35,59 +34,31 @@ def flipped(content, bit):
 
 
 @pytest.fixture
-def run(tmp_path):
-    made = RunFolder.of(tmp_path, "study", "0a1b2c3d4e5f", 3, 42)
-    made.path.mkdir(parents=True)
-    build_student(settings_of().student, ("a", "b"), {}).save_pretrained(made.path / "student")
-    for name in SUMMED:
-        if not name.startswith("student/"):
-            (made.path / name).write_text(name)
-    return made
+def run(finished, tmp_path):
+    return RunFolder(copied(finished[1].folder, tmp_path / "fold01-seed42"))
 
 
-def test_its_place(run, tmp_path):
+def test_its_place(tmp_path):
+    run = RunFolder.of(tmp_path, "study", "0a1b2c3d4e5f", 3, 42)
     assert run.path == tmp_path / "study" / "0a1b2c3d4e5f" / "fold03-seed42"
 
 
-def test_unfinished_until_it_says_so(run):
-    assert not run.done
+def test_unfinished_until_it_says_so(run, finished):
+    (run.path / "DONE").unlink()
+    assert run.finished() is None
     run.finish()
-    assert run.done
-    assert not RunFolder(run.path / "nowhere").done
-
-
-@pytest.mark.parametrize("name", SUMMED)
-def test_a_finished_run_that_was_changed(run, name):
-    run.finish()
-    (run.path / name).write_text("better numbers")
-    with pytest.raises(Corrupt, match=f"{name}: changed since the run finished") as caught:
-        _ = run.done
-    assert caught.value.exit_code == 3
-    (run.path / name).unlink()
-    with pytest.raises(Corrupt, match=f"{name}: missing"):
-        _ = run.done
-
-
-def test_a_finished_run_without_its_weights(run):
-    run.finish()
-    weights = run.path / "student" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1])
-    with pytest.raises(Corrupt, match=r"model\.safetensors: not the [\d,]+ bytes"):
-        _ = run.done
-    weights.unlink()
-    with pytest.raises(Corrupt, match=r"model\.safetensors"):
-        _ = run.done
+    assert run.finished().scores.wa == finished[1].wa
+    assert RunFolder(run.path / "nowhere").finished() is None
 
 
 def test_every_flipped_bit_of_the_mark_is_noticed(run):
-    run.finish()
     content = (run.path / "DONE").read_bytes()
     for at in range(8 * len(content)):
         (run.path / "DONE").write_bytes(flipped(content, at))
         with pytest.raises(Corrupt, match="DONE"):
-            _ = run.done
+            run.finished()
     (run.path / "DONE").write_bytes(content)
-    assert run.done
+    assert run.finished()
 
 
 def test_its_folders_survive_a_power_cut(tmp_path, monkeypatch):
@@ -101,18 +72,17 @@ def test_its_folders_survive_a_power_cut(tmp_path, monkeypatch):
 def test_a_mark_that_vouches_for_nothing(run, content):
     (run.path / "DONE").write_text(content)
     with pytest.raises(Corrupt, match="DONE"):
-        _ = run.done
+        run.finished()
 
 
-def test_a_mark_cannot_point_elsewhere(run, tmp_path):
-    run.finish()
+def test_a_mark_cannot_point_elsewhere(run):
     mark = json.loads((run.path / "DONE").read_text())
     mark["../secret"] = mark.pop("run.json")
     mark.pop("sha256")
     mark["sha256"] = digest(mark)
     (run.path / "DONE").write_text(json.dumps(mark))
     with pytest.raises(Corrupt, match="DONE"):
-        _ = run.done
+        run.finished()
 
 
 def test_only_one_process_at_a_time_and_none_after_sigkill(run):
@@ -145,7 +115,6 @@ def test_what_a_killed_process_began_is_removed(run):
 
 def test_what_is_left_of_a_finished_run_is_removed(run):
     """Its process was killed after DONE: gigabytes of checkpoints would stay for ever."""
-    run.finish()
     (run.path / "checkpoint" / "00000001").mkdir(parents=True)
     (run.path / ".lock").touch()
     with run.held():
@@ -155,7 +124,7 @@ def test_what_is_left_of_a_finished_run_is_removed(run):
     run.tidy()
     assert not (run.path / "checkpoint").exists()
     assert not (run.path / ".lock").exists()
-    assert run.done
+    assert run.finished()
 
 
 def test_metrics_are_one_line_an_epoch(run):

@@ -10,6 +10,8 @@ import pytest
 from rich.console import Console
 
 from distill.experiments import terminal as render
+from distill.runs.folder import RunFolder
+from distill.runs.read import SUMMED
 from distill.runs.status import runs_status
 from featstore.core.schema import UserError
 from featstore.jobs.status import exit_code
@@ -127,11 +129,14 @@ def test_notes_and_folders_of_others(tmp_path):
 
 def test_hundreds_of_runs_take_no_minute(runs):
     one = runs / name_of(runs, 1)
+    facts = json.loads((one / "run.json").read_text())
     for seed in range(100, 300):
         folder = one.with_name(f"fold01-seed{seed}")
-        folder.mkdir()
-        for name in ("run.json", "predictions.parquet", "DONE"):
+        (folder / "student").mkdir(parents=True)
+        for name in {*SUMMED, "student/model.safetensors"} - {"run.json"}:
             os.link(one / name, folder / name)
+        (folder / "run.json").write_text(json.dumps(facts | {"seed": seed}))
+        RunFolder(folder).finish()
     began = time.monotonic()
     facts = runs_status(runs)
     assert facts["counts"]["done"] == 202

@@ -174,7 +174,7 @@ def test_a_finished_run_that_was_changed_is_told(finished, small_store, tmp_path
     path = folder_of(order).path / "predictions.parquet"
     table = pd.read_parquet(path)
     table.assign(prediction=table["truth"]).to_parquet(path, index=False)
-    with pytest.raises(Corrupt, match=r"predictions.parquet: changed since") as caught:
+    with pytest.raises(Corrupt, match=r"predictions.parquet is not the one") as caught:
         run_fold(order)
     assert caught.value.exit_code == 3
 
