@@ -6,7 +6,8 @@ INSTALLED := $(VENV)/.installed
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 DEMO ?= demo
 
-.PHONY: demo test test-slow test-reliability test-slurm bench screenshots lint format clean
+.PHONY: demo test test-slow test-reliability test-slurm test-newest test-oldest bench screenshots \
+	lock lint format clean
 
 # The main job, end to end on the embedded corpus; the README shows what it prints.
 demo: $(INSTALLED)
@@ -32,6 +33,15 @@ test-reliability: $(INSTALLED)
 test-slurm: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm tests -rs
 
+# Both ends of pyproject.toml's ranges, in a venv of their own; PYTHON= takes another Python.
+test-newest: RESOLUTION := highest
+test-oldest: RESOLUTION := lowest-direct
+test-newest test-oldest: test-%: $(INSTALLED)
+	$(BIN)/uv venv --quiet --clear --python $(PYTHON) $(VENV)-$*
+	$(BIN)/uv pip install --python $(VENV)-$* --resolution $(RESOLUTION) -e ".[demo,dev]"
+	$(VENV)-$*/bin/python --version && $(BIN)/uv pip list --python $(VENV)-$*
+	OMP_NUM_THREADS=1 $(VENV)-$*/bin/python -m pytest
+
 # Side-by-side ratios, written to benchmarks/RESULTS.md; about half an hour.
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install -e ".[bench]"
@@ -40,6 +50,12 @@ bench: $(INSTALLED)
 # The README's pictures; needs a Chromium and the store of `make demo`.
 screenshots: $(INSTALLED)
 	$(BIN)/python -m featstore.inspection.view.screenshots $(DEMO)/store --out data/screenshots
+
+# Newer versions of everything, as far as pyproject.toml allows, for make to install from now on.
+lock: $(INSTALLED)
+	$(BIN)/uv pip compile pyproject.toml --extra demo --extra dev --upgrade --quiet --universal \
+		--python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+		--custom-compile-command "make lock" --output-file requirements.lock
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -54,8 +70,14 @@ format: $(INSTALLED)
 clean:
 	rm -rf $(DEMO) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-$(INSTALLED): pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --upgrade pip
-	$(BIN)/python -m pip install -e ".[demo,dev]"
-	touch $@
+# Nothing is resolved here: every version is the lock's, every file has its hash, none is built.
+# Python's own pip can do that, so it is not renewed.
+$(INSTALLED): pyproject.toml requirements.lock
+	@echo "installing into $(VENV) what requirements.lock lists"
+	@$(PYTHON) -m venv $(VENV)
+	@.ci/quietly $(VENV)/install.log $(VENV) $(BIN)/python -m pip install --progress-bar off \
+		--no-deps --require-hashes --only-binary :all: -r requirements.lock
+	@.ci/quietly $(VENV)/install.log $(VENV) $(BIN)/python -m pip install \
+		--no-deps --no-build-isolation -e .
+	@echo "installed: $$(du -sh $(VENV) | cut -f1) in $(VENV)"
+	@touch $@
