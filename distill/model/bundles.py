@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchaudio
 
 from distill.model.encoder import Architecture
 from distill.model.wav2vec2 import TorchaudioEncoder
 from featstore.core.schema import Refused, UserError, listed
+from featstore.core.torch_pair import load_torchaudio
 from featstore.core.weights import MAX_BYTES, check_tensors, read_tensors, refuse_giant
 
 BUNDLES: Mapping[str, str] = {
@@ -35,10 +35,8 @@ BUNDLES: Mapping[str, str] = {
 MAX_SIP = 4 * 1024**2
 """Of an archive's directory: some 80,000 names, where torch writes one for each tensor."""
 
-_FACTORIES: Mapping[str, Any] = {
-    "Wav2Vec2": torchaudio.models.wav2vec2_model,
-    "WavLM": torchaudio.models.wavlm_model,
-}
+_FACTORIES: Mapping[str, str] = {"Wav2Vec2": "wav2vec2_model", "WavLM": "wavlm_model"}
+"""Kind of encoder -> function of ``torchaudio.models``."""
 
 
 def architecture(name: str) -> Architecture:
@@ -66,7 +64,8 @@ def build(shape: Architecture) -> TorchaudioEncoder:
     if factory is None:
         known = ", ".join(_FACTORIES)
         raise UserError(f"torchaudio has no encoder {shape.type!r}", f"it has {known}")
-    return TorchaudioEncoder(factory(**shape.params), shape)
+    model = getattr(load_torchaudio().models, factory)(**shape.params)
+    return TorchaudioEncoder(model, shape)
 
 
 def load(name: str, weights: Path | None = None) -> TorchaudioEncoder:
@@ -145,7 +144,7 @@ def offline() -> bool:
 
 
 def _bundle(name: str) -> Any:
-    return getattr(torchaudio.pipelines, BUNDLES[name])
+    return getattr(load_torchaudio().pipelines, BUNDLES[name])
 
 
 def _from_file(name: str, path: Path) -> TorchaudioEncoder:

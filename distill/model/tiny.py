@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torchaudio
 from pydantic import Field
 from torch import Tensor, nn
 
 from distill.model.encoder import Architecture, TransformerBackbone
 from featstore.core.schema import SAMPLING_RATE
 from featstore.core.settings import Settings
+from featstore.core.torch_pair import load_torchaudio
 
 WINDOW, HOP = 400, 160
 """25 ms windows every 10 ms, in samples."""
@@ -57,7 +57,7 @@ class Tiny(TransformerBackbone):
         self.min_samples = WINDOW + (self.shape.frames_per_token - 1) * HOP
         # On the CPU even when the rest is built without storage: the filters check their values.
         with torch.device("cpu"):
-            self.mel = torchaudio.transforms.MelSpectrogram(
+            self.mel = load_torchaudio().transforms.MelSpectrogram(
                 SAMPLING_RATE,
                 n_fft=WINDOW,
                 hop_length=HOP,
@@ -101,21 +101,25 @@ class Tiny(TransformerBackbone):
 
 def _transformer(shape: TinyShape) -> Any:
     """HuBERT-large's kind of transformer: with norms before the layers it trains from scratch."""
-    return torchaudio.models.wav2vec2_model(
-        extractor_mode="layer_norm",
-        extractor_conv_layer_config=[(1, 1, 1)],
-        extractor_conv_bias=True,
-        encoder_embed_dim=shape.width,
-        encoder_projection_dropout=0.0,
-        encoder_pos_conv_kernel=shape.kernel,
-        encoder_pos_conv_groups=16,
-        encoder_num_layers=shape.layers,
-        encoder_num_heads=shape.heads,
-        encoder_attention_dropout=0.0,
-        encoder_ff_interm_features=shape.ffn,
-        encoder_ff_interm_dropout=0.0,
-        encoder_dropout=shape.dropout,
-        encoder_layer_norm_first=True,
-        encoder_layer_drop=0.0,
-        aux_num_out=None,
-    ).encoder.transformer
+    return (
+        load_torchaudio()
+        .models.wav2vec2_model(
+            extractor_mode="layer_norm",
+            extractor_conv_layer_config=[(1, 1, 1)],
+            extractor_conv_bias=True,
+            encoder_embed_dim=shape.width,
+            encoder_projection_dropout=0.0,
+            encoder_pos_conv_kernel=shape.kernel,
+            encoder_pos_conv_groups=16,
+            encoder_num_layers=shape.layers,
+            encoder_num_heads=shape.heads,
+            encoder_attention_dropout=0.0,
+            encoder_ff_interm_features=shape.ffn,
+            encoder_ff_interm_dropout=0.0,
+            encoder_dropout=shape.dropout,
+            encoder_layer_norm_first=True,
+            encoder_layer_drop=0.0,
+            aux_num_out=None,
+        )
+        .encoder.transformer
+    )

@@ -21,13 +21,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torchaudio
 from torch import Tensor, nn
 
 from distill.config import Context, DropoutSettings
 from distill.model.encoder import Architecture, Backbone
 from distill.model.masking import valid_mask, wide
 from featstore.core.schema import SAMPLING_RATE
+from featstore.core.torch_pair import load_torchaudio
 
 PARAMS = (
     *("num_mel_bins", "max_source_positions", "d_model", "encoder_layers", "dropout"),
@@ -67,7 +67,7 @@ class Whisper(Backbone):
         self.min_samples = 2 * HOP
         # On the CPU even when the rest is built without storage: the filters check their values.
         with torch.device("cpu"):
-            self.mel = torchaudio.transforms.MelSpectrogram(
+            self.mel = load_torchaudio().transforms.MelSpectrogram(
                 SAMPLING_RATE,
                 n_fft=WINDOW,
                 hop_length=HOP,

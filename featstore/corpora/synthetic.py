@@ -215,10 +215,12 @@ def _speak(
 ) -> list[float]:
     """Write every turn's audio; returns their lengths in seconds, in order."""
     import torch
-    from torchaudio.transforms import Resample
+
+    from featstore.core.torch_pair import load_torchaudio
 
     # in float64, so that no thread count or vector unit moves a sample across a rounding step
-    to_16_khz = Resample(espeak.RATE_HZ, SAMPLING_RATE, dtype=torch.float64)
+    resample = load_torchaudio().transforms.Resample
+    to_16_khz = resample(espeak.RATE_HZ, SAMPLING_RATE, dtype=torch.float64)
 
     def chunk(start: int) -> list[float]:
         part = turns[start : start + _CHUNK]

@@ -93,8 +93,10 @@ def resample(signal: Signal, rate_hz: int, target_hz: int) -> Signal:
     if rate_hz == target_hz:
         return signal
     import torch
-    from torchaudio.functional import resample as by_sinc
 
+    from featstore.core.torch_pair import load_torchaudio
+
+    by_sinc = load_torchaudio().functional.resample
     out: Signal = by_sinc(torch.from_numpy(signal.copy()), rate_hz, target_hz).numpy()
     return out
 
