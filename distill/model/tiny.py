@@ -101,25 +101,22 @@ class Tiny(TransformerBackbone):
 
 def _transformer(shape: TinyShape) -> Any:
     """HuBERT-large's kind of transformer: with norms before the layers it trains from scratch."""
-    return (
-        load_torchaudio()
-        .models.wav2vec2_model(
-            extractor_mode="layer_norm",
-            extractor_conv_layer_config=[(1, 1, 1)],
-            extractor_conv_bias=True,
-            encoder_embed_dim=shape.width,
-            encoder_projection_dropout=0.0,
-            encoder_pos_conv_kernel=shape.kernel,
-            encoder_pos_conv_groups=16,
-            encoder_num_layers=shape.layers,
-            encoder_num_heads=shape.heads,
-            encoder_attention_dropout=0.0,
-            encoder_ff_interm_features=shape.ffn,
-            encoder_ff_interm_dropout=0.0,
-            encoder_dropout=shape.dropout,
-            encoder_layer_norm_first=True,
-            encoder_layer_drop=0.0,
-            aux_num_out=None,
-        )
-        .encoder.transformer
-    )
+    models = load_torchaudio().models
+    return models.wav2vec2_model(
+        extractor_mode="layer_norm",
+        extractor_conv_layer_config=[(1, 1, 1)],
+        extractor_conv_bias=True,
+        encoder_embed_dim=shape.width,
+        encoder_projection_dropout=0.0,
+        encoder_pos_conv_kernel=shape.kernel,
+        encoder_pos_conv_groups=16,
+        encoder_num_layers=shape.layers,
+        encoder_num_heads=shape.heads,
+        encoder_attention_dropout=0.0,
+        encoder_ff_interm_features=shape.ffn,
+        encoder_ff_interm_dropout=0.0,
+        encoder_dropout=shape.dropout,
+        encoder_layer_norm_first=True,
+        encoder_layer_drop=0.0,
+        aux_num_out=None,
+    ).encoder.transformer

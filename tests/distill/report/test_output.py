@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,9 @@ from distill.report.data import Report
 from distill.runs.folder import RunFolder
 from distill.runs.read import RunSet
 from featstore.core.schema import UserError, printable
+from tests.broken import without_torchaudio
 from tests.distill.report.fake_runs import facts, write_run, write_study
+from tests.reliability.harness import command
 
 FIGURES = ["confusion", "curves", "differences", "gradients", "recall", "reliability", "scores"]
 HOSTILE = ["a|b<img src=x>", "$x$ *c*", "\u202egnirts", "neu\x1b[31m", "`d`", "[e](http://f)"]
@@ -258,3 +261,12 @@ def test_a_place_that_cannot_be_written_to_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be written") as caught:
         write(summarise(RunSet(())), tmp_path / "file")
     assert "--out" in caught.value.hint
+
+
+def test_it_needs_no_torchaudio(root: Path, tmp_path: Path) -> None:
+    arguments = command("distill", "report", root, "--out", tmp_path / "out")
+    done = subprocess.run(
+        arguments, env=without_torchaudio(tmp_path / "broken"), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "report.html").is_file()
