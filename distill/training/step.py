@@ -18,6 +18,7 @@ from distill.data.stream import MicroBatch, MicroBatchPlan, Signals, stream
 from distill.data.targets import FoldTargets
 from distill.losses import LossParts, total_loss
 from distill.model.student import Student
+from distill.training.half_precision import require_bfloat16
 from distill.training.parallel import ALONE, Team
 from featstore.core.schema import TaskFailed, UserError, listed, printable
 from featstore.core.training import make_schedule, parameter_groups
@@ -108,6 +109,9 @@ class Stepper:
             weights: class weights of the cross entropy, ``[C]``.
             utterance_ids: of the store's rows, for messages; without them rows are numbered.
             team: the processes that train this student together.
+
+        Raises:
+            UserError: the device cannot compute in the precision of the settings, or not rightly.
         """
         self.utterance_ids, self.team = utterance_ids, team
         self.student, self.settings, self.targets = student, settings, targets
@@ -121,6 +125,8 @@ class Stepper:
         )
         self.schedule = make_schedule(self.optimiser, optim, n_steps)
         self.dtype = pick_precision(settings.precision, device)
+        if self.dtype is torch.bfloat16 and device.type == "cpu":
+            require_bfloat16(student.backbone)
         self.scaler = GradScaler(device.type, enabled=self.dtype is torch.float16)
         self.report = StepReport()
 

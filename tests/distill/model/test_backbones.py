@@ -15,10 +15,12 @@ from distill.model.student import Student
 from distill.model.wav2vec2 import TransformersEncoder
 from featstore.core.schema import UserError
 
+# 16 channels a group of the positional convolution: oneDNN's bfloat16 kernel for Intel's AMX is
+# wrong for 8.
 CONVS = {"conv_dim": [16, 16, 16], "conv_kernel": [10, 3, 2], "conv_stride": [5, 4, 4]}
 SMALL = {
     **CONVS,
-    **{"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4},
+    **{"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4},
     **{"intermediate_size": 48, "num_conv_pos_embedding_groups": 4},
 }
 GROUP = {**SMALL, "feat_extract_norm": "group", "num_conv_pos_embeddings": 16}
@@ -41,7 +43,7 @@ def hf(kind, params, normalise=False):
 
 def from_torchaudio(kind, mode, first):
     params = {
-        **{"extractor_mode": mode, "extractor_conv_bias": first, "encoder_embed_dim": 32},
+        **{"extractor_mode": mode, "extractor_conv_bias": first, "encoder_embed_dim": 64},
         **{"extractor_conv_layer_config": [[16, 10, 5], [16, 3, 4], [16, 2, 4]]},
         **{"encoder_projection_dropout": 0.1, "encoder_pos_conv_kernel": 16},
         **{"encoder_pos_conv_groups": 4, "encoder_num_layers": 3, "encoder_num_heads": 4},
@@ -207,7 +209,8 @@ def test_bfloat16_autocast(backbone, signals):
             signals[i, n:] = 9.0
         again = pooled(backbone, signals, LENGTHS)
     assert got.dtype == torch.float32
-    assert 0 < (got - wanted).abs().max() < 0.15 * wanted.abs().max()
+    # Each operation rounds to 8 bits, by up to 2^-8: some 12 in a layer, 3 layers, at random.
+    assert 0 < (got - wanted).norm() < 2**-4 * wanted.norm()
     torch.testing.assert_close(again, got, atol=1e-5, rtol=0)
     backbone.train()(signals, torch.tensor(LENGTHS))[0].sum().backward()
 
