@@ -143,3 +143,13 @@ def test_both_versions_and_the_pair_are_named(
 def test_the_pair_is_the_projects_own() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert set(torch_pair.PAIR) <= set(project["dependencies"])
+
+
+def test_another_library_that_cannot_be_loaded_is_no_full_disk(tmp_path: Path) -> None:
+    env = without_torchaudio(tmp_path / "broken")
+    (tmp_path / "broken" / "soundfile.py").write_text("raise OSError('libsndfile.so: gone')\n")
+    corpus = tones(tmp_path / "corpus", per_speaker=2)
+    done = call(env, "featstore", "check", "--dataset", "table", "--root", corpus)
+    assert done.returncode == 1
+    assert "error: libsndfile.so: gone\nhint: an installed package" in done.stderr
+    assert "space" not in done.stderr

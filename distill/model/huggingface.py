@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from distill.model import hf_models, whisper
 from distill.model.bundles import offline
 from distill.model.encoder import Architecture, Backbone
+from featstore.core.os_errors import is_library_failure
 from featstore.core.schema import SAMPLING_RATE, Refused, UserError, printable
 from featstore.core.weights import (
     MAX_BYTES,
@@ -210,6 +211,8 @@ def _fetch(source: str, load: Callable[[bool], T], fetch: bool = True) -> T:
     try:
         return load(True)
     except failures as error:
+        if is_library_failure(error):  # an installation that is broken, not a missing model
+            raise
         if not fetch or _local(source) or offline():
             raise _missing(source, error) from error
     try:

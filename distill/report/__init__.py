@@ -17,6 +17,7 @@ from distill.report.summary import summarise
 from distill.report.tables import to_tables
 from distill.runs.read import collect
 from featstore.core.files import write_file
+from featstore.core.os_errors import remedy
 from featstore.core.schema import UserError
 
 _OURS = re.compile(
@@ -68,8 +69,9 @@ def write(report: Report, out: Path) -> list[Path]:
             (out / name).unlink(missing_ok=True)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UserError(f"{out}: the report cannot be written ({reason})", "give --out a folder "
-                        "that you may write to") from error  # fmt: skip
+        raise UserError(
+            f"{out}: the report cannot be written ({reason})", f"{remedy(error)} (--out)"
+        ) from error
     return [out / name for name in reversed(contents)]
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from featstore.core.console import say
+from featstore.core.disk import io_failure
 from featstore.core.files import fsync_folder, read_small, sha256_of, strict_json, write_file
 from featstore.core.schema import Corrupt, UserError, printable
 from featstore.core.settings import digest
@@ -89,7 +90,7 @@ def _load(place: Path) -> tuple[Tensors, dict[str, Any]]:
 def _why(error: OSError | UserError) -> str:
     if isinstance(error, UserError):
         return printable(error.message)
-    return printable(f"{error.filename}: {error.strerror}")
+    return io_failure(error, Path()).message
 
 
 def _found(folder: Path) -> list[Path]:

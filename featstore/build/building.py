@@ -197,7 +197,7 @@ def _dependents(plan: Plan, request: Request) -> list[tuple[str, str]]:
 
 def _why(error: Exception) -> str:
     if isinstance(error, OSError):
-        error = io_failure(error, Path("?"))
+        error = io_failure(error, Path())
     if isinstance(error, UserError):
         return f"{error.message} ({error.hint})" if error.hint else error.message
     return f"{type(error).__name__}: {error}"

@@ -9,20 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from featstore.core.os_errors import is_library_failure, remedy
 from featstore.core.schema import TaskFailed, printable
 
 _RESUME = "then run the same command again; what is done is kept"
-_REMEDIES = {
-    errno.ENOSPC: f"free some space, {_RESUME}",
-    errno.EDQUOT: f"free some of your quota, {_RESUME}",
-    errno.EMFILE: f"raise the limit of open files (ulimit -n) or lower --jobs, {_RESUME}",
-    errno.ENFILE: f"close other programs, {_RESUME}",
-    errno.EROFS: "choose a place that can be written, or mount it so that it can",
-    errno.EACCES: "mend its permissions, or choose another place",
-    errno.EPERM: "mend its permissions, or choose another place",
-    errno.EIO: f"the disk or the network file system failed: see the system's log, {_RESUME}",
-    errno.ESTALE: f"the network file system lost the file, {_RESUME}",
-}
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -52,17 +42,21 @@ def io_failure(error: OSError, place: Path, needed: int | None = None) -> TaskFa
 
     Args:
         error: as the system raised it.
-        place: where we were at work; the error's own file is named where it has one.
+        place: where we were at work, ``Path()`` where nobody can tell; the error's own file is
+            named where it has one.
         needed: about how many bytes were to be written, where that is known.
     """
     path = Path(os.fsdecode(error.filename)) if error.filename else place
-    what = error.strerror or str(error)
-    message = f"{printable(str(path))}: {what[:1].lower()}{what[1:]}"
+    if error.strerror:
+        message = f"{error.strerror[:1].lower()}{error.strerror[1:]}"
+    else:
+        message = printable(next(iter(str(error).splitlines()), type(error).__name__))
+    if path != Path() and not is_library_failure(error):
+        message = f"{printable(str(path))}: {message}"
     if error.errno in _FULL:
         about = f"about {needed:,} bytes needed, " if needed else ""
         message += f" ({about}{free_bytes(path):,} bytes free)"
-    default = f"check the path, its permissions and the disk's free space, {_RESUME}"
-    return TaskFailed(message, _REMEDIES.get(error.errno or 0, default))
+    return TaskFailed(message, remedy(error))
 
 
 def require_space(place: Path, needed: int) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from featstore.core.config import CorpusSettings
+from featstore.core.os_errors import remedy as remedy_of
 from featstore.core.schema import (
     COLUMNS,
     Fault,
@@ -180,7 +181,7 @@ def scan(folder: Path, root: Path) -> dict[str, FileKind]:
             kinds = {one.name: _kind_in(one, root) for one in entries if one.name[0] != "."}
     except OSError as error:
         message = f"cannot be listed ({error.strerror})"
-        raise BadFile("unreadable", message, "check its permissions") from error
+        raise BadFile("unreadable", message, remedy_of(error)) from error
     return dict(sorted(kinds.items()))
 
 
@@ -226,7 +227,7 @@ def read_text(path: Path, root: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
             raise BadFile("oversized", message, "check that it is the file that it should be")
         data = path.read_bytes()
     except OSError as error:
-        raise BadFile("unreadable", f"{error.strerror}", "check its permissions") from error
+        raise BadFile("unreadable", f"{error.strerror}", remedy_of(error)) from error
     if not data.strip():
         raise BadFile("empty", "holds nothing", AGAIN)
     _refuse_pointer(data)
@@ -274,7 +275,7 @@ def _why_no_audio(path: Path) -> BadFile:
             head = file.read(_WAV_HEADER.size)
         _refuse_pointer(head)
     except OSError as error:
-        return BadFile("unreadable", f"{error.strerror}", "check its permissions")
+        return BadFile("unreadable", f"{error.strerror}", remedy_of(error))
     except BadFile as bad:
         return bad
     if not head:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featstore.core.config import AudioSettings
+from featstore.core.os_errors import remedy
 from featstore.core.schema import SAMPLING_RATE, UserError
 
 Signal = npt.NDArray[np.float32]
@@ -144,9 +145,7 @@ def check_file(path: Path) -> None:
         with path.open("rb") as file:
             head = file.read(64)
     except OSError as error:
-        raise BadAudio(
-            "unreadable", f"{path}: {error.strerror}", "check its permissions"
-        ) from error
+        raise BadAudio("unreadable", f"{path}: {error.strerror}", remedy(error)) from error
     if head.startswith(b"version https://git-lfs"):
         raise BadAudio(
             "lfs-pointer", f"{path}: a Git LFS pointer, not audio", "run `git lfs pull` there"

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from featstore.core.config import TINY, LinguisticSettings
+from featstore.core.os_errors import is_library_failure
 from featstore.core.schema import UserError
 from featstore.core.training import seed_all
 from featstore.core.weights import check_weights, quiet
@@ -194,6 +195,8 @@ def _telling_what_to_do(model: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        if is_library_failure(error):  # an installation that is broken, not a missing encoder
+            raise
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"{model}: no usable text encoder here ({first})",

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from distill.tiny import Tiny, TinyShape
 
 from distill.model.backbones import seeded
+from distill.model.tiny import Tiny, TinyShape
 from distill.training.half_precision import LIMIT, bfloat16_error, require_bfloat16
 from featstore.core.schema import UserError
 
