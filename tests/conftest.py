@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -19,6 +20,11 @@ from tests.inline import InlineExecutor
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+# The first call of a property test may import torch: no time limit of its own. The same examples on
+# every machine, so that a failure is a change's and not a draw's.
+hypothesis.settings.register_profile("emodistill", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("emodistill")
 
 _LLDS: dict[tuple[str, bytes], Any] = {}
 

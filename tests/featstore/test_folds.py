@@ -72,7 +72,7 @@ def folds_or_skip(table: pd.DataFrame, chosen: FoldSettings) -> tuple[Fold, ...]
 
 
 class TestProperties:
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(corpora(), FOLD_SETTINGS)
     def test_disjoint_and_every_row_tested_once(
         self, table: pd.DataFrame, chosen: FoldSettings
@@ -88,7 +88,7 @@ class TestProperties:
             assert groups == [set(fold.train), set(fold.validation), set(fold.test)]
             assert sum(map(len, groups)) == len(set(speakers)) == len(set.union(*groups))
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(corpora(), FOLD_SETTINGS, st.randoms(use_true_random=False))
     def test_order_of_rows_does_not_matter(
         self, table: pd.DataFrame, chosen: FoldSettings, random: Random
@@ -103,7 +103,7 @@ class TestProperties:
                 roles(table, folds, disjoint)[:, order], roles(shuffled, folds, disjoint)
             )
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(corpora(), FOLD_SETTINGS)
     def test_script_disjoint_shares_no_text_and_loses_no_test_row(
         self, table: pd.DataFrame, chosen: FoldSettings
@@ -120,7 +120,7 @@ class TestProperties:
             assert np.array_equal(after == OUT, gone)
             assert np.array_equal(before[~gone], after[~gone])
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(corpora(paired=True), st.data())
     def test_any_changed_role_but_leaving_out_is_refused(
         self, table: pd.DataFrame, data: st.DataObject
@@ -215,7 +215,6 @@ class TestTexts:
     def test_normalised(self, text: str, expected: str) -> None:
         assert normalised(text) == expected
 
-    @settings(deadline=None)
     @given(st.text())
     def test_punctuation_and_space_never_tell_texts_apart(self, text: str) -> None:
         assert normalised(f"  {text} ... ") == normalised(f"({text})") == normalised(text)
@@ -279,7 +278,6 @@ class TestNumbers:
             parse_numbers(text, 5)
         assert "folds 1..5" in caught.value.hint
 
-    @settings(deadline=None)
     @given(st.sets(st.integers(1, 30), min_size=1))
     def test_any_list_comes_back_sorted(self, numbers: set[int]) -> None:
         assert parse_numbers(",".join(map(str, numbers)), 30) == sorted(numbers)

@@ -398,8 +398,8 @@ def run(machine: type[Histories], examples: int, *, shrink: bool = True) -> None
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=examples, stateful_step_count=STEPS, deadline=None, derandomize=True,
-            database=None, suppress_health_check=list(HealthCheck), print_blob=False,
+            max_examples=examples, stateful_step_count=STEPS,
+            suppress_health_check=list(HealthCheck), print_blob=False,
             phases=[Phase.generate, *([Phase.shrink] if shrink else [])],
         ),
     )  # fmt: skip

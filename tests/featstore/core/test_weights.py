@@ -31,7 +31,7 @@ def one(dtype: str = "F32", shape: Any = (2,), place: Any = (0, 8)) -> dict[str,
     return {"dtype": dtype, "shape": shape, "data_offsets": place}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     shapes=st.lists(st.lists(st.integers(0, 4), max_size=3), min_size=1, max_size=40),
     dtype=st.sampled_from(DTYPES),

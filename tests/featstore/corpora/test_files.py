@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from featstore.corpora.manifest import (
@@ -78,14 +78,12 @@ def test_text_limits(tmp_path: Path) -> None:
         read_text(path, tmp_path)
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_utf8_text_survives_decoding(text: str) -> None:
     expected = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     assert decode(text.encode("utf-8")) == expected
 
 
-@settings(deadline=None)
 @given(st.binary())
 def test_any_bytes_decode(data: bytes) -> None:
     assert "\r" not in decode(data)

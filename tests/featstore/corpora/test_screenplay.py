@@ -30,7 +30,7 @@ def many() -> list[Turn]:
     return plan(5_000, 11, "short")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(80, 700), st.integers(0, 2**32), st.sampled_from(["short", "iemocap"]))
 def test_plan_keeps_the_grammar(utterances: int, seed: int, durations: Durations) -> None:
     turns = plan(utterances, seed, durations)

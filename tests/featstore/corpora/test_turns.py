@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from featstore.corpora.iemocap import UTTERANCE, Turn, parse_transcript, parse_turns, strip_tags
@@ -11,7 +11,6 @@ IDS = st.from_regex(
 )
 
 
-@settings(deadline=None)
 @given(IDS, st.sampled_from(["ang", "xxx"]), st.integers(0, 10**6), st.integers(1, 10**5))
 def test_every_turn_that_is_written_is_read(name: str, code: str, start: int, length: int) -> None:
     begin, end = start / 10_000, (start + length) / 10_000
@@ -26,7 +25,6 @@ def test_every_turn_that_is_written_is_read(name: str, code: str, start: int, le
     assert f"{turns[0].dialogue}_{last}" == name
 
 
-@settings(deadline=None)
 @given(st.text(alphabet="[] -.0123456789\tSes01FM_impro\n\r:\x85\u2028\x00", max_size=200))
 def test_no_text_whatever_raises(text: str) -> None:
     turns, _ = parse_turns(text, "f.txt", "Ses01")

@@ -40,7 +40,7 @@ def group(tmp_path: Path) -> Path:
 
 
 class TestOneChunk:
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(
         values=st.sampled_from(sorted(DTYPES)).flatmap(
             lambda name: hnp.arrays(

@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     lengths=st.lists(st.integers(0, 20), min_size=1, max_size=8),
     dtype=st.sampled_from(["int8", "int16", "int64", "float32"]),

@@ -86,7 +86,7 @@ class TestOutputs:
 
 
 class TestFrames:
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(n=st.integers(1, 300), stride=st.integers(1, 9))
     def test_arithmetic_is_the_convolutions(self, n: int, stride: int) -> None:
         stem = nn.Conv2d(1, 1, (2 * stride + 1, 3), stride=(stride, 1), padding=(stride, 1))
@@ -116,7 +116,7 @@ class TestCrop:
         assert _crop(short, SMALL, None) is not self.IMAGE
         np.testing.assert_array_equal(_crop(short, SMALL, None), short)
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(
         n=st.integers(1, 300),
         share=st.floats(0.05, 1.0),
