@@ -88,7 +88,6 @@ def test_a_build_that_resamples_ends_in_one_error(tmp_path: Path, env: dict[str,
     [
         ("run", "--store", STORE, "--student", "tiny", "--fold", "1,2", "--runs", "{tmp}/runs"),
         ("experiment", "table2", "--store", STORE, "--student", "tiny", "--runs", "{tmp}/runs"),
-        ("backbones",),
     ],
 )
 def test_students_end_in_one_error(

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill.config import PRESETS, VARIANTS, RunSettings, default_preset, refuse_unknown
+from distill.config import PRESETS, RANDOM, VARIANTS, RunSettings, default_preset, refuse_unknown
 from distill.experiments.estimates import BASIS, estimate
 from distill.experiments.resources import Resources
 from distill.runs.folder import CHECKPOINT, RunFolder
@@ -18,6 +18,7 @@ from featstore.core.config import cross_fitted
 from featstore.core.console import say
 from featstore.core.schema import UTTERANCE_ID, Corrupt, Refused, UserError, printable
 from featstore.core.settings import choose, load_toml, overrides, resolve
+from featstore.core.torch_pair import load_torchaudio
 from featstore.folds import parse_numbers
 from featstore.inspection.fitness import warnings_of
 from featstore.store.store import Store
@@ -161,6 +162,16 @@ def plan_exit_code(rows: Iterable[Mapping[str, Any]]) -> int:
     return max((codes.get(row["status"], 0) for row in rows), default=0)
 
 
+def require_encoders(settings: Iterable[RunSettings]) -> None:
+    """Stop once, not in every run, where an encoder needs torchaudio and it cannot be loaded.
+
+    Raises:
+        UserError: naming the pair of torch and torchaudio that fits.
+    """
+    if any(not one.student.backbone.removeprefix(RANDOM).startswith("hf:") for one in settings):
+        load_torchaudio()
+
+
 def warn_of_teachers(store: Store, folds: Sequence[int], settings: Sequence[RunSettings]) -> None:
     """Say which teachers, of those that would teach, are not plainly fit for it.
 
@@ -224,5 +235,6 @@ def launch(order: Order) -> Done:
 def _requests(order: Order) -> list[RunRequest]:
     store = Store.open(order.store)
     folds = parse_numbers(order.folds, len(store.folds))
+    require_encoders([order.settings])
     warn_of_teachers(store, folds, [order.settings])
     return [order.request(fold) for fold in folds]

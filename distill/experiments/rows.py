@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from distill.config import PRESETS, RunSettings, default_preset, refuse_unknown, run_key
 from distill.experiments.grids import Cell, Grid
-from distill.experiments.launch import experiment_name, refuse_runs, warn_of_teachers
+from distill.experiments.launch import (
+    experiment_name,
+    refuse_runs,
+    require_encoders,
+    warn_of_teachers,
+)
 from distill.experiments.resources import Resources
 from distill.metrics import spread
 from distill.runs.records import ExperimentRecord, Row, write_record
@@ -154,6 +159,7 @@ def _requests(order: ExperimentOrder) -> list[RunRequest]:
     store, rows = _opened(order)
     runs = list(runs_of(rows).values())
     folds = sorted({run.fold for run in runs})
+    require_encoders(run.settings for run in runs)
     warn_of_teachers(store, folds, [run.settings for run in runs])
     return runs
 
