@@ -145,6 +145,7 @@ def run_experiment(order: ExperimentOrder) -> tuple[Done, list[Line]]:
     from distill.experiments.running import run_all  # brings torch
 
     store, rows = _opened(order)
+    require_encoders(run.settings for run in runs_of(rows).values())
     students = "+".join(order.students or order.grid.students)
     record = ExperimentRecord(
         schema=1, name=order.grid.name, title=order.grid.title, student=students,
@@ -159,7 +160,6 @@ def _requests(order: ExperimentOrder) -> list[RunRequest]:
     store, rows = _opened(order)
     runs = list(runs_of(rows).values())
     folds = sorted({run.fold for run in runs})
-    require_encoders(run.settings for run in runs)
     warn_of_teachers(store, folds, [run.settings for run in runs])
     return runs
 
