@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from featstore.core import console
-from featstore.core.disk import io_failure
+from featstore.core.os_errors import io_failure
 from featstore.core.schema import TaskFailed, UserError, printable
 from featstore.store.remote.places import folder, place
 

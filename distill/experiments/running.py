@@ -27,7 +27,7 @@ from distill.training.parallel import Team, TeamLost, join, launched
 from distill.training.team_start import start
 from distill.training.team_step import tell_step
 from featstore.core.console import Advance, printable_lines, progress, say, trace
-from featstore.core.disk import io_failure
+from featstore.core.os_errors import io_failure
 from featstore.core.schema import TaskFailed, UserError, printable
 from featstore.jobs.local import workers
 from featstore.jobs.processes import default_jobs, each

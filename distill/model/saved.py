@@ -19,8 +19,8 @@ from pydantic import Field, ValidationError
 from distill.config import HUGGING_FACE, StudentSettings
 from distill.model.backbones import build_backbone
 from distill.model.encoder import Architecture
-from featstore.core.disk import io_failure
 from featstore.core.files import fsync_folder, read_small, sha256_of, strict_json, write_file
+from featstore.core.os_errors import io_failure
 from featstore.core.schema import UTTERANCE_ID, Corrupt, OtherVersion, UserError, listed
 from featstore.core.schema import printable as shown
 from featstore.core.settings import Settings, digest

@@ -23,8 +23,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from distill.runs.read import DONE, FAILED, PREDICTIONS, SUMMED, TEACHERS, Run, read_run
-from featstore.core.files import fsync_folder, read_small, sha256_of, write_file
-from featstore.core.locks import try_lock
+from featstore.core.files import fsync_folder, read_small, sha256_of, try_lock, write_file
 from featstore.core.schema import Corrupt, UserError, printable
 from featstore.core.settings import digest
 

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from featstore.core.console import say
-from featstore.core.disk import io_failure
 from featstore.core.files import fsync_folder, read_small, sha256_of, strict_json, write_file
+from featstore.core.os_errors import io_failure
 from featstore.core.schema import Corrupt, UserError, printable
 from featstore.core.settings import digest
 from featstore.core.weights import check_tensors, read_tensors, save_tensors

@@ -12,7 +12,7 @@ from featstore.build.build_tasks import Resources, audio_tasks, lld_tasks, teach
 from featstore.build.plan import Plan, Request, make_plan
 from featstore.core import console
 from featstore.core.console import progress, say, trace
-from featstore.core.disk import io_failure
+from featstore.core.os_errors import io_failure
 from featstore.core.schema import UserError, listed, printable
 from featstore.corpora import CORPORA
 from featstore.jobs import ExecutorSettings, carry_out

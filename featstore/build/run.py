@@ -23,8 +23,8 @@ from featstore.build.estimates import task_plan
 from featstore.build.parts import keep_parts
 from featstore.build.plan import Plan, Request, make_plan, plan_dict
 from featstore.core.console import say
-from featstore.core.disk import require_space
 from featstore.core.files import remove_leftovers
+from featstore.core.os_errors import require_space
 from featstore.core.schema import Manifest, TaskFailed, UserError, listed, printable
 from featstore.corpora.audio_check import heard
 from featstore.jobs import LOCAL, ExecutorSettings

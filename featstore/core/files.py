@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import hashlib
 import json
@@ -14,8 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from featstore.core.disk import naming
-from featstore.core.locks import try_lock
+from featstore.core.os_errors import naming
 from featstore.core.schema import Corrupt, Refused
 from featstore.core.settings import canonical, digest
 
@@ -183,3 +183,33 @@ def strict_json(content: bytes, name: str, mend: str = "restore the file") -> di
     if not isinstance(value, dict):
         raise Corrupt(f"{name}: not a JSON object", mend)
     return value
+
+
+def try_lock(path: Path, *, create: bool = False) -> int | None:
+    """Take the lock that ``path`` stands for, without waiting.
+
+    The kernel drops it with its holder, even at SIGKILL.
+
+    Args:
+        path: the lock file.
+        create: make it where it is missing.
+
+    Returns:
+        An open descriptor that holds the lock until closed, or None where another process has it
+        (or has removed the file while we opened it).
+
+    Raises:
+        FileNotFoundError: ``path`` or its folder is not there.
+    """
+    handle = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(handle).st_ino == path.stat().st_ino:
+            return handle
+    except BlockingIOError:
+        pass
+    except BaseException:
+        os.close(handle)
+        raise
+    os.close(handle)
+    return None

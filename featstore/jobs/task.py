@@ -18,8 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from featstore.core.files import make_folders, read_small, remove_leftovers, strict_json, write_file
-from featstore.core.locks import try_lock
+from featstore.core.files import (
+    make_folders,
+    read_small,
+    remove_leftovers,
+    strict_json,
+    try_lock,
+    write_file,
+)
 from featstore.core.schema import TaskFailed, UserError, printable
 from featstore.core.settings import digest
 

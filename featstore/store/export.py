@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featstore.core.disk import io_failure, require_space
 from featstore.core.files import replaced
+from featstore.core.os_errors import io_failure, require_space
 from featstore.core.schema import UserError, printable
 from featstore.folds import parse_numbers
 from featstore.store.store import Store

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from featstore.core.console import progress
-from featstore.core.disk import require_space
 from featstore.core.files import write_pieces
+from featstore.core.os_errors import require_space
 from featstore.core.schema import Corrupt, UserError
 from featstore.store.array_files import encoded
 from featstore.store.arrays import write_group

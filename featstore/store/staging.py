@@ -19,9 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featstore.core.disk import io_failure
-from featstore.core.files import fsync_file, fsync_folder, make_folders, sha256_of, write_file
-from featstore.core.locks import try_lock
+from featstore.core.files import (
+    fsync_file,
+    fsync_folder,
+    make_folders,
+    sha256_of,
+    try_lock,
+    write_file,
+)
+from featstore.core.os_errors import io_failure
 from featstore.core.schema import UserError
 from featstore.core.settings import digest
 from featstore.store.unit import RECORD, SCHEMA, Identity, files_below, read_unit

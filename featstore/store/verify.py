@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from featstore.core.config import cross_fitted
-from featstore.core.disk import io_failure
+from featstore.core.os_errors import io_failure
 from featstore.core.schema import Corrupt, Refused, TaskFailed, UserError, listed, printable
 from featstore.folds import cross_fit_fault, prove
 from featstore.store.arrays import is_group, read_array

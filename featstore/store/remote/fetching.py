@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from featstore.core.console import progress
-from featstore.core.disk import require_space
 from featstore.core.files import write_pieces
+from featstore.core.os_errors import require_space
 from featstore.core.schema import Corrupt, Refused, TaskFailed, UserError, listed
 from featstore.store.arrays import write_group
 from featstore.store.export_hdf5 import mebibytes

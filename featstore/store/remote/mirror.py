@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from featstore.core.console import say
-from featstore.core.disk import io_failure, require_space
-from featstore.core.files import write_file
-from featstore.core.locks import try_lock
+from featstore.core.files import try_lock, write_file
+from featstore.core.os_errors import io_failure, require_space
 from featstore.core.schema import Corrupt, UserError, printable
 from featstore.core.settings import digest
 from featstore.store.remote.contents import read_record, same, units_in

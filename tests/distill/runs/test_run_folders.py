@@ -20,7 +20,7 @@ from tests.distill.small_runs import copied
 HOLD = """
 import sys, time
 from pathlib import Path
-from featstore.core.locks import try_lock
+from featstore.core.files import try_lock
 assert try_lock(Path(sys.argv[1]), create=True) is not None
 print("held", flush=True)
 time.sleep(60)

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from featstore.core.disk import io_failure
-from featstore.core.os_errors import remedy
+from featstore.core.os_errors import io_failure, remedy
 
 SPACE = ("space", "quota")
 

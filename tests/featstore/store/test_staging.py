@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from featstore.core.files import write_file
-from featstore.core.locks import try_lock
+from featstore.core.files import try_lock, write_file
 from featstore.core.schema import Refused, UserError
 from featstore.store import staging
 from featstore.store import unit as units
