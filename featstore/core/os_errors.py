@@ -1,4 +1,4 @@
-"""Errors of the operating system as one line and what mends it; and whether there is room.
+"""Errors of the operating system as one line and what mends it; and whether there is room."""
 
 from __future__ import annotations
 
