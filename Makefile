@@ -49,7 +49,7 @@ bench: $(INSTALLED)
 
 # The README's pictures; needs a Chromium and the store of `make demo`.
 screenshots: $(INSTALLED)
-	$(BIN)/python -m featstore.inspection.view.screenshots $(DEMO)/store --out data/screenshots
+	$(BIN)/python -m benchmarks.screenshots $(DEMO)/store --out data/screenshots
 
 # Newer versions of everything, as far as pyproject.toml allows, for make to install from now on.
 lock: $(INSTALLED)

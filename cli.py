@@ -413,9 +413,10 @@ def view(
     browser: Annotated[bool, typer.Option(help="Open the page at once.")] = True,
 ) -> None:
     """A local page: listen, ask the teachers, filter, map. Read only."""
+    from distill.runs.read import collect
     from featstore.inspection.view.serve import serve
 
-    serve(store, runs, host, port, token, browser=browser)
+    serve(store, collect([runs]) if runs else None, host, port, token, browser=browser)
 
 
 @featstore.command("status")

@@ -13,6 +13,11 @@ from pathlib import Path
 import pytest
 
 import cli
+from distill.runs.read import collect
+from featstore.core.metrics import ua
+from featstore.folds import TEST
+from featstore.inspection.view.runs import students
+from featstore.store.store import Store
 from tests import ROOT
 
 
@@ -111,6 +116,19 @@ def test_report_reads_the_run(ran, tmp_path):
     code, out, _ = distill("report", runs)
     assert code == 0
     assert "tiny" in out
+
+
+def test_the_page_of_a_store_shows_the_run(ran, damaged_store):
+    _, runs = ran
+    store = Store.open(damaged_store)
+    [student], left_out = students(collect([runs]), store)
+    assert (student.facts["fold"], student.facts["backbone"]) == (2, "tiny")
+    assert left_out == []  # the damaged fold never got a folder
+    tested = store.roles[1] == TEST
+    prediction = student.logits[tested].argmax(axis=1)
+    (folder,) = runs.glob("*/*/fold02-seed42")
+    facts = json.loads((folder / "run.json").read_bytes())
+    assert facts["test"]["ua"] == pytest.approx(ua(store.labels[tested], prediction, 4))
 
 
 def test_predict_from_audio_alone(ran, small_corpus):

@@ -1,5 +1,5 @@
-"""``featstore view``: a local page to hear a corpus and to see what its teachers know of it.
+"""``featstore view``: a local page to listen to a corpus and to see what its teachers predict.
 
-Read only and on this machine: see :mod:`featstore.inspection.view.guard` for who may ask,
-:mod:`featstore.inspection.view.payloads` for what is told.
+Read only: :mod:`featstore.inspection.view.guard` says who may read it,
+:mod:`featstore.inspection.view.payloads` what it shows.
 """

@@ -1,45 +1,46 @@
-"""Addresses -> answers. Every part of an address is a number or a name from a fixed list."""
+"""The page's addresses and their answers: an address holds numbers and fixed names, no path."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from importlib.resources import files
-from typing import Any
+from pathlib import Path
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 
 from featstore.core import console
 from featstore.core.schema import UserError, printable
-from featstore.inspection.view.guard import App, Guard, Hosts
-from featstore.inspection.view.payloads import NotThereError, Payload, Payloads
-from featstore.inspection.view.wav import OutsideError, span
+from featstore.inspection.view.guard import guards
+from featstore.inspection.view.payloads import Payloads
 
-MEDIA_TYPES = {
-    ".html": "text/html; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".svg": "image/svg+xml",
-}
-_NUMBER = re.compile(r"[0-9]{1,9}\Z", re.ASCII)
+STATIC = Path(__file__).parent / "static"
+_NUMBER = re.compile(r"[0-9]{1,9}", re.ASCII)
+_RANGE = re.compile(r"bytes=([0-9]{1,12})-([0-9]{0,12})", re.ASCII)
 
 Answer = Callable[[Request], Response]
 
 
-def make_app(payloads: Payloads, hosts: Hosts, token: str | None = None, cookie: str = "f") -> App:
+def make_app(
+    payloads: Payloads,
+    host: str = "127.0.0.1",
+    token: str | None = None,
+    cookie: str = "featstore",
+) -> Starlette:
     """The whole server as an ASGI application.
 
     Args:
-        payloads: what there is to tell.
-        hosts: the names that it answers to.
-        token: what a browser must know; None asks for nothing.
+        payloads: what there is to show.
+        host: the address that the server is bound to.
+        token: what a browser must hold; None where only this machine can reach the page.
         cookie: the name under which a browser keeps the token.
     """
-    page = static_files()
-    asked: dict[str, Callable[..., Payload]] = {
+    data: dict[str, Callable[..., Response]] = {
         "/api/corpus": payloads.corpus,
         "/api/roles": payloads.roles,
         "/api/logits/{fold}/{target}": payloads.logits,
@@ -47,82 +48,60 @@ def make_app(payloads: Payloads, hosts: Hosts, token: str | None = None, cookie:
         "/api/neighbours/{fold}/{target}": payloads.neighbours,
         "/api/student/{number}": payloads.student,
         "/api/utterance/{row}": payloads.utterance,
+        "/audio/{row}.wav": payloads.audio,
     }
-    routes = [Route("/", _careful(lambda request: _packed(request, page["index.html"])))]
-    routes += [Route(path, _careful(_numbered(make))) for path, make in asked.items()]
-    routes += [
-        Route(f"/static/{name}", _careful(lambda request, file=file: _packed(request, file)))  # type: ignore[misc]
-        for name, file in page.items()
+    routes = [
+        Route("/", lambda request: FileResponse(STATIC / "index.html")),
+        Mount("/static", StaticFiles(directory=STATIC)),
+        *(Route(path, _answer(make)) for path, make in data.items()),
     ]
-    routes.append(Route("/audio/{row}.wav", _careful(lambda request: _audio(request, payloads))))
-    served = Starlette(routes=routes)
-    served.router.redirect_slashes = False  # its redirects repeat what the asker calls this host
-    return Guard(served, hosts, token, cookie)
+    stack = [*guards(host, token, cookie), Middleware(GZipMiddleware, compresslevel=5)]
+    app = Starlette(routes=routes, middleware=stack)
+    app.router.redirect_slashes = False  # its redirects repeat what the browser calls this host
+    return app
 
 
-def static_files() -> dict[str, Payload]:
-    """The page's own files by name, read once: no address ever becomes a path."""
-    found = {}
-    for item in files("featstore.inspection.view").joinpath("static").iterdir():
-        kind = MEDIA_TYPES.get(f".{item.name.rpartition('.')[2]}")
-        if kind is not None:
-            found[item.name] = Payload(item.read_bytes(), kind)
-    return found
-
-
-def _careful(answer: Answer) -> Answer:
-    """Turn what goes wrong into an answer that the page can show."""
+def _answer(make: Callable[..., Response]) -> Answer:
+    """An endpoint that turns what goes wrong into an answer that the page can show."""
 
     def endpoint(request: Request) -> Response:
         try:
-            return answer(request)
-        except NotThereError as error:
-            return _told(404, str(error))
+            return _part(make(**_numbers(request)), request.headers.get("range", ""))
+        except LookupError as error:
+            return _trouble(404, str(error))
         except UserError as error:
-            return _told(500, error.message, error.hint)
+            return _trouble(500, error.message, error.hint)
         except Exception as error:  # one answer fails, not the server
             console.trace(error)
-            return _told(500, f"{type(error).__name__}: {error}")
+            return _trouble(500, f"{type(error).__name__}: {error}")
 
     return endpoint
 
 
-def _told(status: int, message: str, hint: str = "") -> Response:
+def _numbers(request: Request) -> dict[str, int]:
+    """The address' numbers by name: at most nine ASCII digits each."""
+    if not all(_NUMBER.fullmatch(text) for text in request.path_params.values()):
+        raise LookupError("not a number")
+    return {name: int(text) for name, text in request.path_params.items()}
+
+
+def _part(whole: Response, wanted: str) -> Response:
+    """The stretch of a WAV file that a ``Range`` header asks for, so that a player can seek.
+
+    A header that is no single range with a first byte is passed over, as RFC 9110 (14.2) allows.
+    """
+    if whole.media_type != "audio/wav":
+        return whole
+    whole.headers["accept-ranges"] = "bytes"
+    match, size = _RANGE.fullmatch(wanted), len(whole.body)
+    if match is None or (match[2] and int(match[2]) < int(match[1])):
+        return whole
+    first, last = int(match[1]), min(int(match[2] or size), size - 1)
+    if first >= size:
+        return Response(status_code=416, headers={"content-range": f"bytes */{size}"})
+    headers = {"accept-ranges": "bytes", "content-range": f"bytes {first}-{last}/{size}"}
+    return Response(whole.body[first : last + 1], 206, headers, media_type="audio/wav")
+
+
+def _trouble(status: int, message: str, hint: str = "") -> Response:
     return JSONResponse({"error": printable(message), "hint": printable(hint)}, status)
-
-
-def _number(text: Any) -> int:
-    if not _NUMBER.match(str(text)):
-        raise NotThereError("not a number")
-    return int(text)
-
-
-def _numbered(make: Callable[..., Payload]) -> Answer:
-    return lambda request: _packed(
-        request, make(**{name: _number(value) for name, value in request.path_params.items()})
-    )
-
-
-def _packed(request: Request, payload: Payload) -> Response:
-    """A payload, with gzip where that is smaller and wanted."""
-    headers = {**payload.headers, "vary": "accept-encoding"}
-    codings = request.headers.get("accept-encoding", "")
-    small = payload.packed if re.search(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))", codings) else None
-    if small is not None:
-        headers["content-encoding"] = "gzip"
-    return Response(small or payload.body, headers=headers, media_type=payload.media_type)
-
-
-def _audio(request: Request, payloads: Payloads) -> Response:
-    content = payloads.audio(_number(request.path_params["row"]))
-    headers = {"accept-ranges": "bytes"}
-    try:
-        wanted = span(request.headers.get("range"), len(content))
-    except OutsideError:
-        headers["content-range"] = f"bytes */{len(content)}"
-        return Response(status_code=416, headers=headers)
-    if wanted is None:
-        return Response(content, headers=headers, media_type="audio/wav")
-    first, end = wanted
-    headers["content-range"] = f"bytes {first}-{end - 1}/{len(content)}"
-    return Response(content[first:end], 206, headers, media_type="audio/wav")

@@ -1,27 +1,22 @@
-"""Who may ask: this machine, by a name of its own, and elsewhere only who knows the token.
+"""Who may read the page: this machine, by a name of its own, and elsewhere whoever has the token.
 
-A page of a stranger can make a browser ask 127.0.0.1, by a name that it has pointed there (DNS
-rebinding) too. The name in ``Host`` gives it away; the headers keep it from using any answer.
+A stranger's page can make a browser ask 127.0.0.1, also by a name that it has pointed there (DNS
+rebinding). ``Host`` gives that name away. Where other machines can reach the page, a browser has to
+hold the token as a cookie, which it sends to no other name.
 """
 
 from __future__ import annotations
 
 import hmac
 import ipaddress
-import re
-import socket
-from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
-from typing import Any
-from urllib.parse import parse_qs
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Message, Receive, Send], Awaitable[None]]
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
-LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
+LOCAL = ("127.0.0.1", "localhost", "[::1]")
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -36,34 +31,6 @@ HEADERS = {
 }
 """On every answer. Nothing is kept by the browser: the corpus may be under a licence."""
 
-_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9_.-]+))(?::[0-9]{1,5})?\Z")
-
-
-@dataclass(frozen=True)
-class Hosts:
-    """The names that ``Host`` may carry; the port is free, for tunnels change it.
-
-    Attributes:
-        names: in lower case, addresses without brackets.
-        any_address: whether every address will do: one cannot be pointed elsewhere.
-    """
-
-    names: frozenset[str]
-    any_address: bool = False
-
-    def allow(self, header: str) -> bool:
-        """Whether a ``Host`` header names this server.
-
-        >>> here = Hosts(LOCAL)
-        >>> [here.allow(name) for name in ("localhost:80", "[::1]:80", "evil.example", "10.0.0.1")]
-        [True, True, False, False]
-        """
-        match = _HOST.match(header.lower())
-        if match is None:
-            return False
-        name = (match[1] or match[2]).rstrip(".")
-        return name in self.names or (self.any_address and _is_address(name))
-
 
 def is_local(host: str) -> bool:
     """Whether only this machine can reach what is bound to ``host``.
@@ -71,89 +38,51 @@ def is_local(host: str) -> bool:
     >>> [is_local(host) for host in ("127.0.0.1", "localhost", "::1", "0.0.0.0", "10.0.0.7")]
     [True, True, True, False, False]
     """
-    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
-
-
-def hosts(bound_to: str) -> Hosts:
-    """The names under which a server that is bound to ``bound_to`` may be asked."""
-    if is_local(bound_to):
-        return Hosts(LOCAL | {bound_to})
-    own = {bound_to.lower(), socket.gethostname().lower(), socket.getfqdn().lower()}
-    return Hosts(LOCAL | own, any_address=True)
-
-
-@dataclass(frozen=True)
-class Guard:
-    """An ASGI application in front of another, which sees what passes and nothing else."""
-
-    app: App
-    hosts: Hosts
-    token: str | None = None
-    cookie: str = "featstore"
-
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Refuse, hand out the cookie, or pass on."""
-        if scope["type"] == "lifespan":
-            await self.app(scope, receive, send)
-            return
-        if scope["type"] != "http":
-            return
-        send = _with_headers(send)
-        named = [value for key, value in scope["headers"] if key == b"host"]
-        if len(named) != 1 or not self.hosts.allow(named[0].decode("latin-1")):
-            await _say(send, 403, "this server does not go by that name")
-        elif scope["method"] not in ("GET", "HEAD"):
-            await _say(send, 405, "read only", {"allow": "GET, HEAD"})
-        elif self.token is None or self._known(_cookie(scope, self.cookie)):
-            await self.app(scope, receive, send)
-        elif scope["path"] == "/" and self._known(_asked(scope)):
-            kept = f"{self.cookie}={self.token}; Path=/; HttpOnly; SameSite=Lax"
-            await _say(send, 303, "", {"location": "/", "set-cookie": kept})
-        else:
-            await _say(send, 401, "open the link that `featstore view` printed: it has the token")
-
-    def _known(self, given: str) -> bool:
-        return hmac.compare_digest(given.encode(), (self.token or "").encode())
-
-
-def _is_address(name: str) -> bool:
     try:
-        ipaddress.ip_address(name)
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return False
-    return True
+        return host == "localhost"
 
 
-def _asked(scope: Message) -> str:
-    query: dict[str, list[str]] = parse_qs(
-        scope["query_string"].decode("latin-1"), max_num_fields=8
-    )
-    return query.get("token", [""])[0]
+def guards(host: str, token: str | None, cookie: str) -> list[Middleware]:
+    """What stands before the page, outermost first.
+
+    Args:
+        host: the address that the server is bound to.
+        token: what a browser must hold; only a page for this machine alone may do without.
+        cookie: the name under which a browser keeps it.
+
+    Raises:
+        ValueError: other machines can reach the page, and there is no token.
+    """
+    if token is None and not is_local(host):
+        raise ValueError(f"{host}: a page that others can reach needs a token")
+    names = [*LOCAL, host] if is_local(host) else ["*"]
+    stack = [
+        Middleware(BaseHTTPMiddleware, dispatch=_add_headers),
+        Middleware(TrustedHostMiddleware, allowed_hosts=names, www_redirect=False),
+    ]
+
+    async def check_token(request: Request, call_next: RequestResponseEndpoint) -> Response:
+        if _same(request.cookies.get(cookie, ""), token or ""):
+            return await call_next(request)
+        link = request.method == "GET" and request.url.path == "/"
+        if link and _same(request.query_params.get("token", ""), token or ""):
+            answer = RedirectResponse("/", 303)
+            answer.set_cookie(cookie, token or "", httponly=True, samesite="lax")
+            return answer
+        hint = "open the link that `featstore view` printed: it has the token"
+        return PlainTextResponse(hint, 401)
+
+    return [*stack, Middleware(BaseHTTPMiddleware, dispatch=check_token)] if token else stack
 
 
-def _cookie(scope: Message, name: str) -> str:
-    text = "; ".join(v.decode("latin-1") for key, v in scope["headers"] if key == b"cookie")
-    try:
-        found = SimpleCookie(text).get(name)
-    except CookieError:
-        return ""
-    return str(found.value) if found else ""
+async def _add_headers(request: Request, call_next: RequestResponseEndpoint) -> Response:
+    answer = await call_next(request)
+    answer.headers.update(HEADERS)
+    return answer
 
 
-def _with_headers(send: Send) -> Send:
-    ours = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-
-    async def sent(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", []), *ours]
-        await send(message)
-
-    return sent
-
-
-async def _say(send: Send, status: int, text: str, headers: dict[str, str] | None = None) -> None:
-    body = text.encode()
-    told = {"content-type": "text/plain; charset=utf-8", "content-length": str(len(body))}
-    lines = [(k.encode(), v.encode()) for k, v in {**told, **(headers or {})}.items()]
-    await send({"type": "http.response.start", "status": status, "headers": lines})
-    await send({"type": "http.response.body", "body": body})
+def _same(text: str, token: str) -> bool:
+    """Compare in constant time."""
+    return hmac.compare_digest(text.encode(errors="replace"), token.encode())

@@ -1,4 +1,4 @@
-"""What the page asks for, made once from a store and kept: JSON, or raw little-endian numbers.
+"""What the page shows, made from a store: JSON, or raw little-endian numbers.
 
 Text of the corpus leaves here with control and bidi characters as escapes; the page only ever
 sets it as text.
@@ -6,128 +6,93 @@ sets it as text.
 
 from __future__ import annotations
 
-import gzip
-import json
+import io
+import wave
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from threading import RLock
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from starlette.responses import JSONResponse, Response
 
 from featstore.core.schema import SAMPLING_RATE, UserError, printable
 from featstore.features.lld import F0, LOUDNESS
 from featstore.inspection.overview import curves, overview
 from featstore.inspection.view import projection
-from featstore.inspection.view import runs as student_runs
-from featstore.inspection.view.projection import principal
-from featstore.inspection.view.wav import wav
-from featstore.store.arrays import read_array
+from featstore.inspection.view.runs import students
 from featstore.store.store import Store, unit_name
-from featstore.store.unit import steady
+
+T = TypeVar("T")
 
 PEAKS = 1_000
 """Points of a drawn waveform: a screen has hardly more."""
 MAX_FRAMES = 1_500
 """Points of a drawn curve: 15 s frame by frame, then means."""
-WORTH_PACKING = 0.9
 
 
-class NotThereError(LookupError):
-    """No utterance, fold, teacher or run has that number."""
-
-
-@dataclass(frozen=True)
-class Payload:
-    """A body, its media type, and the same with gzip where that is smaller."""
-
-    body: bytes
-    media_type: str
-    headers: dict[str, str] = field(default_factory=dict)
-
-    @cached_property
-    def packed(self) -> bytes | None:
-        """The body with gzip; None where little is gained."""
-        small = gzip.compress(self.body, compresslevel=5, mtime=0)
-        return small if len(small) < WORTH_PACKING * len(self.body) else None
-
-
-@dataclass(frozen=True)
 class Payloads:
-    """A store's answers by what is asked for; every list is told apart by its index alone."""
+    """A store's answers; folds count from 1, teachers, runs and utterances from 0.
 
-    store: Store
-    runs: Path | None = None
-    _kept: dict[tuple[Any, ...], Payload] = field(default_factory=dict)
-    _lock: RLock = field(default_factory=RLock)
-    _slow: RLock = field(default_factory=RLock)
+    Each method raises a LookupError where there is no such fold, teacher, run or utterance.
+    """
 
-    def corpus(self) -> Payload:
+    def __init__(self, store: Store, runs: Any = None) -> None:
+        """Read the corpus' facts once.
+
+        Args:
+            store: what to show.
+            runs: students' runs (:func:`featstore.inspection.view.runs.students`), if any.
+        """
+        self.store = store
+        self.students, self.left_out = students(runs, store)
+        self._maps: dict[tuple[Any, ...], Any] = {}
+
+    def corpus(self) -> Response:
         """Overview, all utterances column by column, folds with their teachers, students."""
-        return self._once(("corpus",), lambda: _json(_corpus(self)))
+        return JSONResponse(self._corpus)
 
-    def roles(self) -> Payload:
+    def roles(self) -> Response:
         """What each utterance is to each fold: int8 ``[fold, N]``."""
-        return self._once(("roles",), lambda: _numbers(self.store.roles, "|i1"))
+        return _numbers(self.store.roles, "|i1")
 
-    def logits(self, fold: int, target: int) -> Payload:
-        """A teacher's raw logits: float32 ``[N, C]``; ``target`` counts the fold's from 0."""
-        unit = self._unit(fold, target)
-        return self._once(
-            ("logits", fold, target), lambda: _numbers(_logits(self.store, unit), "<f4")
-        )
+    def logits(self, fold: int, target: int) -> Response:
+        """A teacher's raw logits: float32 ``[N, C]``."""
+        return _numbers(self.store.outputs(self._unit(fold, target)).logits, "<f4")
 
-    def map(self, fold: int, target: int) -> Payload:
+    def map(self, fold: int, target: int) -> Response:
         """A teacher's embeddings on their two principal axes: float32 ``[N, 2]``."""
-        unit = self._unit(fold, target)
+        scores, shares = self._placed(projection.principal, fold, target)
+        answer = _numbers(scores, "<f4")
+        answer.headers["X-Variance"] = ",".join(f"{share:.6f}" for share in shares)
+        return answer
 
-        def make() -> Payload:
-            scores, shares = principal(self.store.outputs(unit).embeddings)
-            told = {"X-Variance": ",".join(f"{share:.6f}" for share in shares)}
-            return _numbers(scores, "<f4", told)
+    def neighbours(self, fold: int, target: int) -> Response:
+        """A teacher's embeddings by t-SNE: float32 ``[N, 2]``."""
+        return _numbers(self._placed(projection.neighbourly, fold, target), "<f4")
 
-        return self._once(("map", fold, target), make)
-
-    def neighbours(self, fold: int, target: int) -> Payload:
-        """A teacher's embeddings by t-SNE: float32 ``[N, 2]``; other answers do not wait for it."""
-        unit = self._unit(fold, target)
-        key = ("neighbours", fold, target)
-        with self._slow:
-            if key not in self._kept:
-                embeddings = self.store.outputs(unit).embeddings
-                self._kept[key] = _numbers(projection.neighbourly(embeddings), "<f4")
-            return self._kept[key]
-
-    def student(self, number: int) -> Payload:
+    def student(self, number: int) -> Response:
         """A student's raw logits: float32 ``[N, C]``, NaN where it says nothing."""
-        students = self.students[0]
-        if number >= len(students):
-            raise NotThereError(f"run {number}: there are {len(students)}")
-        run = students[number]
-        return self._once(
-            ("student", number), lambda: _numbers(student_runs.logits(run, self.store), "<f4")
-        )
+        _check(number, self.students, "run")
+        return _numbers(self.students[number].logits, "<f4")
 
-    def utterance(self, row: int) -> Payload:
-        """The curves of one utterance: not kept, for it is asked for again only by chance."""
-        self._check(row)
-        return _json(
-            {
-                "duration_s": float(self.store.lengths[row]) / SAMPLING_RATE,
-                "peaks": _peaks(self.store.audio.read(row)) if self.has_audio else None,
-                **self._curves(row),
-            }
-        )
+    def utterance(self, row: int) -> Response:
+        """Waveform, F0 and loudness of one utterance."""
+        _check(row, self.store.lengths, "utterance")
+        names = tuple(self.store.unit("lld").facts["names"])
+        lines: dict[str, Any] = {"f0_hz": None, "loudness": None}
+        if F0 in names and LOUDNESS in names:  # else another feature set
+            lines = curves(self.store.lld.read(row), names, MAX_FRAMES)
+        peaks = _peaks(self.store.audio.read(row)) if self.has_audio else None
+        duration_s = float(self.store.lengths[row]) / SAMPLING_RATE
+        return JSONResponse({"duration_s": duration_s, "peaks": peaks, **lines})
 
-    def audio(self, row: int) -> bytes:
+    def audio(self, row: int) -> Response:
         """The signal of one utterance as a WAV file."""
-        self._check(row)
+        _check(row, self.store.lengths, "utterance")
         if not self.has_audio:
-            raise NotThereError("this store holds no signals")
-        return wav(self.store.audio.read(row))
+            raise LookupError("this store holds no signals")
+        return Response(wav(self.store.audio.read(row)), media_type="audio/wav")
 
     @cached_property
     def has_audio(self) -> bool:
@@ -135,83 +100,59 @@ class Payloads:
         return bool(self.store.unit("audio").settings["audio"]["embed_audio"])
 
     @cached_property
-    def students(self) -> tuple[list[student_runs.StudentRun], list[str]]:
-        """The runs that were given, and why some are left out."""
-        return student_runs.find(self.runs, self.store) if self.runs else ([], [])
+    def _corpus(self) -> dict[str, Any]:
+        store, table = self.store, self.store.utterances
+        if (store.labels < 0).any() or (store.labels >= len(store.classes)).any():
+            raise UserError(f"{store.path}: labels outside the classes", "run `featstore verify`")
+        coded = {name: table[name].astype("category").cat for name in ("speaker", "kind", "gender")}
+        texts = ("utterance_id", "text", "label_raw")
+        facts: dict[str, Any] = _printable({
+            "overview": overview(store),
+            "classes": list(store.classes),
+            **{f"{name}s": column.categories.tolist() for name, column in coded.items()},
+            "rows": {
+                **{name: table[name].tolist() for name in texts},
+                **{name: column.codes.tolist() for name, column in coded.items()},
+                "label": store.labels.tolist(),
+                "duration_s": (store.lengths / SAMPLING_RATE).round(3).tolist(),
+            },
+            "folds": [store.target_names(number) for number in range(1, len(store.folds) + 1)],
+            "students": [student.facts for student in self.students],
+            "left_out": self.left_out,
+            "audio": self.has_audio,
+            "tsne": projection.offered(),
+        })  # fmt: skip
+        return facts
 
-    def _curves(self, row: int) -> dict[str, Any]:
-        names = tuple(self.store.unit("lld").facts["names"])
-        if F0 not in names or LOUDNESS not in names:  # another feature set
-            return {"f0_hz": None, "loudness": None}
-        found = curves(self.store.lld.read(row), names, MAX_FRAMES)
-        return {name: _finite(values) for name, values in found.items()}
-
-    def _check(self, row: int) -> None:
-        if row >= len(self.store.utterances):
-            raise NotThereError(f"utterance {row}: there are {len(self.store.utterances)}")
+    def _placed(self, project: Callable[[npt.NDArray[np.float32]], T], fold: int, target: int) -> T:
+        """A fold's teacher on a map, which is kept: t-SNE takes half a minute."""
+        key = (project, fold, target)
+        if key not in self._maps:
+            self._maps[key] = project(self.store.outputs(self._unit(fold, target)).embeddings)
+        place: T = self._maps[key]
+        return place
 
     def _unit(self, fold: int, target: int) -> str:
-        if not 1 <= fold <= len(self.store.folds):
-            raise NotThereError(f"fold {fold}: there are {len(self.store.folds)}")
+        """The unit of a fold's teacher."""
+        _check(fold - 1, self.store.folds, "fold")
         names = self.store.target_names(fold)
-        if target >= len(names):
-            raise NotThereError(f"fold {fold} has {len(names)} teachers, not {target + 1}")
+        _check(target, names, f"fold {fold}, teacher")
         return unit_name(fold, names[target])
 
-    def _once(self, key: tuple[Any, ...], make: Callable[[], Payload]) -> Payload:
-        with self._lock:
-            if key not in self._kept:
-                made = make()
-                made.packed  # noqa: B018 - here, where nobody makes it twice
-                self._kept[key] = made
-            return self._kept[key]
+
+def wav(samples: npt.NDArray[np.int16]) -> bytes:
+    """A signal as a mono WAV file of 16 bits and 16 kHz."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setparams((1, 2, SAMPLING_RATE, len(samples), "NONE", "not compressed"))
+        out.writeframes(samples.astype("<i2", copy=False).tobytes())
+    return file.getvalue()
 
 
-def _corpus(of: Payloads) -> dict[str, Any]:
-    store, table = of.store, of.store.utterances
-    if (store.labels < 0).any() or (store.labels >= len(store.classes)).any():
-        raise UserError(f"{store.path}: labels outside the classes", "run `featstore verify`")
-    listed: dict[str, Any] = {"speakers": "speaker", "kinds": "kind", "genders": "gender"}
-    values = {name: sorted(set(table[column])) for name, column in listed.items()}
-    codes = {
-        column: table[column].map({value: i for i, value in enumerate(values[name])}).tolist()
-        for name, column in listed.items()
-    }
-    seconds = (store.lengths / SAMPLING_RATE).round(3).tolist()
-    students, left_out = of.students
-    return {
-        "overview": overview(store),
-        "classes": list(store.classes),
-        **values,
-        "rows": {
-            **{name: table[name].tolist() for name in ("utterance_id", "text", "label_raw")},
-            **codes,
-            "label": store.labels.tolist(),
-            "duration_s": seconds,
-        },
-        "folds": [store.target_names(number) for number in range(1, len(store.folds) + 1)],
-        "students": [run.told() for run in students],
-        "left_out": left_out,
-        "audio": of.has_audio,
-        "tsne": projection.offered(),
-    }
-
-
-def _logits(store: Store, name: str) -> npt.NDArray[np.float32]:
-    """The logits alone: :meth:`Store.outputs` also reads the embeddings, a hundred times as much.
-
-    Raises:
-        Corrupt: they are not what was written, or do not fit the corpus.
-        Refused: they were made from another corpus than the store has.
-    """
-
-    def read() -> npt.NDArray[np.float32]:
-        unit = store.unit(name)
-        store.check_parents(unit)
-        unit.check("logits")
-        return read_array(unit.path / "logits", (len(store.utterances), len(store.classes)))
-
-    return steady(store.path / name, read)
+def _check(index: int, things: Any, name: str) -> None:
+    """Refuse an index that is outside."""
+    if not 0 <= index < len(things):
+        raise LookupError(f"no such {name}: there are {len(things)}")
 
 
 def _peaks(samples: npt.NDArray[np.int16]) -> list[list[int]]:
@@ -225,29 +166,17 @@ def _peaks(samples: npt.NDArray[np.int16]) -> list[list[int]]:
     ]
 
 
-def _finite(values: list[float | None]) -> list[float | None]:
-    """Numbers as JSON knows them: what is not finite is none."""
-    return [value if value is not None and np.isfinite(value) else None for value in values]
-
-
-def _shown(value: Any) -> Any:
+def _printable(value: Any) -> Any:
     """The same with every text safe to show."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, dict):
-        return {_shown(key): _shown(item) for key, item in value.items()}
+        return {_printable(key): _printable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_shown(item) for item in value]
+        return [_printable(item) for item in value]
     return value
 
 
-def _json(value: Any) -> Payload:
-    body = json.dumps(_shown(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return Payload(body.encode(), "application/json")
-
-
-def _numbers(
-    values: npt.NDArray[Any], dtype: str, headers: dict[str, str] | None = None
-) -> Payload:
+def _numbers(values: npt.NDArray[Any], dtype: str) -> Response:
     body = np.ascontiguousarray(values, dtype=dtype).tobytes()
-    return Payload(body, "application/octet-stream", headers or {})
+    return Response(body, media_type="application/octet-stream")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,7 @@ from benchmarks.stores import invented, write_store
 from featstore.inspection.view.payloads import Payloads
 from featstore.inspection.view.serve import served
 from featstore.store.store import Store
-from tests.featstore.inspection.view.view_helpers import HOSTILE, Client, write_run
+from tests.featstore.inspection.view.view_helpers import HOSTILE, Client, run_set, student_run
 
 
 @pytest.fixture(scope="session")
@@ -24,19 +25,15 @@ def view_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def view_runs(view_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of fold 1, and one of fold 2 that was interrupted."""
-    root = tmp_path_factory.mktemp("runs")
-    store = Store.open(view_store)
-    write_run(root / "tiny-full" / "abc" / "fold01-seed42", store, 1)
-    write_run(root / "tiny-full" / "abc" / "fold02-seed42", store, 2)
-    (root / "tiny-full" / "abc" / "fold02-seed42" / "DONE").unlink()
-    return root
+def view_run(view_store: Path) -> Any:
+    """A finished run of fold 1."""
+    return student_run(Store.open(view_store), 1)
 
 
 @pytest.fixture(scope="session")
-def view_address(view_store: Path, view_runs: Path) -> Iterator[str]:
-    with served(Payloads(Store.open(view_store), view_runs)) as address:
+def view_address(view_store: Path, view_run: Any) -> Iterator[str]:
+    runs = run_set(view_run, fold02="not finished")
+    with served(Payloads(Store.open(view_store), runs)) as address:
         yield address
 
 

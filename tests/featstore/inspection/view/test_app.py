@@ -1,23 +1,25 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 import pytest
+import soundfile
 
 from featstore.core.schema import printable
 from featstore.inspection.overview import overview
-from featstore.inspection.view.app import static_files
-from featstore.inspection.view.payloads import Payloads
+from featstore.inspection.view.app import STATIC
+from featstore.inspection.view.payloads import Payloads, wav
 from featstore.inspection.view.serve import served
-from featstore.inspection.view.wav import HEADER_BYTES
 from featstore.store.store import Store
-from tests.featstore.inspection.view.view_helpers import HOSTILE, Client, snapshot
+from tests.featstore.inspection.view.view_helpers import HOSTILE, Client, run_set, snapshot
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,7 @@ class TestValues:
     def test_student(self, ask: Client, store: Store) -> None:
         told = ask("/api/corpus").json()
         assert [(run["fold"], run["seed"]) for run in told["students"]] == [(1, 42)]
-        assert told["left_out"] == ["tiny-full/abc/fold02-seed42: not finished"]
+        assert told["left_out"] == ["fold02: not finished"]
         found = ask("/api/student/0").floats(4)
         spoken = ~np.isnan(found).any(axis=1)
         assert set(store.roles[0][spoken]) == {2, 3}
@@ -105,18 +107,20 @@ class TestAudio:
         for row in (0, 31, 59):
             found = ask(f"/audio/{row}.wav")
             assert found.headers["content-type"] == "audio/wav"
-            assert found.body[HEADER_BYTES:] == store.audio.read(row).tobytes()
+            assert found.body[44:] == store.audio.read(row).tobytes()
 
     def test_ranges_are_bounded(self, ask: Client) -> None:
         whole = ask("/audio/3.wav").body
         for header, wanted in {
-            "bytes=0-1": whole[:2], "bytes=44-": whole[44:], "bytes=-7": whole[-7:],
+            "bytes=0-0": whole[:1], "bytes=0-1": whole[:2], "bytes=44-": whole[44:],
             "bytes=10-99999999999": whole[10:],
         }.items():  # fmt: skip
             found = ask("/audio/3.wav", range=header)
             assert (found.status, found.body) == (206, wanted)
             assert found.headers["content-range"].endswith(f"/{len(whole)}")
-        for header in ("bytes=0-1,5-6", "lines=1-2", "bytes=5-2", "bytes=" + "1" * 5000 + "-"):
+        ignored = ("bytes=0-1,5-6", "lines=1-2", "bytes=5-2", "bytes=-7", "bytes=-", "bytes=0x1-2",
+                   "bytes=" + "1" * 5000 + "-")  # fmt: skip
+        for header in ignored:
             found = ask("/audio/3.wav", range=header)
             assert (found.status, found.body) == (200, whole)
         found = ask("/audio/3.wav", range=f"bytes={len(whole)}-")
@@ -159,22 +163,27 @@ def test_no_other_address(ask: Client, path: str) -> None:
 
 class TestPage:
     def test_every_file_of_the_page(self, ask: Client) -> None:
-        names = static_files()
+        names = {path.name: path.read_bytes() for path in STATIC.iterdir()}
         assert {"index.html", "main.js", "style.css", "icon.svg"} <= set(names)
-        for name, file in names.items():
+        kinds = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+        for name, content in names.items():
             found = ask(f"/static/{name}")
-            assert (found.status, found.body) == (200, file.body)
-            assert found.headers["content-type"] == file.media_type
-        assert ask("/").body == names["index.html"].body
+            assert (found.status, found.body) == (200, content)
+            kind = kinds.get(Path(name).suffix, "text/html")
+            assert (
+                found.headers["content-type"].split(";")[0].replace("application/j", "text/j")
+                == kind
+            )
+        assert ask("/").body == names["index.html"]
 
     def test_it_asks_nobody_else_and_parses_no_markup(self) -> None:
-        for name, file in static_files().items():
-            text = file.body.decode().replace("http://www.w3.org/2000/svg", "")
+        for path in STATIC.iterdir():
+            text = path.read_text().replace("http://www.w3.org/2000/svg", "")
             for word in ("http:", "https:", '"//', "@import", "url(", "WebSocket", "sendBeacon"):
-                assert word not in text, (name, word)
+                assert word not in text, (path.name, word)
             for word in PARSING:
-                assert word not in text, (name, word)
-        page = static_files()["index.html"].body.decode()
+                assert word not in text, (path.name, word)
+        page = (STATIC / "index.html").read_text()
         assert "<script>" not in page
         assert not re.search(r"\son\w+=", page)
         assert "style=" not in page
@@ -186,8 +195,7 @@ class TestPage:
         assert small.headers["content-encoding"] == "gzip"
         assert gzip.decompress(small.body) == plain.body
         assert len(small.body) < len(plain.body) / 2
-        refused = ask("/api/corpus", accept_encoding="gzip;q=0, br")
-        assert "content-encoding" not in refused.headers
+        assert "content-encoding" not in ask("/audio/3.wav", accept_encoding="gzip").headers
 
 
 class TestTrouble:
@@ -218,10 +226,17 @@ class TestTrouble:
             assert ask("/api/logits/4/0").status == 404
 
 
-def test_nothing_is_written(view_store: Path, view_runs: Path) -> None:
-    before = snapshot(view_store), snapshot(view_runs)
-    with served(Payloads(Store.open(view_store), view_runs)) as address:
+def test_nothing_is_written(view_store: Path, view_run: Any) -> None:
+    before = snapshot(view_store)
+    with served(Payloads(Store.open(view_store), run_set(view_run))) as address:
         ask = Client(address)
         for path in READ:
             assert ask(path).status == 200
-    assert (snapshot(view_store), snapshot(view_runs)) == before
+    assert snapshot(view_store) == before
+
+
+def test_a_wav_reader_finds_the_samples() -> None:
+    samples = np.array([0, 1, -1, 32767, -32768], dtype=np.int16)
+    found, rate = soundfile.read(io.BytesIO(wav(samples)), dtype="int16")
+    assert rate == 16_000
+    np.testing.assert_array_equal(found, samples)

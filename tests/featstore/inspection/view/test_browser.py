@@ -17,7 +17,7 @@ from featstore.core.schema import printable
 from featstore.inspection.view.payloads import Payloads
 from featstore.inspection.view.serve import served
 from featstore.store.store import Store
-from tests.featstore.inspection.view.view_helpers import HOSTILE, write_run
+from tests.featstore.inspection.view.view_helpers import HOSTILE, run_set, student_run
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = [
@@ -28,7 +28,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    from featstore.inspection.view.screenshots import chromium
+    from benchmarks.screenshots import chromium
 
     with chromium() as found:
         yield found
@@ -52,7 +52,7 @@ class Seen:
         page.on("dialog", lambda dialog: self.complaints.append(dialog.message))
 
     def open(self, state: str = "") -> None:
-        from featstore.inspection.view.screenshots import ready
+        from benchmarks.screenshots import ready
 
         self.page.goto("about:blank")
         ready(self.page, f"{self.address}#{state}")
@@ -162,10 +162,8 @@ def test_divergence_is_the_terminal_s(seen: Seen, store: Store) -> None:
     np.testing.assert_allclose([float(text) for text in told], wanted[order], atol=6e-4)
 
 
-def test_the_student(seen: Seen, store: Store, view_runs: Path) -> None:
-    import pandas as pd
-
-    table = pd.read_parquet(view_runs / "tiny-full/abc/fold01-seed42/predictions.parquet")
+def test_the_student(seen: Seen, store: Store, view_run: Any) -> None:
+    table = view_run.predictions
     first = table.iloc[0]
     seen.open(f"fold=1&tau=2&u={first['utterance_id']}")
     logits = first[[f"logit_{name}" for name in store.classes]].to_numpy(dtype=np.float32)
@@ -176,13 +174,14 @@ def test_the_student(seen: Seen, store: Store, view_runs: Path) -> None:
     seen.page.wait_for_selector("#is-s", state="detached")
 
 
-def test_the_student_stays_over_the_folds(browser: Any, view_store: Path, tmp_path: Path) -> None:
+def test_the_student_stays_over_the_folds(browser: Any, view_store: Path) -> None:
     store = Store.open(view_store)
-    for experiment in ("a-full", "b-ce-only"):
-        for fold in (1, 3):
-            place = tmp_path / experiment / "key" / f"fold{fold:02d}-seed42"
-            write_run(place, store, fold, changes={"experiment": experiment})
-    with served(Payloads(store, tmp_path)) as address:
+    runs = [
+        student_run(store, fold, changes={"experiment": experiment})
+        for experiment in ("a-full", "b-ce-only")
+        for fold in (1, 3)
+    ]
+    with served(Payloads(store, run_set(*runs))) as address:
         page = browser.new_page()
         seen = Seen(page, address)
         seen.open("fold=1")

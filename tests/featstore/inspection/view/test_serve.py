@@ -7,82 +7,36 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from featstore.core.schema import TaskFailed, UserError
 from featstore.inspection.view import serve as module
-from featstore.inspection.view.guard import LOCAL, Guard
+from featstore.inspection.view.payloads import Payloads
+from featstore.store.store import Store
 from tests import ROOT
 from tests.featstore.inspection.view.view_helpers import Client
 
 
-@pytest.fixture
-def served_app(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What :func:`serve` would have served, and where the browser was sent."""
-    seen: dict[str, Any] = {"opened": []}
-    monkeypatch.setattr(module, "_run", lambda app, listener: seen.update(app=app, at=listener))
-    monkeypatch.setattr(module.webbrowser, "open", seen["opened"].append)
-    monkeypatch.setattr(module, "_has_screen", lambda: True)
-    return seen
+class TestToken:
+    def test_this_machine_needs_none(self, view_address: str) -> None:
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", view_address)
 
-
-def serve(store: Path, **options: Any) -> None:
-    given = {"runs": None, "host": "127.0.0.1", "port": 0, "token": None, "browser": False}
-    module.serve(store, **(given | options))
-
-
-class TestServe:
-    def test_this_machine_needs_no_token(
-        self, view_store: Path, served_app: dict[str, Any], capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        serve(view_store, browser=True)
-        out, err = capsys.readouterr()
-        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\n", out)
-        assert err == "Ctrl-C stops\n"
-        assert served_app["opened"] == [out.strip()]
-        app = served_app["app"]
-        assert isinstance(app, Guard)
-        assert (app.token, app.hosts.names, app.hosts.any_address) == (None, LOCAL, False)
-
-    def test_other_machines_do(
-        self, view_store: Path, served_app: dict[str, Any], capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        tokens = set()
+    def test_other_machines_do(self, view_store: Path) -> None:
+        payloads, tokens = Payloads(Store.open(view_store)), set()
         for _ in range(2):
-            serve(view_store, host="0.0.0.0")
-            token = served_app["app"].token
-            assert len(token) >= 32
-            assert capsys.readouterr().out.endswith(f"/?token={token}\n")
-            tokens.add(token)
+            with module.served(payloads, host="0.0.0.0") as address:
+                tokens.add(address.partition("/?token=")[2])
         assert len(tokens) == 2
-        assert served_app["opened"] == []
-
-    def test_given_token_holds_here_as_well(
-        self, view_store: Path, served_app: dict[str, Any], capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        serve(view_store, token="a" * 16)
-        assert served_app["app"].token == "a" * 16
-        assert capsys.readouterr().out.endswith(f"/?token={'a' * 16}\n")
+        assert all(len(token) >= 32 for token in tokens)
 
     @pytest.mark.parametrize("token", ["", "short", "a" * 129, "a" * 15 + "é", "a" * 16 + "; x"])
-    def test_weak_token(self, view_store: Path, token: str) -> None:
-        with pytest.raises(UserError, match="--token"):
-            serve(view_store, token=token)
-
-    def test_no_store_no_runs(self, view_store: Path, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match="no store there"):
-            serve(tmp_path)
-        with pytest.raises(UserError, match="no run folder found"):
-            serve(view_store, runs=tmp_path)
-
-    def test_without_the_libraries(self, view_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.delitem(sys.modules, "featstore.inspection.view.app", raising=False)
-        monkeypatch.setitem(sys.modules, "starlette.applications", None)
-        with pytest.raises(UserError, match="needs starlette") as told:
-            serve(view_store)
-        assert told.value.hint == "pip install starlette uvicorn"
+    def test_weak(self, view_store: Path, token: str) -> None:
+        with (
+            pytest.raises(UserError, match="--token"),
+            module.served(Payloads(Store.open(view_store)), token=token),
+        ):
+            pass
 
 
 class TestBound:
@@ -98,7 +52,7 @@ class TestBound:
                 pass
             assert "--port 0" in told.value.hint
             monkeypatch.setattr(module, "PORT", taken)
-            with module.bound("localhost", None) as found:  # nobody asked for that one
+            with module.bound("localhost", None) as found:  # this port was no wish of the user's
                 assert found.getsockname()[1] != taken
 
     def test_an_address_that_is_none(self) -> None:
@@ -109,21 +63,62 @@ class TestBound:
             assert "address of this machine" in told.value.hint
 
 
-def test_the_command(view_store: Path) -> None:
-    call = [sys.executable, "-c", "import cli; cli.featstore_main()", "view", str(view_store),
-            "--port", "0", "--no-browser"]  # fmt: skip
-    root = str(ROOT)
-    process = subprocess.Popen(
-        call, env=os.environ | {"PYTHONPATH": root}, stdout=subprocess.PIPE,
+def view(store: Path, *flags: str, **environment: str) -> subprocess.Popen[str]:
+    call = [sys.executable, "-c", "import cli; cli.featstore_main()", "view", str(store),
+            "--port", "0", *flags]  # fmt: skip
+    clean = {name: value for name, value in os.environ.items() if "DISPLAY" not in name}
+    return subprocess.Popen(
+        call, env=clean | {"PYTHONPATH": str(ROOT)} | environment, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+
+
+def ended(process: subprocess.Popen[str], number: signal.Signals) -> tuple[int, str, str]:
     try:
-        assert process.stdout is not None
-        ask = Client(process.stdout.readline().strip())
-        assert ask("/api/corpus").status == 200
-        assert ask("/", host="evil.example").status == 403
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, err = process.communicate(timeout=20)
+        return process.returncode, out, err
     finally:
         process.kill()
-    assert (process.returncode, out, err) == (0, "", "Ctrl-C stops\n")
+
+
+def browser_in(folder: Path) -> tuple[Path, str]:
+    """A browser that notes which page it was sent to, and ``BROWSER`` for it."""
+    script, note = folder / "browser", folder / "opened"
+    script.write_text(f'#!/bin/sh\necho "$1" > {note}\n')
+    script.chmod(0o755)
+    return note, f"{script} %s"
+
+
+@pytest.mark.parametrize("number", module.STOPS)
+def test_the_command(view_store: Path, tmp_path: Path, number: signal.Signals) -> None:
+    note, browser = browser_in(tmp_path)
+    process = view(view_store, BROWSER=browser, DISPLAY=":0")
+    assert process.stdout is not None
+    address = process.stdout.readline().strip()
+    ask = Client(address)
+    assert ask("/api/corpus").status == 200
+    assert ask("/", host="evil.example").status == 400
+    assert ended(process, number) == (0, "", "Ctrl-C stops\n")
+    assert note.read_text().strip() == address
+
+
+def test_a_token_is_in_no_browser_s_command_line(view_store: Path, tmp_path: Path) -> None:
+    note, browser = browser_in(tmp_path)
+    process = view(view_store, BROWSER=browser, DISPLAY=":0", FEATSTORE_TOKEN="a" * 16)
+    assert process.stdout is not None
+    address = process.stdout.readline().strip()
+    assert address.endswith("/?token=" + "a" * 16)
+    assert Client(address)("/api/corpus").status == 401
+    assert ended(process, signal.SIGINT)[0] == 0
+    assert not note.exists()
+
+
+def test_no_store_and_no_runs(view_store: Path, tmp_path: Path) -> None:
+    for store, flags, words in (
+        (tmp_path, (), "no store there"),
+        (view_store, ("--runs", str(tmp_path)), "no run folder found"),
+    ):
+        out, err = view(store, *flags).communicate(timeout=60)
+        assert out == ""
+        assert words in err

@@ -1,19 +1,14 @@
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from featstore.core.schema import Corrupt, UserError
-from featstore.inspection.view.runs import find, logits
+from featstore.inspection.view.runs import students
 from featstore.store.store import Store
-from tests.featstore.inspection.view.view_helpers import write_run
+from tests.featstore.inspection.view.view_helpers import run_set, student_run
 
 
 @pytest.fixture
@@ -21,137 +16,36 @@ def store(view_store: Path) -> Store:
     return Store.open(view_store)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "runs" / "tiny-full" / "abc" / "fold03-seed7"
-
-
-def seal(folder: Path) -> None:
-    content = (folder / "predictions.parquet").read_bytes()
-    done = {"predictions.parquet": hashlib.sha256(content).hexdigest()}
-    (folder / "DONE").write_text(json.dumps(done))
-
-
-def test_logits_lie_in_the_store_s_order(store: Store, folder: Path) -> None:
-    wanted = write_run(folder, store, 3, 7)
-    [run], left_out = find(folder.parents[2], store)
+def test_logits_lie_in_the_store_s_order(store: Store) -> None:
+    run = student_run(store, 3, 7)
+    run.predictions = run.predictions.sample(frac=1, random_state=0)
+    [student], left_out = students(run_set(run), store)
     assert left_out == []
-    assert (run.fold, run.seed, run.backbone, run.place) == (
-        3,
-        7,
-        "tiny",
-        "tiny-full/abc/fold03-seed7",
-    )
-    np.testing.assert_array_equal(logits(run, store), wanted)
-    assert find(folder, store)[0][0].place == "fold03-seed7"
+    assert student.facts == {
+        "place": "tiny-full/abc/fold03-seed7", "fold": 3, "seed": 7, "experiment": "tiny-full",
+        "variant": "full", "backbone": "tiny",
+    }  # fmt: skip
+    ids = store.utterances["utterance_id"].tolist()
+    for row in run.predictions.to_dict("records"):
+        logits = [np.float32(row[f"logit_{name}"]) for name in store.classes]
+        np.testing.assert_array_equal(student.logits[ids.index(row["utterance_id"])], logits)
+    assert np.isnan(student.logits).any(axis=1).sum() == len(ids) - len(run.predictions)
 
 
-def test_folders_that_are_none(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such folder"):
-        find(tmp_path / "gone", store)
-    with pytest.raises(UserError, match="no run folder found"):
-        find(tmp_path, store)
-
-
-@pytest.mark.parametrize(
-    ("changes", "why"),
-    [
-        ({"store": {"fingerprint": "0" * 64}}, "of another store"),
-        ({"classes": ["ang", "hap"]}, "of another store"),
-        ({"schema": 2}, "run.json"), ({"fold": 0}, "run.json"), ({"seed": -1}, "run.json"),
-        ({"student": {"backbone": "x" * 300}}, "run.json"), ({"experiment": ["x"]}, "run.json"),
-    ],
-)  # fmt: skip
-def test_left_out_with_the_reason(
-    store: Store, folder: Path, changes: dict[str, Any], why: str
-) -> None:
-    write_run(folder, store, 3, 7, changes)
-    runs, [told] = find(folder.parents[2], store)
-    assert runs == []
-    assert told.startswith("tiny-full/abc/fold03-seed7: ")
-    assert why in told
-
-
-@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff", b"[" * 100_000, b'{"a":1,"a":2}'])
-def test_damaged_facts(store: Store, folder: Path, content: bytes) -> None:
-    write_run(folder, store, 3, 7)
-    (folder / "run.json").write_bytes(content)
-    runs, told = find(folder.parents[2], store)
-    assert (runs, len(told)) == ([], 1)
-
-
-def test_a_place_is_shown_not_obeyed(store: Store, tmp_path: Path) -> None:
-    write_run(tmp_path / "red\x1b[31m" / "abc" / "fold01-seed1", store, 1, changes={"schema": 9})
-    _, [told] = find(tmp_path, store)
-    assert "red\\x1b[31m" in told
-
-
-def test_links_are_not_followed(store: Store, folder: Path, tmp_path: Path) -> None:
-    write_run(folder, store, 3, 7)
-    away = tmp_path / "away"
-    away.mkdir()
-    (away / "link").symlink_to(folder.parents[2])
-    with pytest.raises(UserError, match="no run folder found"):
-        find(away, store)
-    [run], _ = find(folder.parents[2], store)
-    (tmp_path / "elsewhere").write_bytes((folder / "predictions.parquet").read_bytes())
-    (folder / "predictions.parquet").unlink()
-    (folder / "predictions.parquet").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(Corrupt, match="not a regular file"):
-        logits(run, store)
-
-
-def changed(frame: pd.DataFrame, how: str) -> pd.DataFrame:
-    if how == "twice":
-        return pd.concat([frame, frame.iloc[:1]])
-    if how == "foreign":
-        return frame.assign(utterance_id=[f"x{i}" for i in range(len(frame))])
-    if how == "lacking":
-        return frame.drop(columns="logit_ang")
-    if how == "text":
-        return frame.assign(logit_ang="much")
-    if how == "gap":
-        return frame.assign(utterance_id=[None, *frame["utterance_id"][1:]])
-    return frame.assign(logit_ang=np.where(np.arange(len(frame)) == 0, np.nan, 1.0).astype("f4"))
-
-
-@pytest.mark.parametrize("how", ["twice", "foreign", "lacking", "text", "gap", "nan"])
-def test_tables_that_do_not_fit(store: Store, folder: Path, how: str) -> None:
-    write_run(folder, store, 3, 7)
-    path = folder / "predictions.parquet"
-    changed(pd.read_parquet(path), how).to_parquet(path, index=False)
-    seal(folder)
-    [run], _ = find(folder.parents[2], store)
-    with pytest.raises(Corrupt, match=r"fold03-seed7/predictions\.parquet"):
-        logits(run, store)
-
-
-def test_tables_that_are_none(store: Store, folder: Path) -> None:
-    write_run(folder, store, 3, 7)
-    path = folder / "predictions.parquet"
-    [run], _ = find(folder.parents[2], store)
-    content = path.read_bytes()
-    path.write_bytes(content[:-1] + b"X")
-    with pytest.raises(Corrupt, match="changed since the run finished"):
-        logits(run, store)
-    for junk in (b"", b"PAR1", content[:100] + content[-100:]):
-        path.write_bytes(junk)
-        seal(folder)
-        with pytest.raises(Corrupt, match="no readable Parquet file"):
-            logits(run, store)
-    path.unlink()
-    with pytest.raises(Corrupt, match="No such file"):
-        logits(run, store)
-    os.mkfifo(path)
-    with pytest.raises(Corrupt, match="not a regular file"):
-        logits(run, store)
-
-
-def test_one_that_grows_when_unpacked(store: Store, folder: Path) -> None:
-    write_run(folder, store, 3, 7)
-    path = folder / "predictions.parquet"
-    pd.read_parquet(path).to_parquet(path, index=False, compression="zstd")
-    seal(folder)
-    [run], _ = find(folder.parents[2], store)
-    with pytest.raises(Corrupt, match="larger inside"):
-        logits(run, store)
+def test_left_out_with_the_reason(store: Store) -> None:
+    foreign = student_run(store, 1)
+    foreign.predictions["utterance_id"] = [f"x{n}" for n in range(len(foreign.predictions))]
+    twice = student_run(store, 2)
+    twice.predictions["utterance_id"] = twice.predictions["utterance_id"].iloc[0]
+    other = student_run(store, 3, changes={"store": SimpleNamespace(fingerprint="0" * 64)})
+    classes = student_run(store, 4, changes={"classes": ("ang", "hap")})
+    shown, lines = students(run_set(foreign, twice, other, classes, **{"a\x1b[31m": "torn"}), store)
+    assert shown == []
+    assert lines[0] == "a\\x1b[31m: torn"
+    assert [line.partition(": ")[2] for line in lines[1:]] == [
+        "predictions of other utterances than the store's",
+        "predictions of other utterances than the store's",
+        "of another store",
+        "of another store",
+    ]
+    assert students(None, store) == ([], [])

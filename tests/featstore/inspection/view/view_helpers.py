@@ -1,10 +1,11 @@
 from __future__ import annotations
 
-import hashlib
 import http.client
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -62,10 +63,10 @@ def snapshot(root: Path) -> dict[str, tuple[int, int]]:
     return {name: (found.st_size, found.st_mtime_ns) for name, found in facts.items()}
 
 
-def write_run(
-    folder: Path, store: Store, fold: int, seed: int = 42, changes: dict[str, Any] | None = None
-) -> np.ndarray:
-    """A finished run as `distill run` leaves it, its logits drawn; ``[N, C]``, NaN where none."""
+def student_run(
+    store: Store, fold: int, seed: int = 42, changes: Mapping[str, Any] | None = None
+) -> Any:
+    """A finished run as ``distill.runs.read.collect`` gives it, its logits drawn."""
     role = store.roles[fold - 1]
     rows = {"test": np.flatnonzero(role == TEST), "validation": np.flatnonzero(role == VALIDATION)}
     rng = np.random.default_rng(seed)
@@ -75,19 +76,16 @@ def write_run(
     table = predictions_table(
         store.utterances, rows, logits, store.labels.astype(np.int64), store.classes, fold
     )
-    folder.mkdir(parents=True)
-    table.to_parquet(folder / "predictions.parquet", index=False)
     facts = {
-        "schema": 1, "experiment": "tiny-full", "key": "abc", "fold": fold, "seed": seed,
-        "variant": "full", "classes": list(store.classes), "n_folds": 10, "dataset": "table",
-        "store": {"fingerprint": store.fingerprint()}, "student": {"backbone": "tiny"},
-    } | (changes or {})  # fmt: skip
-    (folder / "run.json").write_text(json.dumps(facts))
-    content = (folder / "predictions.parquet").read_bytes()
-    (folder / "DONE").write_text(
-        json.dumps({"predictions.parquet": hashlib.sha256(content).hexdigest()})
-    )
-    out = np.full((len(role), 4), np.nan, dtype=np.float32)
-    for name, at in rows.items():
-        out[at] = logits[name]
-    return out
+        "fold": fold, "seed": seed, "experiment": "tiny-full", "variant": "full",
+        "classes": store.classes, "store": SimpleNamespace(fingerprint=store.fingerprint()),
+        "student": SimpleNamespace(backbone="tiny"),
+    } | dict(changes or {})  # fmt: skip
+    place = f"{facts['experiment']}/abc/fold{fold:02d}-seed{seed}"
+    return SimpleNamespace(place=place, facts=SimpleNamespace(**facts), predictions=table)
+
+
+def run_set(*runs: Any, **left_out: str) -> Any:
+    """Runs, and folders that are left out with the reason."""
+    others = [SimpleNamespace(place=k, state="damaged", reason=v) for k, v in left_out.items()]
+    return SimpleNamespace(runs=runs, left_out=others)

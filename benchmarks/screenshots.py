@@ -1,4 +1,4 @@
-"""Pictures for the README: ``python -m featstore.inspection.view.screenshots STORE --out FOLDER``.
+"""Pictures for the README: ``python -m benchmarks.screenshots STORE --out FOLDER``.
 
 Needs the ``dev`` extra and a Chromium: the system's, or Playwright's own (``playwright install
 chromium``). Only for stores whose corpus may be shown, such as the synthetic one.
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distill.runs.read import collect
 from featstore.core.files import make_folders, write_file
 from featstore.inspection.view.payloads import Payloads
 from featstore.inspection.view.serve import served
@@ -37,9 +38,9 @@ def chromium() -> Iterator[Browser]:
     """A headless Chromium: the system's where there is one."""
     from playwright.sync_api import sync_playwright
 
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         try:
             yield browser
         finally:
@@ -57,7 +58,10 @@ def take(store: Path, runs: Path | None, out: Path) -> list[Path]:
     """Take every picture; the files written."""
     make_folders(out)
     written = []
-    with served(Payloads(Store.open(store), runs)) as address, chromium() as browser:
+    with (
+        served(Payloads(Store.open(store), collect([runs]) if runs else None)) as address,
+        chromium() as browser,
+    ):
         for name, (theme, state) in PICTURES.items():
             page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
             ready(page, f"{address}#{state}&theme={theme}")
@@ -80,12 +84,12 @@ def _small(png: bytes) -> bytes:
 
 def main() -> None:
     """Parse and take."""
-    parser = argparse.ArgumentParser(prog="python -m featstore.inspection.view.screenshots")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.screenshots")
     parser.add_argument("store", type=Path, help="a store, e.g. demo/store")
     parser.add_argument("--runs", type=Path, help="run folders of it, e.g. demo/runs")
     parser.add_argument("--out", type=Path, required=True, help="where the pictures go")
-    asked = parser.parse_args()
-    for path in take(asked.store, asked.runs, asked.out):
+    options = parser.parse_args()
+    for path in take(options.store, options.runs, options.out):
         print(f"{path}: {path.stat().st_size:,} bytes")
 
 
