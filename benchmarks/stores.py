@@ -220,14 +220,14 @@ def _write_ragged(
     folder: Path,
     dtype: str,
     row_shape: tuple[int, ...],
-    rows: tuple[int, int],
+    chunk_rows: int,
     dim: str,
     values: Iterable[npt.NDArray[Any]],
     columns: tuple[str, ...] = (),
 ) -> int:
     """Utterances end to end; how many rows in all."""
     write_group(folder)
-    writer = RaggedWriter(folder, dtype, row_shape, rows, dim, columns)
+    writer = RaggedWriter(folder, dtype, row_shape, chunk_rows, dim, columns)
     for part in values:
         writer.append(part)
     return writer.close()

@@ -18,7 +18,7 @@ from featstore.core import console
 from featstore.store.store import Store
 from tests import ROOT
 
-KEPT = ROOT / "tests" / "data" / "store-v2"
+KEPT = ROOT / "tests" / "data" / "store-v3"
 
 
 class Done(NamedTuple):

@@ -27,8 +27,8 @@ from featstore.store.staging import staged
 from featstore.store.store import Store
 from featstore.store.unit import Identity
 
-ROWS = (5 * 1024, 5 * 64 * 1024)
-"""Rows a chunk and rows a shard: about 512 KiB and 32 MiB."""
+ROWS = 40 * 1024
+"""Rows a chunk: about 4 MiB."""
 
 SUMS = "signal_sha256"
 

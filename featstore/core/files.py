@@ -20,7 +20,7 @@ from featstore.core.schema import Corrupt, Refused
 from featstore.core.settings import canonical, digest
 
 MAX_JSON_BYTES = 4 * 1024**2
-"""A record of 20,000 files has 3; read, the densest JSON takes thirty times its size."""
+"""A record of 32,000 files has 3.5; read, the densest JSON takes thirty times its size."""
 _PIECE_BYTES = 1024**2
 """Read at a time: an utterance's file at once, so that threads hand Python's lock over but once."""
 _BESIDE = re.compile(r"\..+\.[0-9a-f]{8}\Z")

@@ -1,7 +1,7 @@
-"""Arrays as the files that hold them, to the byte: values -> files, for export and import.
+"""An array's values -> its chunks' files, to the byte, for export and import.
 
-An exported store holds values, its record sums of files. What is encoded here from the values has
-the record's SHA-256, or is not what was written.
+An export keeps array values; the unit's record keeps SHA-256 of the files. Files that are encoded
+here from the values have the record's SHA-256, or the values are not those that were written.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featstore.core.schema import Corrupt, Refused, printable
-from featstore.store.arrays import MAX_OTHER_BYTES, MAX_WEIGHTS_BYTES, crc32c
-from featstore.store.metadata import Metadata
+from featstore.store.arrays import MAX_OTHER_BYTES, MAX_WEIGHTS_BYTES, Metadata, crc32c
 from featstore.store.unit import REPAIR, Unit
 
 Rows = Callable[[int, int], npt.NDArray[Any]]
@@ -24,7 +23,6 @@ Rows = Callable[[int, int], npt.NDArray[Any]]
 
 META = "zarr.json"
 _PIECE = 1024**2
-_NO_CHUNK = 2**64 - 1
 
 _ARRAYS: Mapping[str, tuple[str, ...]] = {
     "corpus": ("label", "speaker", "session"),
@@ -42,21 +40,19 @@ _WEIGHT_FILE = re.compile(r"(?!unit\.json\Z)[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")
 def stored(folder: Path, meta: Metadata) -> Rows:
     """The rows of an array as they lie in its files, compared with nothing.
 
-    Chunks are taken to stand in order; the files of a Zarr that wrote them in another give other
-    sums when they are encoded again.
+    A call gives rows of one chunk.
     """
     files = [folder / name for name, _ in meta.files()]
-    row_bytes = meta.n_bytes // meta.chunk_shape[0]
+    row_bytes = meta.n_bytes // meta.chunk_rows
 
     def rows(start: int, stop: int) -> npt.NDArray[Any]:
-        chunk, skipped = divmod(start, meta.chunk_shape[0])
-        shard, place = divmod(chunk, meta.per_shard)
+        chunk, skipped = divmod(start, meta.chunk_rows)
         n_bytes = (stop - start) * row_bytes
-        with files[shard].open("rb", buffering=0) as file:
-            file.seek(place * (meta.n_bytes + 4) + skipped * row_bytes)
+        with files[chunk].open("rb", buffering=0) as file:
+            file.seek(skipped * row_bytes)
             content = file.read(n_bytes)
         if len(content) < n_bytes:
-            raise Corrupt(f"{files[shard]}: ends early", REPAIR)
+            raise Corrupt(f"{files[chunk]}: ends early", REPAIR)
         return np.frombuffer(content, meta.dtype).reshape(stop - start, *meta.shape[1:])
 
     return rows
@@ -70,26 +66,12 @@ def encoded(meta: Metadata, rows: Rows) -> Iterator[tuple[str, Iterator[bytes]]]
         rows: gives the values; asked for each row once, for about a MiB at a time.
     """
     for number, (name, _) in enumerate(meta.files()):
-        yield name, _file(meta, rows, number)
-
-
-def _file(meta: Metadata, rows: Rows, number: int) -> Iterator[bytes]:
-    """A chunk; or a shard: its chunks, and where each begins."""
-    first = number * meta.per_shard
-    here = min(meta.per_shard, meta.n_chunks - first)
-    for chunk in range(first, first + here):
-        yield from _chunk(meta, rows, chunk * meta.chunk_shape[0])
-    if meta.shard_rows is not None:
-        size = meta.n_bytes + 4
-        index = np.full((meta.per_shard, 2), _NO_CHUNK, dtype="<u8")
-        index[:here, 0] = np.arange(here, dtype=np.uint64) * np.uint64(size)
-        index[:here, 1] = size
-        yield index.tobytes() + crc32c(index.tobytes()).to_bytes(4, "little")
+        yield name, _chunk(meta, rows, number * meta.chunk_rows)
 
 
 def _chunk(meta: Metadata, rows: Rows, first: int) -> Iterator[bytes]:
     """The rows of a chunk, zeros beyond the last one, and their checksum."""
-    n_rows, row_bytes = meta.chunk_shape[0], meta.n_bytes // meta.chunk_shape[0]
+    n_rows, row_bytes = meta.chunk_rows, meta.n_bytes // meta.chunk_rows
     step = max(1, _PIECE // row_bytes)
     crc = 0
     for start in range(first, first + n_rows, step):

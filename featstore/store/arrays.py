@@ -1,4 +1,8 @@
-"""The store's arrays: plain Zarr v3, always with crc32c, written so that nothing is implied.
+"""The store's arrays: plain Zarr v3 in uncompressed chunks, each followed by its crc32c.
+
+zarr-python writes them. The bytes of a chunk lie in its file as they lie in memory, so a file is
+read at once (:func:`read_array`) or mapped (:mod:`featstore.store.ragged`). The ``zarr.json`` of an
+array must be, key by key, what zarr-python writes for our dtypes and codecs; nothing else is read.
 
 Measured on stock Zarr: its default codecs let 266 of 300 bit flips through, and a missing chunk
 reads as zeros. Hence crc32c on every chunk, and chunks of zeros are written like any other.
@@ -8,26 +12,142 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from featstore.core.files import make_folders, read_small, write_file
-from featstore.core.schema import Corrupt, Refused
-from featstore.store.metadata import DTYPES, REBUILD, read_metadata
+from featstore.core.files import make_folders, read_small, strict_json, write_file
+from featstore.core.schema import Corrupt, Refused, printable
 
+DTYPES: Mapping[str, np.dtype[Any]] = {
+    name: np.dtype(name).newbyteorder("<") for name in ("int8", "int16", "int64", "float32")
+}
+MAX_RANK = 4
+MAX_ELEMENTS = 2**40
+MAX_CHUNKS = 32_000
+"""As many files as a unit may have: 1,150 hours of speech."""
+MAX_CHUNK_BYTES = 64 * 1024**2
+"""Of a chunk among several; ours have 4 MiB, and each is checked whole."""
+MAX_ARRAY_BYTES = 4 * 1024**3
+"""Of an array that is one chunk: 1,024 values for each of a million utterances."""
 MAX_UNASKED_BYTES = 256 * 1024**2
 """Of an array that is one chunk, where the reader does not know its shape beforehand."""
-
 MAX_WEIGHTS_BYTES = 16 * 1024**3
 """Of a kept teacher."""
 MAX_OTHER_BYTES = 128 * 1024**2
 """Of a table or a tokenizer."""
 
+REBUILD = "`featstore verify` lists all damage, `featstore build --repair` mends it"
+_CRC_BYTES = 4
 _PIECE = 1024**2
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What an array's ``zarr.json`` says of it.
+
+    Attributes:
+        shape: of the whole array; chunks divide its first dimension alone.
+        dtype: of its values, little-endian.
+        chunk_rows: rows of a chunk; the last chunk is as large as the others, filled up with zeros.
+        dims: a name for each dimension.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    chunk_rows: int
+    dims: tuple[str, ...]
+
+    @property
+    def chunk_shape(self) -> tuple[int, ...]:
+        """Shape of every chunk."""
+        return (self.chunk_rows, *self.shape[1:])
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of a chunk without its checksum."""
+        return math.prod(self.chunk_shape) * self.dtype.itemsize
+
+    @property
+    def n_chunks(self) -> int:
+        """Chunks in all."""
+        return -(-self.shape[0] // self.chunk_rows)
+
+    def files(self) -> Iterator[tuple[str, int]]:
+        """Each chunk's file by its name below the array, and the size that it must have."""
+        tail = "/0" * (len(self.shape) - 1)
+        for chunk in range(self.n_chunks):
+            yield f"c/{chunk}{tail}", self.n_bytes + _CRC_BYTES
+
+    def to_json(self) -> dict[str, Any]:
+        """The ``zarr.json`` that zarr-python writes for such an array."""
+        little = {"configuration": {"endian": "little"}} if self.dtype.itemsize > 1 else {}
+        return {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": list(self.shape),
+            "data_type": self.dtype.name,
+            "chunk_grid": {
+                "name": "regular",
+                "configuration": {"chunk_shape": list(self.chunk_shape)},
+            },
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": 0,
+            "codecs": [{"name": "bytes", **little}, {"name": "crc32c"}],
+            "attributes": {},
+            "dimension_names": list(self.dims),
+            "storage_transformers": [],
+        }
+
+
+def parse_metadata(raw: Mapping[str, Any], name: str) -> Metadata:
+    """An array's metadata, refused where it is not to the key what a store's array has.
+
+    Args:
+        raw: the parsed ``zarr.json``.
+        name: the file's, for messages.
+
+    Raises:
+        Refused: other keys, dtypes, codecs or chunks than ours, or sizes that no store has.
+    """
+    try:
+        shape = _sizes(raw["shape"], least=0)
+        chunk = _sizes(raw["chunk_grid"]["configuration"]["chunk_shape"], least=1)
+        dims = tuple(str(dim) for dim in raw["dimension_names"])
+        meta = Metadata(shape, DTYPES[raw["data_type"]], chunk[0], dims)
+        ours = meta.to_json()
+        if others := [key for key in raw.keys() | ours.keys() if raw.get(key) != ours.get(key)]:
+            raise ValueError(", ".join(sorted(others)[:4]))
+        most = MAX_CHUNK_BYTES if meta.n_chunks > 1 else MAX_ARRAY_BYTES
+        if len(dims) != len(shape) or math.prod(shape) > MAX_ELEMENTS or meta.n_bytes > most:
+            raise ValueError(f"shape {shape} in chunks of {chunk}")
+        if meta.n_chunks > MAX_CHUNKS:
+            raise ValueError(f"{meta.n_chunks:,} chunks")
+    except (KeyError, TypeError, ValueError) as error:
+        why = printable(str(error))[:200]
+        raise Refused(f"{name}: no metadata of a store's array ({why})", REBUILD) from error
+    return meta
+
+
+def read_metadata(folder: Path) -> Metadata:
+    """The checked metadata of the array in ``folder``."""
+    path = folder / "zarr.json"
+    try:
+        return parse_metadata(strict_json(read_small(path), str(path)), str(path))
+    except FileNotFoundError:
+        raise Corrupt(f"{path}: missing", REBUILD) from None
+
+
+def _sizes(raw: Any, least: int) -> tuple[int, ...]:
+    if not isinstance(raw, list) or not 0 < len(raw) <= MAX_RANK:
+        raise ValueError("sizes that are no list of a few")
+    if not all(type(n) is int and least <= n < 2**63 for n in raw):
+        raise ValueError(f"sizes {raw}")
+    return tuple(raw)
 
 
 def group_json(attributes: Mapping[str, Any] | None = None) -> bytes:
@@ -57,18 +177,19 @@ def write_array(folder: Path, name: str, values: npt.NDArray[Any], dims: tuple[s
     Args:
         folder: the group that it becomes part of.
         name: the array's name.
-        values: of a dtype in :data:`featstore.store.metadata.DTYPES`, with at least one element.
+        values: of a dtype in :data:`DTYPES`, with at least one element.
         dims: a name for each dimension; xarray reads them.
     """
-    array = _create(folder, name, values.shape, values.dtype, values.shape, None, dims)
+    array = _create(folder, name, Metadata(values.shape, values.dtype, len(values), dims))
     array[...] = values
 
 
 class RaggedWriter:
     """Streams utterances of different lengths into ``values`` and ``offsets``.
 
-    ``values`` is sharded along its first dimension and holds the utterances end to end;
-    ``offsets[i]:offsets[i + 1]`` is utterance ``i``. At most one shard is held in memory.
+    ``values`` holds the utterances end to end, in chunks of so many rows; one that fits into a
+    single chunk has a chunk of its own size. ``offsets[i]:offsets[i + 1]`` is utterance ``i``. One
+    chunk is held in memory.
     """
 
     def __init__(
@@ -76,7 +197,7 @@ class RaggedWriter:
         folder: Path,
         dtype: str,
         row_shape: tuple[int, ...],
-        rows: tuple[int, int],
+        chunk_rows: int,
         dim: str,
         columns: tuple[str, ...] = (),
         *,
@@ -88,52 +209,63 @@ class RaggedWriter:
             folder: the unit's folder, a group.
             dtype: of ``values``.
             row_shape: shape of one row: () for samples, (25,) for LLDs.
-            rows: rows a chunk, and rows a shard (a multiple).
+            chunk_rows: rows a chunk.
             dim: name of the first dimension.
             columns: names of the other dimensions.
             embed: False counts the rows and keeps none, for licensed audio that stays outside.
         """
-        chunk, self._shard = rows
-        self._folder = folder
-        self._embed = embed
+        self._folder, self._embed, self._dims = folder, embed, (dim, *columns)
+        self._buffer = np.zeros((chunk_rows if embed else 0, *row_shape), dtype=DTYPES[dtype])
+        self._array: Any = None
+        self._filled = self._written = 0
         self._offsets = [0]
-        if not embed:
-            return
-        self._array = _create(
-            folder, "values", (0, *row_shape), np.dtype(dtype), (chunk, *row_shape),
-            (self._shard, *row_shape), (dim, *columns),
-        )  # fmt: skip
-        self._buffer = np.zeros((self._shard, *row_shape), dtype=DTYPES[dtype])
-        self._filled = 0
-        self._written = 0
 
     def append(self, rows: npt.NDArray[Any]) -> None:
         """Add one utterance: ``[n, *row_shape]``."""
         self._offsets.append(self._offsets[-1] + len(rows))
-        if not self._embed:
-            return
-        done = 0
-        while done < len(rows):
-            take = min(len(rows) - done, self._shard - self._filled)
-            self._buffer[self._filled : self._filled + take] = rows[done : done + take]
-            self._filled += take
-            done += take
-            if self._filled == self._shard:
+        while self._embed and len(rows):
+            free = self._buffer[self._filled :]
+            now, rows = rows[: len(free)], rows[len(free) :]
+            free[: len(now)] = now
+            self._filled += len(now)
+            if self._filled == len(self._buffer):
                 self._flush()
 
     def close(self) -> int:
         """Write what is left and the offsets; the number of rows in all."""
-        if self._embed and self._filled:
+        if self._embed and (self._filled or self._array is None):
             self._flush()
         offsets = np.array(self._offsets, dtype=np.int64)
         write_array(self._folder, "offsets", offsets, ("boundary",))
         return self._offsets[-1]
 
     def _flush(self) -> None:
+        if self._array is None:
+            shape = (0, *self._buffer.shape[1:])
+            chunk_rows = self._filled or len(self._buffer)
+            meta = Metadata(shape, self._buffer.dtype, chunk_rows, self._dims)
+            self._array = _create(self._folder, "values", meta)
         end = self._written + self._filled
         self._array.resize((end, *self._buffer.shape[1:]))
         self._array[self._written : end] = self._buffer[: self._filled]
         self._written, self._filled = end, 0
+
+
+def _create(folder: Path, name: str, meta: Metadata) -> Any:
+    import zarr
+    from zarr.codecs import Crc32cCodec
+
+    return zarr.open_group(str(folder), mode="r+").create_array(
+        name,
+        shape=meta.shape,
+        dtype=meta.dtype.name,
+        chunks=meta.chunk_shape,
+        filters=None,
+        compressors=[Crc32cCodec()],
+        fill_value=0,
+        dimension_names=meta.dims,
+        config={"write_empty_chunks": True},
+    )
 
 
 def read_array(folder: Path, shape: tuple[int | None, ...] | None = None) -> npt.NDArray[Any]:
@@ -149,7 +281,7 @@ def read_array(folder: Path, shape: tuple[int | None, ...] | None = None) -> npt
         Refused: the metadata asks for what a store never holds.
     """
     meta = read_metadata(folder)
-    if meta.shard_rows is not None:
+    if meta.n_chunks != 1:
         raise Refused(f"{folder}: not one chunk", REBUILD)
     if shape is not None and not _fits(meta.shape, shape):
         raise Corrupt(f"{folder}: {meta.shape} instead of {shape}", REBUILD)
@@ -168,8 +300,14 @@ def read_array(folder: Path, shape: tuple[int | None, ...] | None = None) -> npt
     return np.frombuffer(content, dtype=meta.dtype, count=count).reshape(meta.shape)
 
 
+def _fits(shape: tuple[int, ...], needed: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(needed) and all(
+        size is None or size == n for n, size in zip(shape, needed, strict=True)
+    )
+
+
 def misfits(unit: Path, sizes: Mapping[str, int]) -> list[str]:
-    """Files of a unit whose size cannot be right: found before a terabyte of nothing is read.
+    """Files of a unit whose size cannot be right, before a terabyte of zeros is read.
 
     Args:
         unit: the unit's folder.
@@ -182,16 +320,16 @@ def misfits(unit: Path, sizes: Mapping[str, int]) -> list[str]:
         Corrupt, Refused: metadata that no array of a store has.
     """
     faults: list[str] = []
-    of_arrays: set[str] = set()
+    chunks: set[str] = set()
     for array in [name.removesuffix("/zarr.json") for name in sizes if "/zarr.json" in name]:
-        wanted = {f"{array}/{file}": size for file, size in read_metadata(unit / array).files()}
-        found = {file: size for file, size in sizes.items() if file.startswith(f"{array}/c/")}
-        of_arrays |= found.keys()
-        for file in sorted(wanted.keys() | found.keys()):
-            here, there = found.get(file, 0), wanted.get(file, 0)
+        needed = {f"{array}/{file}": size for file, size in read_metadata(unit / array).files()}
+        listed = {file: size for file, size in sizes.items() if file.startswith(f"{array}/c/")}
+        chunks |= listed.keys()
+        for file in sorted(needed.keys() | listed.keys()):
+            here, there = listed.get(file, 0), needed.get(file, 0)
             if here != there:
                 faults.append(f"{file}: {here} bytes where {there} belong")
-    for file in sorted(set(sizes) - of_arrays):
+    for file in sorted(sizes.keys() - chunks):
         most = MAX_WEIGHTS_BYTES if file.endswith(".safetensors") else MAX_OTHER_BYTES
         if sizes[file] > most:
             faults.append(f"{file}: {sizes[file]} bytes, more than {most}")
@@ -200,7 +338,7 @@ def misfits(unit: Path, sizes: Mapping[str, int]) -> list[str]:
 
 def check_crc(chunk: bytes | memoryview, name: str) -> None:
     """Compare a chunk's last four bytes with the crc32c of the rest."""
-    body, stored = memoryview(chunk)[:-4], int.from_bytes(chunk[-4:], "little")
+    body, stored = memoryview(chunk)[:-_CRC_BYTES], int.from_bytes(chunk[-_CRC_BYTES:], "little")
     if crc32c(body) != stored:
         raise Corrupt(f"{name}: checksum differs", REBUILD)
 
@@ -216,35 +354,3 @@ def crc32c(content: bytes | memoryview, crc: int = 0) -> int:
     for start in range(0, len(content), _PIECE):  # it takes bytes alone, so each piece is a copy
         crc = google_crc32c.extend(crc, bytes(content[start : start + _PIECE]))
     return crc
-
-
-def _fits(found: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
-    return len(found) == len(wanted) and all(
-        size is None or size == got for got, size in zip(found, wanted, strict=True)
-    )
-
-
-def _create(
-    folder: Path,
-    name: str,
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    chunks: tuple[int, ...],
-    shards: tuple[int, ...] | None,
-    dims: tuple[str, ...],
-) -> Any:
-    import zarr
-    from zarr.codecs import Crc32cCodec
-
-    return zarr.open_group(str(folder), mode="r+").create_array(
-        name,
-        shape=shape,
-        dtype=dtype.name,
-        chunks=chunks,
-        shards=shards,
-        filters=None,
-        compressors=[Crc32cCodec()],
-        fill_value=0,
-        dimension_names=dims,
-        config={"write_empty_chunks": True},
-    )

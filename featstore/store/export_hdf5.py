@@ -23,12 +23,12 @@ import numpy as np
 import numpy.typing as npt
 
 from featstore.core.console import progress
-from featstore.core.files import read_small, sha256_of
-from featstore.core.schema import UTTERANCE_ID, Corrupt, Refused, TaskFailed
+from featstore.core.files import read_small
+from featstore.core.schema import UTTERANCE_ID, Corrupt, TaskFailed
 from featstore.core.settings import canonical, digest
 from featstore.store.array_files import TABLES, Rows, encoded, parts, stored
+from featstore.store.arrays import Metadata, read_metadata
 from featstore.store.hdf5_sink import Sink
-from featstore.store.metadata import Metadata, read_metadata
 from featstore.store.store import Store
 from featstore.store.tables import SOURCES, UTTERANCES, read_table
 from featstore.store.unit import RECORD, REPAIR, SCHEMA, Unit, parse_record
@@ -143,7 +143,6 @@ def _write_array(out: _Out, unit: Unit, array: str, meta: Metadata) -> None:
 
     Raises:
         Corrupt: the file is damaged.
-        Refused: it is sound, but its chunks lie in another order than ours would.
     """
     data = out.file.create_dataset(f"{unit.unit}/{array}", shape=meta.shape, dtype=meta.dtype)
     for axis, name in enumerate(meta.dims[: len(meta.shape)]):
@@ -154,16 +153,8 @@ def _write_array(out: _Out, unit: Unit, array: str, meta: Metadata) -> None:
         found = hashlib.sha256()
         for piece in pieces:
             found.update(piece)
-        wanted = unit.files[f"{array}/{name}"][1]
-        if found.hexdigest() == wanted:
-            continue
-        if sha256_of(unit.path / array / name) != wanted:
+        if found.hexdigest() != unit.files[f"{array}/{name}"][1]:
             raise Corrupt(f"{unit.unit}/{array}/{name}: content differs", REPAIR)
-        raise Refused(
-            f"{unit.unit}/{array}/{name}: sound, but its chunks lie in an order that no import "
-            "would give them",
-            "copy the store as it is (cp -r, tar), or build it with this version",
-        )
 
 
 def _copied(rows: Rows, data: Any, sink: Sink) -> Rows:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from featstore.core.schema import Corrupt, Refused, UserError, printable
-from featstore.store.metadata import MAX_CHUNK_BYTES, MAX_CHUNKS
+from featstore.store.arrays import MAX_CHUNK_BYTES, MAX_CHUNKS
 
 ANEW = "ask whoever made it to run `featstore export` again"
 MAX_OBJECTS = 100_000

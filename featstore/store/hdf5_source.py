@@ -17,10 +17,9 @@ from featstore.core.files import MAX_JSON_BYTES, strict_json
 from featstore.core.schema import Corrupt, OtherVersion, Refused, listed, printable
 from featstore.core.settings import digest
 from featstore.store.array_files import META, TABLES, Rows, parts
-from featstore.store.arrays import group_json
+from featstore.store.arrays import Metadata, group_json, parse_metadata
 from featstore.store.export_hdf5 import COLUMNS, FILES, FORMAT
 from featstore.store.hdf5_file import ANEW, CheckedFile, reading, told
-from featstore.store.metadata import Metadata
 from featstore.store.records import check_record
 from featstore.store.store import SHARED_UNITS, TEACHER_UNIT
 from featstore.store.unit import RECORD, SCHEMA, Unit, parse_record
@@ -150,7 +149,9 @@ class Source:
         """The unit's arrays and files; all are there, and as large as the record says."""
 
         def metadata(array: str) -> Metadata:
-            return Metadata(self._json(unit, f"{array}/{META}"), f"{unit.path}/{array}/{META}")
+            return parse_metadata(
+                self._json(unit, f"{array}/{META}"), f"{unit.path}/{array}/{META}"
+            )
 
         arrays, others = parts(unit, metadata)
         part = Part(unit, arrays, tuple(others))

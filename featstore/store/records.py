@@ -1,15 +1,17 @@
-"""What the record of each kind of unit must say, so that no reader trips over what it does not.
+"""What the record of each kind of unit says: the keys and types that readers rely on.
 
-A record's own SHA-256 proves that it is what somebody wrote; these models prove that it is what
-this program could have written. A key that is ever removed or changes its meaning raises
+A record's own SHA-256 proves that it is what somebody wrote; this check proves that no reader trips
+over it. A key that is ever removed or changes its meaning raises
 :data:`featstore.store.unit.SCHEMA`.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from featstore.core.config import (
     CROSS_FITTED,
@@ -19,210 +21,62 @@ from featstore.core.config import (
     LldSettings,
     TeacherSettings,
 )
-from featstore.core.schema import UTTERANCE_ID, Corrupt, listed, printable
-from featstore.core.settings import Settings, canonical
+from featstore.core.schema import Corrupt, listed, printable
+from featstore.core.settings import canonical
 from featstore.store.unit import REPAIR
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Count = Annotated[int, Field(ge=0, strict=True)]
-Number = Annotated[int, Field(ge=1, strict=True)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Name = Annotated[str, Field(pattern=UTTERANCE_ID.pattern.replace(r"\Z", "$"))]
-Names = Annotated[tuple[str, ...], Field(min_length=1)]
+_NUMBER = (int, float)
+_MAYBE = (int, float, type(None))
+_COUNTS = {str: int}
+_EPOCHS = [{str: _NUMBER}]
+_SCORES = {"wa": _NUMBER, "ua": _NUMBER, "n": int, "confusion": [[int]]}
+_TARGETS: Mapping[Any, Any] = {
+    "fold": int, "kind": str, "fitted_on": [str], "selected_on": [str], "held_out": [str],
+    "temperature": type(None), "parameters": int, "embedding_width": int,
+    "scores": {"test": _SCORES, str: _SCORES},
+}  # fmt: skip
+_PART = {
+    "held_out": [str], "fitted_on": [str], "selected_on": [str], "residual": _NUMBER,
+    "parameters": int, "best_epoch": int, "history": _EPOCHS,
+}  # fmt: skip
 
-
-class CorpusMadeFrom(Settings):
-    """``settings`` of ``corpus``; ``rows`` is the digest of the manifest."""
-
-    corpus: CorpusSettings
-    classes: tuple[str, ...] = Field(min_length=2)
-    rows: Sha256
-
-
-class CorpusFacts(Settings):
-    """``facts`` of ``corpus``: counts are by reason, by raw label, by warning."""
-
-    name: Name
-    classes: tuple[str, ...] = Field(min_length=2)
-    speakers: Names
-    sessions: Names
-    excluded: dict[str, Count]
-    other_labels: dict[str, Count]
-    warnings: dict[str, Count]
-    full_release: bool
-
-
-class AudioMadeFrom(Settings):
-    """``settings`` of ``audio``; ``sources`` is the digest of ids, files' sums and times."""
-
-    audio: AudioSettings
-    sources: Sha256
-
-
-class ExcludedAudio(Settings):
-    """An utterance that could not be decoded."""
-
-    utterance_id: str
-    file: str
-    reason: str
-
-
-class AudioFacts(Settings):
-    """``facts`` of ``audio``."""
-
-    n_samples: Count
-    n_utterances: Number
-    excluded: tuple[ExcludedAudio, ...]
-
-
-class LldMadeFrom(Settings):
-    """``settings`` of ``lld``."""
-
-    lld: LldSettings
-
-
-class LldFacts(Settings):
-    """``facts`` of ``lld``; ``names`` are the columns."""
-
-    names: Names
-    n_frames: Count
-    n_utterances: Number
-    hop_ms: float
-
-
-class SplitsMadeFrom(Settings):
-    """``settings`` of ``splits``."""
-
-    folds: FoldSettings
-
-
-class FoldFacts(Settings):
-    """Who is what in one fold."""
-
-    number: Number
-    test: Names
-    validation: tuple[str, ...]
-    train: Names
-
-
-class SplitsFacts(Settings):
-    """``facts`` of ``splits``."""
-
-    folds: tuple[FoldFacts, ...] = Field(min_length=1)
-    text_overlap: tuple[dict[str, float | int | None], ...]
-
-
-class TeacherMadeFrom(Settings):
-    """``settings`` of ``folds/NN/<teacher>``."""
-
-    fold: Number
-    teacher: TeacherSettings
-
-
-class Scores(Settings):
-    """How a teacher does on one role's utterances of its fold; confusion: row = truth."""
-
-    wa: Share
-    ua: Share
-    n: Number
-    confusion: tuple[tuple[Count, ...], ...]
-
-
-def _with_test(scores: dict[str, Scores]) -> dict[str, Scores]:
-    if "test" not in scores:
-        raise ValueError("none of the test speaker")
-    return scores
-
-
-RoleScores = Annotated[dict[str, Scores], AfterValidator(_with_test)]
-"""By role: ``train``, ``validation`` where there are such speakers, ``test``."""
-
-
-class TeacherFacts(Settings):
-    """``facts`` of ``folds/NN/<teacher>``: whom it has seen, and how well it does."""
-
-    fold: Number
-    kind: str
-    fitted_on: Names
-    selected_on: tuple[str, ...]
-    held_out: Names
-    temperature: None
-    parameters: Count
-    embedding_width: Number
-    scores: RoleScores
-    best_epoch: Number
-    history: tuple[dict[str, float], ...]
-
-
-class CrossFitMadeFrom(TeacherMadeFrom):
-    """``settings`` of ``folds/NN/<teacher>-crossfit<K>``; ``cross_fit`` is K."""
-
-    cross_fit: int = Field(ge=2, strict=True)
-
-
-class CrossFitPart(Settings):
-    """One of K teachers: whom it has seen, and in ``held_out`` whose targets it gave."""
-
-    held_out: Names
-    fitted_on: Names
-    selected_on: tuple[str, ...]
-    residual: Annotated[float, Field(ge=0)]
-    """How far its class means remain from the common axes, relative to their distance from 0."""
-    parameters: Count
-    best_epoch: Number
-    history: tuple[dict[str, float], ...]
-
-
-class Agreement(Settings):
-    """Mean cosine of different parts' embeddings, over utterances that none was fitted on."""
-
-    same: float
-    """Of the same utterance."""
-    different: float
-    """Of two different ones: what ``same`` is to be compared with."""
-
-
-class CrossFitFacts(Settings):
-    """``facts`` of ``folds/NN/<teacher>-crossfit<K>``.
-
-    ``scores`` of training are of each utterance by the part that never saw its speaker.
-    """
-
-    fold: Number
-    kind: str
-    fitted_on: Names
-    """By any part."""
-    selected_on: tuple[str, ...]
-    held_out: Names
-    """By all parts: the fold's test speakers."""
-    parts: tuple[CrossFitPart, ...] = Field(min_length=2)
-    beyond_training: Literal["mean of the parts"]
-    """What is kept of utterances that are not the fold's training utterances."""
-    agreement: Agreement
-    temperature: None
-    parameters: Count
-    """Of all parts together."""
-    embedding_width: Number
-    scores: RoleScores
-
-
-class Nothing(Settings):
-    """A kept teacher's record tells nothing beyond its files and its parent."""
-
-
-_KINDS: dict[str, tuple[type[Settings], type[Settings]]] = {
-    "corpus": (CorpusMadeFrom, CorpusFacts),
-    "audio": (AudioMadeFrom, AudioFacts),
-    "lld": (LldMadeFrom, LldFacts),
-    "splits": (SplitsMadeFrom, SplitsFacts),
-    "folds": (TeacherMadeFrom, TeacherFacts),
-    "cross-fit": (CrossFitMadeFrom, CrossFitFacts),
-    "weights": (Nothing, Nothing),
+FACTS: Mapping[str, Any] = {
+    "corpus": {
+        "name": str, "classes": [str], "speakers": [str], "sessions": [str], "excluded": _COUNTS,
+        "other_labels": _COUNTS, "warnings": _COUNTS, "full_release": bool,
+    },
+    "audio": {
+        "n_samples": int, "n_utterances": int,
+        "excluded": [{"utterance_id": str, "file": str, "reason": str}],
+    },
+    "lld": {"names": [str], "n_frames": int, "n_utterances": int, "hop_ms": _NUMBER},
+    "splits": {
+        "folds": [{"number": int, "test": [str], "validation": [str]}],
+        "text_overlap": [{"fold": int, str: _MAYBE}],
+    },
+    "folds": {**_TARGETS, "best_epoch": int, "history": _EPOCHS},
+    "cross-fit": {
+        **_TARGETS, "parts": [_PART], "beyond_training": str,
+        "agreement": {"same": _NUMBER, "different": _NUMBER},
+    },
+    "weights": {},
+}  # fmt: skip
+"""Kind of unit -> form of its facts: a type, ``[form of each item]``, or ``{key: form}``, in which
+``str`` stands for any further key. An ``int`` is a count, never below 0.
+"""
+_SETTINGS: Mapping[str, tuple[str, Any]] = {
+    "corpus": ("corpus", CorpusSettings),
+    "audio": ("audio", AudioSettings),
+    "lld": ("lld", LldSettings),
+    "splits": ("folds", FoldSettings),
+    "folds": ("teacher", TeacherSettings),
+    "cross-fit": ("teacher", TeacherSettings),
 }
+"""Kind of unit -> which of its settings readers use, and their model."""
 
 
 def check_record(unit: str, settings: Any, facts: Any, place: str) -> None:
-    """Refuse a record that this program could not have written.
+    """Refuse a record that a reader could trip over.
 
     Args:
         unit: the unit's name, e.g. ``folds/01/linguistic``.
@@ -231,24 +85,48 @@ def check_record(unit: str, settings: Any, facts: Any, place: str) -> None:
         place: the record's file, for the message.
 
     Raises:
-        Corrupt: with every fault at once.
+        Corrupt: naming the first faults.
     """
-    faults: list[str] = []
     kind = unit.partition("/")[0]
-    if kind == "folds" and CROSS_FITTED.match(unit):
-        kind = "cross-fit"
-    for name, model, value in zip(
-        ("settings", "facts"), _KINDS[kind], (settings, facts), strict=True
-    ):
+    kind = "cross-fit" if kind == "folds" and CROSS_FITTED.match(unit) else kind
+    faults = [*islice(_misfits(facts, FACTS[kind], "facts"), 5)]
+    if kind in ("folds", "cross-fit"):
+        numbers = {"fold": int} | ({"cross_fit": int} if kind == "cross-fit" else {})
+        faults += _misfits(settings, {str: object, **numbers}, "settings")
+    if kind in _SETTINGS:
+        key, model = _SETTINGS[kind]
         try:
-            model.model_validate_json(canonical(value))
+            TypeAdapter(model).validate_json(canonical(settings.get(key)))
         except ValidationError as error:
             faults += [
-                printable(f"{name}.{'.'.join(map(str, item['loc']))}: {item['msg']}")
+                printable(f"settings.{key}.{'.'.join(map(str, item['loc']))}: {item['msg']}")
                 for item in error.errors(include_input=False)
             ]
     if faults:
-        raise Corrupt(
-            f"{place}: not the record of a {kind} unit:\n{listed(faults, 5)}",
-            REPAIR,
-        )
+        raise Corrupt(f"{place}: not the record of a {kind} unit:\n{listed(faults, 5)}", REPAIR)
+
+
+def _misfits(value: Any, form: Any, name: str) -> Iterator[str]:
+    """Where a value is not of a form, one line each.
+
+    >>> list(_misfits({"n": -1, "who": ["a", 2]}, {"n": int, "who": [str]}, "facts"))
+    ['facts.n: not a count', 'facts.who.1: not of type str']
+    """
+    if isinstance(form, dict) and isinstance(value, dict):
+        for key in form.keys() - {str} - value.keys():
+            yield f"{name}.{key}: missing"
+        for key, item in value.items():
+            if (inner := form.get(key, form.get(str))) is None:
+                yield printable(f"{name}.{key}: an unknown key")
+            else:
+                yield from _misfits(item, inner, f"{name}.{printable(key)}")
+    elif isinstance(form, list) and isinstance(value, list):
+        for at, item in enumerate(value):
+            yield from _misfits(item, form[0], f"{name}.{at}")
+    elif isinstance(form, dict | list):
+        yield f"{name}: no {'table' if isinstance(form, dict) else 'list'}"
+    elif not isinstance(value, form) or (isinstance(value, bool) and form not in (bool, object)):
+        types = form if isinstance(form, tuple) else (form,)
+        yield f"{name}: not of type {' or '.join(one.__name__ for one in types)}"
+    elif form is int and value < 0:
+        yield f"{name}: not a count"

@@ -28,7 +28,7 @@ from featstore.core.files import (
     write_file,
 )
 from featstore.core.os_errors import io_failure
-from featstore.core.schema import UserError
+from featstore.core.schema import TaskFailed, UserError
 from featstore.core.settings import digest
 from featstore.store.unit import RECORD, SCHEMA, Identity, files_below, read_unit
 
@@ -50,7 +50,8 @@ def staged(
         n_bytes: about how large it will be, for the message of a full disk.
 
     Raises:
-        TaskFailed: the disk is full, read-only or failing; nothing is left of the unit.
+        TaskFailed: the disk is full, read-only or failing, or no reader would accept what was
+            written; nothing is left of the unit.
         UserError: another writer has meanwhile put something else there.
     """
     try:
@@ -155,8 +156,24 @@ def _write_record(staging: Staging, identity: Identity) -> None:
     }
     record["sha256"] = digest(record)
     write_file(staging.folder / RECORD, json.dumps(record, indent=1, sort_keys=True).encode())
+    _require_readable(staging.folder, identity.unit)
     for base, _, _ in os.walk(staging.folder):
         fsync_folder(Path(base))
+
+
+def _require_readable(folder: Path, unit: str) -> None:
+    """Refuse to commit what readers would refuse: sizes have limits, which nothing else checks.
+
+    Raises:
+        TaskFailed: naming the limit.
+    """
+    try:
+        read_unit(folder, unit).check_sizes()
+    except UserError as error:
+        raise TaskFailed(
+            f"{unit}: no reader would accept it ({error.message})",
+            "build it from fewer utterances, speakers or folds",
+        ) from error
 
 
 def _into_place(folder: Path, place: Path, wrapper: Path, replace: bool) -> bool:

@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from featstore.core.config import CROSS_FITTED, cross_fitted
 from featstore.core.files import make_folders, read_small, strict_json, write_file
-from featstore.core.schema import Corrupt, OtherVersion, Refused, UserError, printable
+from featstore.core.schema import Corrupt, Refused, UserError, printable
 from featstore.core.settings import digest
 from featstore.folds import Fold
 from featstore.store.arrays import group_json, read_array, write_group
@@ -39,7 +39,17 @@ from featstore.store.ragged import Ragged
 from featstore.store.records import check_record
 from featstore.store.remote.places import is_url
 from featstore.store.tables import SOURCES, UTTERANCES, read_table
-from featstore.store.unit import NO_LINKS, RECORD, REPAIR, SCHEMA, Unit, read_unit, steady
+from featstore.store.unit import (
+    NO_LINKS,
+    RECORD,
+    REPAIR,
+    SCHEMA,
+    Unit,
+    folder_version,
+    other_version,
+    read_unit,
+    steady,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,11 +122,7 @@ class Store:
         if not isinstance(about, dict) or about.get("format") != FORMAT:
             raise UserError(f"{place}: a Zarr group, but no emodistill store", "check the path")
         if about.get("schema") != SCHEMA:
-            raise OtherVersion(
-                f"{place}: schema {printable(str(about.get('schema')))[:20]}, "
-                f"this version reads {SCHEMA}",
-                "use the version that wrote it, or `featstore build` into another --store",
-            )
+            raise other_version(place, about.get("schema"))
         raise Corrupt(f"{place}/zarr.json: changed since it was written", REPAIR)
 
     @staticmethod
@@ -177,18 +183,29 @@ class Store:
     def unit(self, name: str, *, deep: bool = False) -> Unit:
         """Open a unit strictly; see :func:`featstore.store.unit.read_unit`.
 
+        It is opened once in the life of this handle, and again when a build has replaced it.
+
         Raises:
             Corrupt: also where its record is none that this program could have written.
         """
         if name not in SHARED_UNITS and not TEACHER_UNIT.match(name):
             raise Refused(f"{printable(name)!r} names no unit of a store", "restore its record")
+        place = self.path / name
+        version = folder_version(place)
+        if not deep and name in self._units and self._units[name][0] == version:
+            return self._units[name][1]
         for above in Path(name).parents[:-1]:
             if (self.path / above).is_symlink():
                 raise Refused(f"{self.path / above}: a link", NO_LINKS)
-        place = self.path / name
         unit = steady(place, lambda: read_unit(place, name, deep=deep))
         check_record(name, unit.settings, unit.facts, f"{unit.path}/{RECORD}")
+        self._units[name] = (version, unit)
         return unit
+
+    @cached_property
+    def _units(self) -> dict[str, tuple[tuple[int, int] | None, Unit]]:
+        """The units that were opened, and of which version each folder then was."""
+        return {}
 
     def record(self, name: str, *, deep: bool = False) -> Unit:
         """A unit of which nothing but its record is needed: of a remote store, nothing more is
@@ -210,7 +227,7 @@ class Store:
         """Class names, in the order of the logits' columns."""
         return tuple(self.unit("corpus").facts["classes"])
 
-    @property
+    @cached_property
     def labels(self) -> npt.NDArray[np.int16]:
         """Class index of every utterance: ``[N]``."""
         return self._of("corpus", lambda unit: _array(unit, "label"))
@@ -248,13 +265,15 @@ class Store:
 
     @cached_property
     def folds(self) -> tuple[Fold, ...]:
-        """The folds by number, from 1."""
-        return tuple(
-            Fold(
-                fold["number"], tuple(fold["test"]), tuple(fold["validation"]), tuple(fold["train"])
-            )
-            for fold in self.unit("splits").facts["folds"]
-        )
+        """The folds by number, from 1; each trains on all speakers whom it does not hold out."""
+        speakers = self.unit("corpus").facts["speakers"]
+        folds = []
+        for fold in self.unit("splits").facts["folds"]:
+            held_out = {*fold["test"], *fold["validation"]}
+            train = tuple(name for name in speakers if name not in held_out)
+            test, validation = tuple(fold["test"]), tuple(fold["validation"])
+            folds.append(Fold(fold["number"], test, validation, train))
+        return tuple(folds)
 
     def target_names(self, fold: int) -> list[str]:
         """All that a fold has to teach: its teachers' targets, cross-fitted ones under theirs."""
@@ -352,7 +371,7 @@ def _array(unit: Unit, name: str, shape: tuple[int | None, ...] | None = None) -
 
 
 def _ragged(unit: Unit) -> Ragged:
-    """A unit's utterances, each shard compared with the record when it is first read."""
+    """A unit's utterances, each chunk compared with the record when it is first read."""
     unit.check("offsets")
     return Ragged(unit.path, sums={name: sha for name, (_, sha) in unit.files.items()})
 

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from featstore.core.files import read_small, sha256_of, strict_json
-from featstore.core.schema import Corrupt, OtherVersion, Refused, UserError, listed
+from featstore.core.schema import Corrupt, OtherVersion, Refused, UserError, listed, printable
 from featstore.core.settings import digest
-from featstore.store.arrays import misfits
+from featstore.store.arrays import MAX_CHUNKS, misfits
 
 T = TypeVar("T")
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the store's schema; part of every fingerprint."""
 
 REPAIR = "run the `featstore build` that made this store with --repair; other units are kept"
@@ -31,8 +31,8 @@ REPAIR = "run the `featstore build` that made this store with --repair; other un
 NO_LINKS = "put the folder or file itself there: a store holds no links"
 
 RECORD = "unit.json"
-MAX_FILES = 20_000
-"""In one unit; 16 Mi samples a shard make 300 of 80 hours."""
+MAX_FILES = MAX_CHUNKS
+"""In one unit, beside its few small ones."""
 _KEYS = {"schema", "unit", "fingerprint", "settings", "parents", "facts", "provenance", "files"}
 
 
@@ -71,14 +71,28 @@ class Unit:
     files: Mapping[str, tuple[int, str]]  # name below the unit -> (bytes, SHA-256)
     verified: bool = False
     """Whether every file has just been compared with its SHA-256."""
+    _checked: set[str] = field(default_factory=set, compare=False, repr=False)
 
     @property
     def n_bytes(self) -> int:
         """Size of the unit's files, in bytes."""
         return sum(size for size, _ in self.files.values())
 
+    def check_sizes(self, names: Collection[str] | None = None) -> None:
+        """Compare the sizes of files with what the metadata of their arrays tells.
+
+        Args:
+            names: the files, all of the unit's by default.
+
+        Raises:
+            Corrupt, Refused: naming the first that cannot be right.
+        """
+        sizes = {name: self.files[name][0] for name in names or self.files}
+        for fault in misfits(self.path, sizes):
+            raise Corrupt(f"{self.unit}/{fault}", REPAIR)
+
     def check(self, part: str) -> None:
-        """Compare one file, or all files of one array, with the record: cheap where it is small.
+        """Compare one file, or all files of one array, with the record, once.
 
         Zarr's own checksums do not tell two swapped chunks, or rows swapped by another program.
 
@@ -88,10 +102,9 @@ class Unit:
         names = [name for name in self.files if name == part or name.startswith(f"{part}/")]
         if not names:
             raise Corrupt(f"{self.unit}/{part}: missing", REPAIR)
-        if self.verified:
+        if self.verified or part in self._checked:
             return
-        for fault in misfits(self.path, {name: self.files[name][0] for name in names}):
-            raise Corrupt(f"{self.unit}/{fault}", REPAIR)
+        self.check_sizes(names)
         for name in sorted(names):
             try:
                 same = sha256_of(self.path / name) == self.files[name][1]
@@ -99,6 +112,7 @@ class Unit:
                 raise Corrupt(f"{self.unit}/{name}: missing", REPAIR) from None
             if not same:
                 raise Corrupt(f"{self.unit}/{name}: content differs", REPAIR)
+        self._checked.add(part)
 
 
 def read_unit(place: Path, unit: str, *, deep: bool = False) -> Unit:
@@ -201,10 +215,7 @@ def parse_record(content: bytes, place: Path, unit: str) -> Unit:
     raw = strict_json(content, str(path), REPAIR)
     version = raw.get("schema")
     if type(version) is int and version != SCHEMA:
-        raise OtherVersion(
-            f"{path}: schema {version}, this version reads {SCHEMA}",
-            "use the version that wrote it, or `featstore build` into another --store",
-        )
+        raise other_version(path, version)
     claimed = raw.pop("sha256", None)
     if version != SCHEMA or not _well_formed(raw) or claimed != digest(raw):
         raise Corrupt(f"{path}: not what was written", REPAIR)
@@ -218,6 +229,15 @@ def parse_record(content: bytes, place: Path, unit: str) -> Unit:
         place, unit, raw["fingerprint"], raw["settings"], raw["parents"], raw["facts"],
         raw["provenance"], files,
     )  # fmt: skip
+
+
+def other_version(place: Path | str, schema: object) -> OtherVersion:
+    """What is wrong with a store or a record of another schema than ours."""
+    return OtherVersion(
+        f"{place}: schema {printable(str(schema))[:20]}, this version reads {SCHEMA}",
+        "build it anew by the same `featstore build` into another --store, or use the version that "
+        "wrote it",
+    )
 
 
 def _well_formed(raw: Mapping[str, Any]) -> bool:

@@ -42,7 +42,7 @@ def toy_fold(tmp_path_factory: pytest.TempPathFactory) -> Any:
     columns = (LOUDNESS, F0, "F1amplitudeLogRelF0_sma3nz", "mfcc1_sma3")
     folder = tmp_path_factory.mktemp("toy")
     write_group(folder)
-    writer = RaggedWriter(folder, "float32", (4,), (64, 256), "frame", ("descriptor",))
+    writer = RaggedWriter(folder, "float32", (4,), 64, "frame", ("descriptor",))
     for row, label in enumerate(labels.tolist()):
         frames = rng.normal(0, 1, (int(rng.integers(60, 140)), 4)).astype(np.float32)
         frames[:, 0] += 1000.0 * (row >= 20)

@@ -68,14 +68,6 @@ def sparse(path: Path, n_bytes: int, end: bytes = b"") -> None:
         file.write(end)
 
 
-def shard_index(starts: Iterator[int] | range, n_bytes: int) -> bytes:
-    """The end of a shard whose chunks of ``n_bytes`` begin at ``starts``, with its checksum."""
-    import google_crc32c
-
-    content = b"".join(struct.pack("<QQ", start, n_bytes) for start in starts)
-    return content + google_crc32c.value(content).to_bytes(4, "little")
-
-
 class Payload:
     """Unpickled, it makes a folder."""
 

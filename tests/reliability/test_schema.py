@@ -18,8 +18,9 @@ from tests.reliability.forgery import reseal
 from tests.reliability.harness import call, document, run_arguments
 
 KEPT = ROOT / "tests" / "data" / f"store-v{SCHEMA}"
-CONTENT = "d0d859f5805902cefdde4ac7fb7e83a4eb58a42deea345092e6ddc6f350e29ae"
-"""Of ``store-v2``, when it was made."""
+CONTENT = "217c92a3747d55ad1a0f94fcb01e06443b16d5f27729f654e7cb53209c90524b"
+"""Of ``store-v3``, when it was made."""
+BEFORE = KEPT.with_name("store-v2")
 
 
 @pytest.fixture
@@ -61,6 +62,23 @@ class TestKept:
 
 
 class TestOtherVersions:
+    def test_the_store_of_the_version_before_is_refused_with_what_to_do(self) -> None:
+        with pytest.raises(
+            OtherVersion, match="store-v2: schema 2, this version reads 3"
+        ) as caught:
+            Store.open(BEFORE)
+        assert caught.value.exit_code == 4
+        assert caught.value.hint.startswith("build it anew by the same `featstore build`")
+
+    @pytest.mark.reliability
+    def test_the_commands_refuse_it(self, tmp_path: Path) -> None:
+        for command in (("featstore", "verify", BEFORE), ("featstore", "inspect", BEFORE),
+                        ("distill", *run_arguments(BEFORE, tmp_path / "runs"))):  # fmt: skip
+            done = call(*command)
+            assert done.returncode == 4
+            assert "hint: build it anew" in done.stderr
+            assert "Traceback" not in done.stderr
+
     @pytest.mark.parametrize("schema", [1, SCHEMA + 1, 99])
     def test_a_store_of_another_schema(self, kept: Path, schema: int) -> None:
         root_says(kept, schema=schema)

@@ -127,7 +127,7 @@ def payload(unit: str, version: int) -> Path:
     elif unit in ("audio", "lld"):
         dtype, columns = ("int16", ()) if unit == "audio" else ("float32", ("descriptor",))
         shape = () if unit == "audio" else (2,)
-        writer = RaggedWriter(folder, dtype, shape, (8, 16), "row", columns)
+        writer = RaggedWriter(folder, dtype, shape, 8, "row", columns)
         for row in range(N):
             rows = (10 if unit == "audio" else 3,)
             writer.append((rng.normal(0, 1000, (*rows, *shape)) + row).astype(dtype))

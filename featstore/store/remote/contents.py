@@ -17,8 +17,7 @@ from typing import TypeVar
 from featstore.core.files import MAX_JSON_BYTES, strict_json
 from featstore.core.schema import Corrupt, OtherVersion, Refused, UserError
 from featstore.store.array_files import META, encoded, parts
-from featstore.store.arrays import group_json
-from featstore.store.metadata import Metadata
+from featstore.store.arrays import Metadata, group_json, parse_metadata
 from featstore.store.records import check_record
 from featstore.store.remote.objects import Objects, again
 from featstore.store.remote.packing import (
@@ -104,7 +103,7 @@ def contents(objects: Objects, unit: Unit) -> Contents:
         if not _is(unit, name, text):
             raise Corrupt(f"{unit.unit}/{name}: content differs", "")
         texts[name] = text
-        meta = Metadata(strict_json(text, f"{unit.unit}/{name}"), f"{unit.unit}/{name}")
+        meta = parse_metadata(strict_json(text, f"{unit.unit}/{name}"), f"{unit.unit}/{name}")
         if array in packed and not packs(meta):
             raise Refused(f"{unit.unit}/{name}: compressed, and too large for that", "")
         return meta
@@ -164,7 +163,7 @@ def _decoding(objects: Objects, unit: Unit, array: str, meta: Metadata) -> Calla
     sizes = dict(meta.files())
 
     def fetch(name: str) -> bytes:
-        return objects.read(f"{place}/{name}", most_bytes(meta, sizes[name]))
+        return objects.read(f"{place}/{name}", most_bytes(sizes[name]))
 
     def files() -> Files:
         for name, pieces in encoded(meta, unpacked(meta, fetch, place)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,15 +18,14 @@ import numpy.typing as npt
 from featstore.core.files import strict_json
 from featstore.core.schema import Corrupt
 from featstore.store.array_files import META, Rows
-from featstore.store.arrays import check_crc
-from featstore.store.metadata import DTYPES, Metadata
+from featstore.store.arrays import DTYPES, Metadata, check_crc
 
 ATTRIBUTE = "emodistill_plain"
 MAX_META_BYTES = 64 * 1024
 """Of an array's plain metadata; ours have one or two."""
 MAX_PACKED_META_BYTES = 4 * MAX_META_BYTES
 MAX_PACKED = 2**31 - 64
-"""Bytes that blosc compresses at once, and of a shard; larger ones travel as they are."""
+"""Bytes that blosc compresses at once; larger chunks travel as they are."""
 _FRAME = 16
 """Bytes of a blosc frame's head: versions, flags, typesize, then sizes as 32 bits each."""
 _CRC = 4
@@ -33,7 +33,7 @@ _CRC = 4
 
 def packs(meta: Metadata) -> bool:
     """Whether an array can travel compressed: its objects are decoded in memory."""
-    return 0 < meta.n_bytes * meta.per_shard < MAX_PACKED
+    return 0 < meta.n_bytes < MAX_PACKED
 
 
 def packed_metadata(plain: bytes) -> bytes:
@@ -59,7 +59,7 @@ def plain_metadata(packed: bytes, name: str) -> bytes:
 
 
 def packed_files(packed: bytes, meta: Metadata, rows: Rows) -> Iterator[tuple[str, bytes]]:
-    """The objects of a compressed array, by name below it: zarr-python's, a shard at a time.
+    """The objects of a compressed array, by name below it: zarr-python's, a chunk at a time.
 
     Args:
         packed: its ``zarr.json``.
@@ -71,24 +71,18 @@ def packed_files(packed: bytes, meta: Metadata, rows: Rows) -> Iterator[tuple[st
     from zarr.storage import MemoryStore
 
     held: dict[str, Any] = {META: cpu.Buffer.from_bytes(packed)}
-    step = meta.chunk_shape[0] * meta.per_shard
     with zarr.config.set({"array.write_empty_chunks": True}):
         array: Any = zarr.open_array(MemoryStore(held), mode="r+", zarr_format=3)
         for number, (name, _) in enumerate(meta.files()):
-            first = number * step
-            array[first : first + step] = _many(rows, meta, first, first + step)
+            first = number * meta.chunk_rows
+            stop = min(first + meta.chunk_rows, meta.shape[0])
+            array[first:stop] = rows(first, stop)
             yield name, held.pop(name).to_bytes()
 
 
-def _many(rows: Rows, meta: Metadata, first: int, stop: int) -> npt.NDArray[Any]:
-    """Rows of many chunks; ``rows`` gives those of one at a time."""
-    n, last = meta.chunk_shape[0], min(stop, meta.shape[0])
-    return np.concatenate([rows(one, min(one + n, last)) for one in range(first, last, n)])
-
-
-def most_bytes(meta: Metadata, plain_size: int) -> int:
+def most_bytes(plain_size: int) -> int:
     """How large the object of a file of so many bytes may be: blosc adds a head where it fails."""
-    return plain_size + _FRAME * meta.per_shard
+    return plain_size + _FRAME
 
 
 def unpacked(meta: Metadata, fetch: Callable[[str], bytes], name: str) -> Rows:
@@ -103,60 +97,26 @@ def unpacked(meta: Metadata, fetch: Callable[[str], bytes], name: str) -> Rows:
         Corrupt: a frame that is not what it says, or does not fit; before it is decoded.
     """
     names = [file for file, _ in meta.files()]
-    shard = _Kept(lambda number: _frames(fetch(names[number]), meta, f"{name}/{names[number]}"))
-    chunk = _Kept(
-        lambda number: _decoded(
-            shard[number // meta.per_shard].get(number % meta.per_shard),
-            meta, f"{name}/{names[number // meta.per_shard]}",
-        )
-    )  # fmt: skip
+
+    @lru_cache(maxsize=1)
+    def chunk(number: int) -> npt.NDArray[Any]:
+        return _decoded(fetch(names[number]), meta, f"{name}/{names[number]}")
 
     def rows(start: int, stop: int) -> npt.NDArray[Any]:
-        number, skipped = divmod(start, meta.chunk_shape[0])
-        values: npt.NDArray[Any] = chunk[number][skipped : skipped + stop - start]
-        return values
+        number, skipped = divmod(start, meta.chunk_rows)
+        return chunk(number)[skipped : skipped + stop - start]
 
     return rows
 
 
-class _Kept:
-    """The last of what was asked for: rows are asked for in order."""
-
-    def __init__(self, make: Callable[[int], Any]) -> None:
-        self._make, self._number, self._value = make, -1, None
-
-    def __getitem__(self, number: int) -> Any:
-        if number != self._number:
-            self._value = None
-            self._value, self._number = self._make(number), number
-        return self._value
-
-
-def _frames(content: bytes, meta: Metadata, name: str) -> Mapping[int, memoryview]:
-    """The frames of an object by their place in the shard, each inside of it."""
-    whole = memoryview(content)
-    if meta.shard_rows is None:
-        return {0: whole}
-    end = len(content) - (16 * meta.per_shard + _CRC)
-    if end < 0:
-        raise Corrupt(f"{name}: ends early", "")
-    check_crc(whole[end:], name)
-    index = np.frombuffer(content, "<u8", 2 * meta.per_shard, end).reshape(-1, 2).tolist()
-    return {
-        place: whole[first : first + size]
-        for place, (first, size) in enumerate(index)
-        if first + size <= end
-    }
-
-
-def _decoded(frame: memoryview | None, meta: Metadata, name: str) -> npt.NDArray[Any]:
+def _decoded(frame: bytes, meta: Metadata, name: str) -> npt.NDArray[Any]:
     """A chunk's rows: nothing is allocated but what the array's metadata tells of."""
     from numcodecs import blosc
 
-    if frame is None or len(frame) < _FRAME + _CRC:
+    if len(frame) < _FRAME + _CRC:
         raise Corrupt(f"{name}: a chunk is missing", "")
     check_crc(frame, name)
-    body = bytes(frame[:-_CRC])
+    body = frame[:-_CRC]
     claimed = (int.from_bytes(body[4:8], "little"), int.from_bytes(body[12:16], "little"))
     if claimed != (meta.n_bytes, len(body)):
         raise Corrupt(f"{name}: a chunk of {claimed[0]:,} bytes where {meta.n_bytes:,} belong", "")
@@ -185,14 +145,11 @@ def _compressing(raw: Mapping[str, Any], text: str) -> dict[str, Any]:
 def _with_blosc(codecs: Any, size: int) -> Any:
     if not isinstance(codecs, list) or not all(isinstance(codec, dict) for codec in codecs):
         return codecs
-    out = []
-    for codec in codecs:
-        about = codec.get("configuration")
-        if codec.get("name") == "sharding_indexed" and isinstance(about, dict):
-            inner = _with_blosc(about.get("codecs"), size)
-            codec = {**codec, "configuration": {**about, "codecs": inner}}
-        out += [_blosc(size), codec] if codec.get("name") == "crc32c" else [codec]
-    return out
+    return [
+        part
+        for codec in codecs
+        for part in ([_blosc(size), codec] if codec.get("name") == "crc32c" else [codec])
+    ]
 
 
 def _blosc(size: int) -> dict[str, Any]:

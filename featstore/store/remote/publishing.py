@@ -15,9 +15,8 @@ from typing import Any
 from featstore.core.console import progress
 from featstore.core.schema import Corrupt, TaskFailed, UserError, listed, printable
 from featstore.store.array_files import META, parts, stored
-from featstore.store.arrays import group_json
+from featstore.store.arrays import Metadata, group_json, read_metadata
 from featstore.store.export_hdf5 import mebibytes
-from featstore.store.metadata import Metadata, read_metadata
 from featstore.store.remote.contents import THREADS, faults_of, read_record, same, units_in
 from featstore.store.remote.fetching import require_root
 from featstore.store.remote.objects import Objects

@@ -191,6 +191,7 @@ def test_splits_hold_roles_speakers_and_overlap(manifest: Manifest, tmp_path: Pa
     role = roles(table, folds, script_disjoint=False)
     store = Store.create(tmp_path / "store")
     corpus = steps.corpus_identity(table, manifest, CORPUS)
+    steps.write_corpus(store, corpus, table, manifest, CORPUS, replace=False)
     unit = steps.splits_identity(settings, corpus)
     steps.write_splits(store, unit, table, folds, role, replace=False)
     np.testing.assert_array_equal(store.roles, role)

@@ -14,8 +14,7 @@ from rich.console import Console
 from featstore.core.schema import Corrupt, UserError
 from featstore.inspection import render_exports
 from featstore.inspection.compare import Sides, compare, rows
-from featstore.store.arrays import read_array, write_array
-from featstore.store.metadata import read_metadata
+from featstore.store.arrays import read_array, read_metadata, write_array
 from featstore.store.store import Store
 from tests.featstore.store.kept_store import KEPT, copied
 from tests.reliability.forgery import reseal

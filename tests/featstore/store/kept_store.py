@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests import ROOT
 
-KEPT = ROOT / "tests" / "data" / "store-v2"
+KEPT = ROOT / "tests" / "data" / "store-v3"
 
 
 def copied(place: Path) -> Path:

@@ -12,8 +12,7 @@ import pytest
 from featstore.core.schema import Corrupt, Refused
 from featstore.store import array_files
 from featstore.store.array_files import encoded, parts, stored
-from featstore.store.arrays import RaggedWriter, write_array, write_group
-from featstore.store.metadata import Metadata, read_metadata
+from featstore.store.arrays import Metadata, RaggedWriter, read_metadata, write_array, write_group
 from featstore.store.store import Store
 from tests.featstore.store.kept_store import KEPT
 
@@ -32,7 +31,7 @@ class TestEncoded:
     @pytest.mark.parametrize("piece", [1, 24, 2**20])
     @pytest.mark.parametrize("lengths", [[], [1], [4], [40], [7, 0, 90, 3], [16, 16, 16]])
     @pytest.mark.parametrize("row_shape", [(), (3,)])
-    def test_shards(
+    def test_chunks(
         self,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
@@ -42,7 +41,7 @@ class TestEncoded:
     ) -> None:
         monkeypatch.setattr(array_files, "_PIECE", piece)
         write_group(tmp_path)
-        writer = RaggedWriter(tmp_path, "int16", row_shape, (4, 16), "row", ("x",) * len(row_shape))
+        writer = RaggedWriter(tmp_path, "int16", row_shape, 4, "row", ("x",) * len(row_shape))
         rng = np.random.default_rng(len(lengths))
         values = [rng.integers(-9, 9, (n, *row_shape), dtype=np.int16) for n in lengths]
         for one in values:

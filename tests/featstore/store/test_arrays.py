@@ -33,7 +33,7 @@ MATRIX = np.arange(12, dtype=np.float32).reshape(4, 3)
 def group(tmp_path: Path) -> Path:
     write_group(tmp_path)
     write_array(tmp_path, "logits", MATRIX, ("utterance", "class"))
-    writer = RaggedWriter(tmp_path, "float32", (2,), (4, 8), "frame", ("descriptor",))
+    writer = RaggedWriter(tmp_path, "float32", (2,), 4, "frame", ("descriptor",))
     writer.append(np.ones((5, 2), dtype=np.float32))
     writer.close()
     return tmp_path
@@ -93,7 +93,7 @@ class TestOneChunk:
         with pytest.raises(Corrupt, match="bytes instead of 52"):
             read_array(group / "logits")
 
-    def test_sharded_array_is_not_one_chunk(self, group: Path) -> None:
+    def test_several_chunks_are_not_one(self, group: Path) -> None:
         with pytest.raises(Refused, match="not one chunk"):
             read_array(group / "values")
 
@@ -111,16 +111,23 @@ class TestRaggedWriter:
     def test_chunk_of_zeros_is_written(self, tmp_path: Path) -> None:
         """Stock Zarr leaves out a chunk that holds fill values only; ours has its bytes."""
         write_group(tmp_path)
-        writer = RaggedWriter(tmp_path, "int16", (), (4, 8), "sample")
-        writer.append(np.zeros(8, dtype=np.int16))
-        assert writer.close() == 8
-        n_chunks, crc, index = 2, 4, 2 * 16 + 4
-        size = (tmp_path / "values" / "c" / "0").stat().st_size
-        assert size == n_chunks * (4 * 2 + crc) + index
+        writer = RaggedWriter(tmp_path, "int16", (), 4, "sample")
+        writer.append(np.zeros(6, dtype=np.int16))
+        assert writer.close() == 6
+        for chunk in ("0", "1"):  # the last is filled up
+            assert (tmp_path / "values" / "c" / chunk).stat().st_size == 4 * 2 + 4
+
+    def test_what_fits_into_one_chunk_takes_no_more_room(self, tmp_path: Path) -> None:
+        write_group(tmp_path)
+        writer = RaggedWriter(tmp_path, "int16", (), 2**20, "sample")
+        writer.append(np.arange(6, dtype=np.int16))
+        writer.close()
+        assert (tmp_path / "values" / "c" / "0").stat().st_size == 6 * 2 + 4
+        assert read_array(tmp_path / "values").tolist() == [0, 1, 2, 3, 4, 5]
 
     def test_keeps_only_the_lengths_of_what_is_not_embedded(self, tmp_path: Path) -> None:
         write_group(tmp_path)
-        writer = RaggedWriter(tmp_path, "int16", (), (4, 8), "sample", embed=False)
+        writer = RaggedWriter(tmp_path, "int16", (), 4, "sample", embed=False)
         for n in (3, 0, 20):
             writer.append(np.full(n, 7, dtype=np.int16))
         assert writer.close() == 23
@@ -138,9 +145,22 @@ def _set(*path: str | int, to: Any) -> Callable[[dict[str, Any]], None]:
     return change
 
 
-SHARD = ("codecs", 0, "configuration")
+CODEC = ("codecs", 0, "configuration")
 GRID = ("chunk_grid", "configuration", "chunk_shape")
 BLOSC = {"name": "blosc", "configuration": {"cname": "zstd"}}
+SHARDS = {"name": "sharding_indexed", "configuration": {"chunk_shape": [2, 2]}}
+
+
+def _huge(*shape: int) -> Callable[[dict[str, Any]], None]:
+    """An array of this shape in one chunk."""
+
+    def change(raw: dict[str, Any]) -> None:
+        _set("shape", to=list(shape))(raw)
+        _set(*GRID, to=list(shape))(raw)
+
+    return change
+
+
 HOSTILE: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
     "Zarr 2": ("logits", _set("zarr_format", to=2)),
     "a group": ("logits", _set("node_type", to="group")),
@@ -148,42 +168,37 @@ HOSTILE: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
     "float64": ("logits", _set("data_type", to="float64")),
     "structured dtype": ("logits", _set("data_type", to={"name": "structured"})),
     "huge shape": ("logits", _set("shape", to=[2**50, 3])),
-    "huge chunk": ("logits", lambda raw: (_set("shape", to=[2**36, 3])(raw),
-                                          _set(*GRID, to=[2**36, 3])(raw))[0]),
+    "huge chunk": ("logits", _huge(2**36, 3)),
     "negative shape": ("logits", _set("shape", to=[-4, 3])),
     "fractional shape": ("logits", _set("shape", to=[4.0, 3])),
+    "shape of truth": ("logits", _set("shape", to=[True, 3])),
     "no dimension": ("logits", _set("shape", to=[])),
     "shape of text": ("logits", _set("shape", to="43")),
     "unknown codec": ("logits", _set("codecs", to=[BLOSC])),
+    "shards": ("logits", _set("codecs", to=[SHARDS])),
     "no checksum": ("logits", lambda raw: raw["codecs"].pop()),
     "codec without a name": ("logits", _set("codecs", to=[{}])),
     "codecs of text": ("logits", _set("codecs", to="bytes")),
-    "big endian": ("logits", _set(*SHARD, "endian", to="big")),
+    "big endian": ("logits", _set(*CODEC, "endian", to="big")),
     "storage transformer": ("logits", _set("storage_transformers", to=[{"name": "x"}])),
+    "another fill value": ("logits", _set("fill_value", to=1)),
     "no grid": ("logits", _set("chunk_grid", to=None)),
     "ragged grid": ("logits", _set(*GRID, to=[[2, 2], [3]])),
-    "codec inside the shard": ("values", _set(*SHARD, "codecs", to=[BLOSC])),
-    "index without checksum": ("values", lambda raw: raw["codecs"][0]["configuration"][
-        "index_codecs"].pop()),
-    "index at the start": ("values", _set(*SHARD, "index_location", to="start")),
-    "empty chunks": ("values", _set(*SHARD, "chunk_shape", to=[0, 2])),
-    "rows of another width": ("values", _set(*SHARD, "chunk_shape", to=[4, 1])),
-    "shards of another width": ("values", _set(*GRID, to=[8, 1])),
-    "chunks of another rank": ("values", _set(*SHARD, "chunk_shape", to=[4])),
-    "shards of no row": ("values", _set(*GRID, to=[0, 2])),
-    "shards that are no whole number of chunks": ("values", _set(*GRID, to=[6, 2])),
-    "5,000 chunks in a shard": ("values", _set(*GRID, to=[20_000, 2])),
+    "empty chunks": ("values", _set(*GRID, to=[0, 2])),
+    "rows of another width": ("values", _set(*GRID, to=[4, 1])),
+    "chunks of another rank": ("values", _set(*GRID, to=[4])),
     "chunks of 128 MB": ("values", lambda raw: (
-        _set(*GRID, to=[2**24, 2])(raw), _set(*SHARD, "chunk_shape", to=[2**24, 2])(raw))[0]),
-    "20 million chunks": ("values", _set("shape", to=[80_000_000, 2])),
-    "an array of 8 GB in one chunk": ("logits", lambda raw: (
-        _set("shape", to=[2**30, 2])(raw), _set(*GRID, to=[2**30, 2])(raw))[0]),
-    "chunks of another shape": ("logits", _set(*GRID, to=[2, 3])),
+        _set("shape", to=[2**25, 2])(raw), _set(*GRID, to=[2**24, 2])(raw))[0]),
+    "40,000 chunks": ("values", _set("shape", to=[160_000, 2])),
+    "an array of 8 GB in one chunk": ("logits", _huge(2**30, 2)),
+    "chunks of columns": ("logits", _set(*GRID, to=[4, 1])),
     "five dimensions": ("logits", _set("shape", to=[1] * 5)),
     "an unknown key": ("logits", _set("consolidated_metadata", to={})),
     "chunks under other names": ("logits", _set("chunk_key_encoding", to={"name": "v2"})),
     "another kind of grid": ("logits", _set("chunk_grid", "name", to="rectilinear")),
-    "shard that is huge": ("values", _set(*GRID, to=[2**40, 2])),
+    "attributes": ("logits", _set("attributes", to={"scale": 2})),
+    "too few dimension names": ("logits", _set("dimension_names", to=["a"])),
+    "dimensions without names": ("logits", _set("dimension_names", to=[None, None])),
 }  # fmt: skip
 
 
@@ -200,8 +215,8 @@ class TestMisfits:
         one = {name: size for name, size in sizes.items() if name.startswith("logits/")}
         assert misfits(group, one) == []
         meta = read_metadata(group / "values")
-        assert dict(meta.files()) == {"c/0/0": 2 * (4 * 2 * 4 + 4) + 2 * 16 + 4}
-        assert (meta.n_chunks, meta.per_shard, meta.n_bytes) == (2, 2, 32)
+        assert dict(meta.files()) == {"c/0/0": 4 * 2 * 4 + 4, "c/1/0": 4 * 2 * 4 + 4}
+        assert (meta.n_chunks, meta.n_bytes) == (2, 32)
 
     @pytest.mark.parametrize("name", ["logits/c/0/0", "values/c/0/0", "offsets/c/0"])
     @pytest.mark.parametrize("by", [-1, 1, 2**40])
@@ -216,10 +231,10 @@ class TestMisfits:
         self, group: Path, sizes: dict[str, int]
     ) -> None:
         size = sizes.pop("values/c/0/0")
-        sizes["values/c/1/0"] = size
+        sizes["values/c/2/0"] = size
         assert misfits(group, sizes) == [
             f"values/c/0/0: 0 bytes where {size} belong",
-            f"values/c/1/0: {size} bytes where 0 belong",
+            f"values/c/2/0: {size} bytes where 0 belong",
         ]
 
     def test_what_is_no_array_has_a_limit_of_its_own(
@@ -232,7 +247,7 @@ class TestMisfits:
     def test_metadata_of_no_store_is_refused(self, group: Path, sizes: dict[str, int]) -> None:
         path = group / "logits" / "zarr.json"
         path.write_text(path.read_text().replace('"crc32c"', '"gzip"'))
-        with pytest.raises(Refused, match=r"codecs \['bytes', 'gzip'\]"):
+        with pytest.raises(Refused, match=r"no metadata of a store's array \(codecs\)"):
             misfits(group, sizes)
 
 

@@ -20,7 +20,7 @@ import pytest
 from featstore.core.schema import Corrupt, Refused, TaskFailed, UserError
 from featstore.core.settings import digest
 from featstore.store import import_hdf5 as imports
-from featstore.store.arrays import RaggedWriter, crc32c, write_group
+from featstore.store.arrays import RaggedWriter, write_group
 from featstore.store.export import Selection, export
 from featstore.store.hdf5_sink import Sink
 from featstore.store.import_hdf5 import import_hdf5
@@ -75,7 +75,7 @@ class TestRoundTrip:
         signals = [whole.read(row) for row in range(len(whole))]
         for name in ("values", "offsets"):
             shutil.rmtree(store / "audio" / name)
-        writer = RaggedWriter(store / "audio", "int16", (), (1000, 5000), "sample")
+        writer = RaggedWriter(store / "audio", "int16", (), 5000, "sample")
         for one in signals:
             writer.append(one)
         writer.close()
@@ -290,24 +290,6 @@ class TestFailure:
             export(Store.open(store), tmp_path / "a.h5")
         assert names(tmp_path) == ["store"]
 
-    def test_shards_in_another_order_are_refused(self, tmp_path: Path) -> None:
-        store = copied(tmp_path / "store")
-        for name in ("values", "offsets"):
-            shutil.rmtree(store / "audio" / name)
-        writer = RaggedWriter(store / "audio", "int16", (), (4, 8), "sample")
-        writer.append(np.arange(8, dtype=np.int16))
-        writer.close()
-        path = store / "audio/values/c/0"
-        content = path.read_bytes()
-        first, second, index = content[:12], content[12:24], content[24:]
-        swapped = index[16:32] + index[:16]
-        path.write_bytes(second + first + swapped + crc32c(swapped).to_bytes(4, "little"))
-        assert Ragged(store / "audio").read(0).tolist() == list(range(8))
-        reseal(store / "audio")
-        with pytest.raises(Refused, match="sound, but its chunks lie in an order"):
-            export(Store.open(store), tmp_path / "a.h5")
-        assert names(tmp_path) == ["store"]
-
     @pytest.mark.parametrize("limit", [3_000, 60_000, 200_000])
     def test_a_full_disk(self, tmp_path: Path, limit: int) -> None:
         with files_of_at_most(limit), pytest.raises(TaskFailed) as caught:
@@ -470,7 +452,7 @@ class TestImport:
         assert names(tmp_path / "home") == ["thesis.tex"]
 
     def test_onto_a_full_disk(self, exported: Path, tmp_path: Path) -> None:
-        with files_of_at_most(300_000), pytest.raises(TaskFailed, match="file too large"):
+        with files_of_at_most(100_000), pytest.raises(TaskFailed, match="file too large"):
             import_hdf5(exported, tmp_path / "new")
         assert Store.open(tmp_path / "new").units() == ["corpus"]
         import_hdf5(exported, tmp_path / "new")

@@ -121,18 +121,19 @@ def text_in_a_heap(file: Any) -> None:
 
 def claimed(file: Any) -> None:
     """Signals of 256 GiB that were never written."""
-    n, shard = 2**37, 2**24
+    n, rows = 2**37, 2**24
     name = "_files/audio/values/zarr.json"
     about = json.loads(bytes(file[name][:]))
     about["shape"] = [n]
+    about["chunk_grid"]["configuration"]["chunk_shape"] = [rows]
     content = json.dumps(about).encode()
     put(file, name, data=np.frombuffer(content, "u1"))
     put(file, "audio/values", shape=(n,), dtype="i2")
-    whole = [64 * (2**19 + 4) + 64 * 16 + 4, "0" * 64]
+    whole = [2 * rows + 4, "0" * 64]
 
     def sizes(raw: dict[str, Any]) -> None:
         raw["files"]["values/zarr.json"][0] = len(content)
-        raw["files"] |= {f"values/c/{number}": whole for number in range(n // shard)}
+        raw["files"] |= {f"values/c/{number}": whole for number in range(n // rows)}
 
     record(file, "audio", sizes)
 
@@ -233,7 +234,7 @@ FORGERIES: dict[str, tuple[Callable[[Any], None], type[UserError], str]] = {
     "a format of numbers": (
         lambda f: f.attrs.__setitem__("format", [1, 2]), Refused, "no short text"),
     "a schema to come": (
-        lambda f: f.attrs.__setitem__("schema", np.bytes_(b"3")), Refused, "schema 3, this ver"),
+        lambda f: f.attrs.__setitem__("schema", np.bytes_(b"4")), Refused, "schema 4, this ver"),
     "nothing": (lambda f: [f.__delitem__(name) for name in list(f)], Refused, "holds no unit"),
 }  # fmt: skip
 

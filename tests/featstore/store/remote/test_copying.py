@@ -81,18 +81,17 @@ def test_a_compressed_store_comes_back_to_the_byte(bucket: Any, tmp_path: Path) 
     assert contents(tmp_path / "back") == contents(KEPT)
 
 
-def test_several_shards_come_back_to_the_byte(bucket: Any, tmp_path: Path) -> None:
+def test_several_chunks_come_back_to_the_byte(bucket: Any, tmp_path: Path) -> None:
     import numpy as np
 
     from featstore.store.array_files import encoded, stored
-    from featstore.store.arrays import RaggedWriter, write_group
-    from featstore.store.metadata import read_metadata
+    from featstore.store.arrays import RaggedWriter, read_metadata, write_group
     from featstore.store.remote.packing import packed_files, packed_metadata, unpacked
 
     write_group(tmp_path)
-    writer = RaggedWriter(tmp_path, "float32", (3,), (8, 32), "frame", ("column",))
+    writer = RaggedWriter(tmp_path, "float32", (3,), 32, "frame", ("column",))
     rng = np.random.default_rng(0)
-    for n in (5, 70, 1, 3):  # three shards, the last with one whole chunk and a part of another
+    for n in (5, 70, 1, 3):  # three chunks, the last not full
         writer.append(rng.normal(size=(n, 3)).astype(np.float32))
     writer.close()
     folder = tmp_path / "values"

@@ -14,7 +14,6 @@ import pytest
 
 from featstore.core.schema import Corrupt, Refused, UserError
 from featstore.store.arrays import crc32c
-from featstore.store.metadata import Metadata
 from featstore.store.remote.copying import copy
 from featstore.store.remote.places import mirror_folder
 from featstore.store.store import Store
@@ -107,29 +106,11 @@ def test_a_record_that_claims_exabytes(published: Any) -> None:
         Store.open(published.url).unit("audio")
 
 
-def frame(content: bytes) -> tuple[int, int]:
-    """Where the first chunk of a shard of the kept store's audio lies."""
-    meta = Metadata(json.loads((KEPT / "audio/values/zarr.json").read_bytes()), "")
-    end = len(content) - 16 * meta.per_shard - 4
-    first, size = struct.unpack_from("<QQ", content, end)
-    return first, size
-
-
 def claims(content: bytes, at: int, value: int) -> bytes:
     """A frame whose head says something else, under a checksum that fits."""
-    first, size = frame(content)
-    body = bytearray(content[first : first + size - 4])
+    body = bytearray(content[:-4])
     struct.pack_into("<I", body, at, value)
-    return content[:first] + sealed(bytes(body)) + content[first + size :]
-
-
-def index(content: bytes, entry: tuple[int, int]) -> bytes:
-    """A shard whose index says something else, under a checksum that fits."""
-    meta = Metadata(json.loads((KEPT / "audio/values/zarr.json").read_bytes()), "")
-    end = len(content) - 16 * meta.per_shard - 4
-    table = bytearray(content[end:-4])
-    struct.pack_into("<QQ", table, 0, *entry)
-    return content[:end] + sealed(bytes(table))
+    return sealed(bytes(body))
 
 
 @pytest.mark.usefixtures("bounded")
@@ -140,9 +121,6 @@ def index(content: bytes, entry: tuple[int, int]) -> bytes:
         lambda content: claims(content, 12, 2**31 - 1),  # compressed
         lambda content: claims(content, 8, 0),  # blocks of nothing
         lambda content: claims(content, 16, 2**31 - 1),  # where the first block lies
-        lambda content: index(content, (2**63, 2**63)),
-        lambda content: index(content, (0, 3)),
-        lambda content: index(content, (2**64 - 1, 2**64 - 1)),
         lambda content: content[:40],
         lambda content: b"",
     ],
@@ -163,7 +141,7 @@ def test_compressed_chunks_that_lie(packed: Any, forge: Callable[[bytes], bytes]
         lambda raw: raw.update(attributes={}),
         lambda raw: raw["attributes"].update(emodistill_plain="{}"),
         lambda raw: raw["attributes"].update(emodistill_plain=7),
-        lambda raw: raw["codecs"][0]["configuration"]["codecs"].pop(),
+        lambda raw: raw["codecs"].pop(),
         lambda raw: raw.update(codecs="blosc"),
         lambda raw: raw.clear(),
     ],
