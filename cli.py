@@ -263,14 +263,14 @@ def inspect(
     """What a store holds and what its teachers say."""
     from featstore.inspection import query as asking
     from featstore.inspection.teachers import Wanted
-    from featstore.store.store import Store
+    from featstore.store import open_store
 
     wanted = Wanted(disagree, wrong, confident, label, speaker, role, text, sort, limit)
     question = asking.Question(
         fold=fold, utterance=utterance, tau=tau, teachers=teachers, fitness=fitness,
         only=tuple(teacher or ()), wanted=wanted,
     )  # fmt: skip
-    answer = asking.answer(Store.open(store), question)
+    answer = asking.answer(open_store(store), question)
     if as_csv or spreadsheet:
         print(asking.to_csv(answer, spreadsheet=spreadsheet), end="")
     else:
@@ -281,10 +281,10 @@ def inspect(
 def verify(store: Stored, as_json: Json = False) -> None:
     """Compare every byte of a store with what was written. Exit 3 on damage."""
     from featstore.inspection import render
-    from featstore.store.store import Store
+    from featstore.store import open_store
     from featstore.store.verify import verify as verify_store
 
-    report = verify_store(Store.open(store))
+    report = verify_store(open_store(store))
     _print(report.to_dict(), as_json, render.verified)
     raise typer.Exit(report.exit_code)
 
@@ -310,10 +310,10 @@ def export(
     """Write a store as HDF5, its targets as Parquet or NumPy."""
     from featstore.inspection import render_exports
     from featstore.store import export as exports
-    from featstore.store.store import Store
+    from featstore.store import open_store
 
     selection = exports.Selection(fold, tuple(teacher or ()), embeddings, audio, text)
-    written = exports.export(Store.open(store), to, selection, force=force)
+    written = exports.export(open_store(store), to, selection, force=force)
     _print(written, as_json, render_exports.exported)
 
 
@@ -374,11 +374,11 @@ def diff(
     from featstore.inspection import compare as differences
     from featstore.inspection import query as asking
     from featstore.inspection import render_exports
-    from featstore.store.store import Store
+    from featstore.store import open_store
 
-    opened = Store.open(store)
+    opened = open_store(store)
     sides = differences.Sides(
-        opened, Store.open(other) if other else opened, teacher, counterpart, fold
+        opened, open_store(other) if other else opened, teacher, counterpart, fold
     )
     found = differences.compare(sides)
     if as_csv:

@@ -26,6 +26,7 @@ from featstore.core.files import read_small
 from featstore.core.schema import Corrupt, UserError
 from featstore.jobs import carry_out
 from featstore.jobs.task import Demand, Task
+from featstore.store import open_store
 from featstore.store.store import Store
 
 THREADS = 4
@@ -74,7 +75,7 @@ def on_cluster(requests: Sequence[RunRequest], resources: Resources) -> Iterator
     stores: dict[Path | str, tuple[Store, Keys]] = {}
     for request in requests:
         if request.store not in stores:
-            store = Store.open(request.store)
+            store = open_store(request.store)
             stores[request.store] = store, Keys(store)
         store, keys = stores[request.store]
         try:

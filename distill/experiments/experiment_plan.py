@@ -13,6 +13,7 @@ from distill.experiments.launch import BEGINS, refuse_runs, standing, weights_no
 from distill.experiments.rows import ExperimentOrder, Line, lines, runs_of
 from featstore.core.schema import UserError
 from featstore.folds import parse_numbers
+from featstore.store import open_store
 from featstore.store.store import Store
 
 
@@ -32,7 +33,7 @@ def plan(order: ExperimentOrder) -> dict[str, Any]:
         UserError: the store, folds or settings are not there, or do not fit.
     """
     refuse_runs(order.runs)
-    store = Store.open(order.store)
+    store = open_store(order.store)
     folds = parse_numbers(order.folds, len(store.folds))
     rows = lines(order, folds)
     runs = runs_of(rows)

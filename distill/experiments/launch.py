@@ -21,6 +21,7 @@ from featstore.core.settings import choose, load_toml, overrides, resolve
 from featstore.core.torch_pair import load_torchaudio
 from featstore.folds import parse_numbers
 from featstore.inspection.fitness import warnings_of
+from featstore.store import open_store
 from featstore.store.store import Store
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def plan(order: Order) -> dict[str, Any]:
         UserError: also where weights are missing that a run would need.
     """
     refuse_order(order)
-    store = Store.open(order.store)
+    store = open_store(order.store)
     rows: list[dict[str, Any]] = []
     for fold in parse_numbers(order.folds, len(store.folds)):
         status, why, folder = standing(store, order.request(fold))
@@ -233,7 +234,7 @@ def launch(order: Order) -> Done:
 
 
 def _requests(order: Order) -> list[RunRequest]:
-    store = Store.open(order.store)
+    store = open_store(order.store)
     folds = parse_numbers(order.folds, len(store.folds))
     require_encoders([order.settings])
     warn_of_teachers(store, folds, [order.settings])

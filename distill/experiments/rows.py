@@ -28,6 +28,7 @@ from distill.runs.request import Outcome, RunRequest, key_of
 from featstore.core.schema import UserError, listed
 from featstore.core.settings import choose, flat, load_toml, overrides, resolve
 from featstore.folds import parse_numbers
+from featstore.store import open_store
 from featstore.store.store import Store
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ def summary(done: Done, rows: Sequence[Line]) -> dict[str, Any]:
 
 def _opened(order: ExperimentOrder) -> tuple[Store, list[Line]]:
     refuse_runs(order.runs)
-    store = Store.open(order.store)
+    store = open_store(order.store)
     return store, lines(order, parse_numbers(order.folds, len(store.folds)))
 
 

@@ -17,7 +17,7 @@ from distill.runs.read import DONE
 from distill.runs.request import Keys, Outcome, RunRequest
 from featstore.core.schema import UserError
 from featstore.jobs.task import Tell, attended, queue, standings, withdraw
-from featstore.store.store import Store
+from featstore.store import open_store
 
 Ended = Callable[[RunRequest, Outcome | Exception], None]
 """``ended(request, result)``: what became of a run."""
@@ -106,7 +106,7 @@ def _begun_here(requests: Sequence[RunRequest]) -> dict[str, tuple[Path, str]]:
     for request in requests:
         with suppress(UserError, OSError):  # which its run will be refused for
             if request.store not in keys:
-                keys[request.store] = Keys(Store.open(request.store))
+                keys[request.store] = Keys(open_store(request.store))
             run = keys[request.store].folder(request)
             name = request.runs, run.task(request.runs)
             if name not in taken and not (run.path / DONE).exists():

@@ -35,6 +35,7 @@ from featstore.core.schema import SAMPLING_RATE, TaskFailed
 from featstore.core.settings import to_toml
 from featstore.core.training import class_weights, generator, pick_device, seed_all
 from featstore.jobs.task import Tell
+from featstore.store import open_store
 from featstore.store.store import Store
 
 CHECKPOINT_EVERY_S = 600.0
@@ -70,7 +71,7 @@ def _run_fold(request: RunRequest, on_epoch: OnEpoch | None, team: Team) -> Outc
         torch.set_num_threads(request.threads)
     if request.tensorboard:
         refuse_without_tensorboard()
-    store = Store.open(request.store)
+    store = open_store(request.store)
     key = key_of(store, request.fold, request.settings, request.weights)
     losses, cross_fit = request.settings.losses, request.settings.targets.cross_fit
     terms = losses.for_teachers(store.teacher_names(request.fold, cross_fit))

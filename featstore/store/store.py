@@ -37,7 +37,6 @@ from featstore.folds import Fold
 from featstore.store.arrays import group_json, read_array, write_group
 from featstore.store.ragged import Ragged
 from featstore.store.records import check_record
-from featstore.store.remote.places import is_url
 from featstore.store.tables import SOURCES, UTTERANCES, read_table
 from featstore.store.unit import (
     NO_LINKS,
@@ -88,17 +87,13 @@ class Store:
 
     @staticmethod
     def open(path: Path | str) -> Store:
-        """Open a store in a folder, or at a URL through a mirror of what is read of it.
+        """Open a store in a folder; :func:`featstore.store.open_store` also opens one at a URL.
 
         Raises:
             UserError: there is no store.
             Corrupt: its root is damaged.
-            Refused: it was written by a newer version.
+            Refused: another version wrote it.
         """
-        if is_url(path):
-            from featstore.store.remote.mirror import RemoteStore
-
-            return RemoteStore.at(str(path))
         path = Path(path)
         try:
             content = read_small(path / "zarr.json")
@@ -212,6 +207,13 @@ class Store:
         fetched. Here it is the same as :meth:`unit`.
         """
         return self.unit(name, deep=deep)
+
+    def sound_units(self) -> tuple[list[Unit], list[UserError]] | None:
+        """Of a store that does not lie here: its units that are sound there, and all faults.
+
+        None for a folder, of which :mod:`featstore.store.verify` reads every byte itself.
+        """
+        return None
 
     def content_hash(self) -> str:
         """SHA-256 over every unit's file list: two stores are equal where this is equal."""

@@ -62,11 +62,8 @@ def verify(store: Store) -> Verification:
 
     Of a remote store the bytes are those that lie there, not its mirror's.
     """
-    from featstore.store.remote.checking import sound_units
-    from featstore.store.remote.mirror import RemoteStore
-
-    if isinstance(store, RemoteStore):
-        there, wrong = sound_units(store)
+    if (elsewhere := store.sound_units()) is not None:
+        there, wrong = elsewhere
         return Verification(tuple(there), tuple(wrong), "" if wrong else store.content_hash())
     sound: list[Unit] = []
     names = store.units()

@@ -23,7 +23,7 @@ from featstore.core.schema import TaskFailed, UserError
 from featstore.inspection.view.app import make_app
 from featstore.inspection.view.guard import is_local
 from featstore.inspection.view.payloads import Payloads
-from featstore.store.store import Store
+from featstore.store import open_store
 
 PORT = 8765
 """Tried first where no port is given, so that a deep link stays good."""
@@ -48,7 +48,7 @@ def serve(
     Raises:
         UserError: the address is taken or unknown, the token weak, or there is no such store.
     """
-    payloads = Payloads(Store.open(store), runs)
+    payloads = Payloads(open_store(store), runs)
     payloads.corpus()  # here a damaged store is an error of the command, not of the page
     before = {number: signal.signal(number, _stop) for number in STOPS}
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from featstore.core.console import progress
 from featstore.core.schema import Corrupt, TaskFailed, UserError, printable
@@ -11,9 +12,11 @@ from featstore.store.array_files import META
 from featstore.store.arrays import group_json
 from featstore.store.export_hdf5 import mebibytes
 from featstore.store.remote.contents import differs, faults_of
-from featstore.store.remote.mirror import RemoteStore
 from featstore.store.remote.objects import again
 from featstore.store.unit import RECORD, Unit
+
+if TYPE_CHECKING:
+    from featstore.store.remote.mirror import RemoteStore
 
 
 def sound_units(store: RemoteStore) -> tuple[list[Unit], list[UserError]]:

@@ -8,11 +8,11 @@ from typing import Any
 
 from featstore.core.schema import UserError
 from featstore.inspection.render import clean, size
+from featstore.store import open_store
 from featstore.store.remote.fetching import retrieve
 from featstore.store.remote.objects import Objects
 from featstore.store.remote.places import is_url
 from featstore.store.remote.publishing import publish
-from featstore.store.store import Store
 
 
 def copy(
@@ -32,13 +32,13 @@ def copy(
     if source == to:
         raise UserError(f"{source}: the same place twice", "name another to copy to")
     if isinstance(to, str) and is_url(to):
-        return publish(Store.open(source), Objects.open(to), compress=compress, replace=replace)
+        return publish(open_store(source), Objects.open(to), compress=compress, replace=replace)
     if compress:
         raise UserError(
             "--compress: a folder holds a store as it was built",
             "compress where it is copied to a URL",
         )
-    url = source if isinstance(source, str) else Store.open(source).path.absolute().as_uri()
+    url = source if isinstance(source, str) else open_store(source).path.absolute().as_uri()
     return retrieve(Objects.open(url), Path(to), replace=replace)
 
 

@@ -18,6 +18,7 @@ from featstore.core.files import try_lock, write_file
 from featstore.core.os_errors import io_failure, require_space
 from featstore.core.schema import Corrupt, UserError, printable
 from featstore.core.settings import digest
+from featstore.store.remote.checking import sound_units
 from featstore.store.remote.contents import read_record, same, units_in
 from featstore.store.remote.fetching import fetch_unit, require_root
 from featstore.store.remote.objects import Objects
@@ -104,6 +105,10 @@ class RemoteStore(Store):
                 found = super().unit(name, deep=deep)
         self._fetched.add(name)
         return found
+
+    def sound_units(self) -> tuple[list[Unit], list[UserError]]:
+        """The units that are sound there, and all faults; the mirror has no part in it."""
+        return sound_units(self)
 
     def content_hash(self) -> str:
         """As of the records; what they list is compared when it is fetched."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from featstore.store import open_store
 from featstore.store.remote.copying import copy
 from featstore.store.store import Store
 from featstore.store.verify import verify
@@ -15,7 +16,7 @@ from tests.featstore.store.remote.forged_records import forged
 
 def told(bucket: Any) -> str:
     """What is wrong, a line a fault; refuses a verdict that does not say so too."""
-    report = verify(Store.open(bucket.url))
+    report = verify(open_store(bucket.url))
     assert bool(report.faults) is (report.content == "") is (report.exit_code > 0)
     return "\n".join(fault.message for fault in report.faults)
 
@@ -23,13 +24,13 @@ def told(bucket: Any) -> str:
 @pytest.mark.parametrize("compress", [False, True])
 def test_a_sound_store(bucket: Any, compress: bool) -> None:
     copy(KEPT, bucket.url, compress=compress)
-    report = verify(Store.open(bucket.url))
+    report = verify(open_store(bucket.url))
     assert (report.faults, report.content) == ((), Store.open(KEPT).content_hash())
     assert [unit.unit for unit in report.sound] == Store.open(KEPT).units()
 
 
 def test_the_mirror_has_no_part_in_it(published: Any, command: Any) -> None:
-    Store.open(published.url).audio.read(0)
+    open_store(published.url).audio.read(0)
     name = "audio/values/c/0"
     content = bytearray(published.objects()[name])
     content[1000] ^= 1

@@ -15,6 +15,7 @@ import obstore
 import pytest
 
 from featstore.core.schema import Corrupt, TaskFailed, UserError
+from featstore.store import open_store
 from featstore.store.remote.copying import copy
 from featstore.store.remote.objects import Objects
 from featstore.store.store import Store
@@ -137,7 +138,7 @@ def test_at_every_moment_readers_see_whole_units(
         assert halves(there) == []
         if "zarr.json" not in there:
             with pytest.raises(UserError, match="no store there"):
-                Store.open(bucket.url)
+                open_store(bucket.url)
         seen.append(sum(name.endswith("unit.json") for name in there))
         return content
 
@@ -183,7 +184,7 @@ def test_a_killed_copy_is_resumed(bucket: Any, at: int) -> None:
     assert done.returncode == -9
     assert halves(bucket.objects()) == []
     with pytest.raises(UserError, match="no store there"):
-        Store.open(bucket.url)
+        open_store(bucket.url)
     copy(KEPT, bucket.url)
     assert bucket.objects() == contents(KEPT)
 

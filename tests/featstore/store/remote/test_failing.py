@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from featstore.core.schema import TaskFailed, UserError
+from featstore.store import open_store
 from featstore.store.remote import objects
-from featstore.store.store import Store
 from tests.featstore.store.kept_store import KEPT
 
 
@@ -90,14 +90,14 @@ def test_a_server_that_never_answers(environment: None, monkeypatch: pytest.Monk
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{deaf.getsockname()[1]}")
         began = time.monotonic()
         with pytest.raises(TaskFailed, match="s3://bucket/store: no answer in time"):
-            Store.open("s3://bucket/store")
+            open_store("s3://bucket/store")
         assert time.monotonic() - began < 15
 
 
 def test_plain_http_is_asked_for(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ALLOW_HTTP")
     with pytest.raises(TaskFailed, match="plain HTTP is not allowed") as refused:
-        Store.open(bucket.url)
+        open_store(bucket.url)
     assert "AWS_ALLOW_HTTP=true" in refused.value.hint
 
 
@@ -114,7 +114,7 @@ def test_no_credentials(
         monkeypatch.setenv("AWS_METADATA_ENDPOINT", address)
     began = time.monotonic()
     with pytest.raises(UserError, match="s3://bucket/store: no credentials found"):
-        Store.open("s3://bucket/store")
+        open_store("s3://bucket/store")
     assert time.monotonic() - began < 15
 
 
@@ -145,5 +145,5 @@ def test_a_missing_extra_names_its_command(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(UserError, match="obstore is not installed") as refused:
-        Store.open("s3://bucket/store")
+        open_store("s3://bucket/store")
     assert refused.value.hint == "pip install 'emodistill[s3]'"

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from featstore.core.schema import Corrupt, UserError
+from featstore.store import open_store
 from featstore.store.remote.copying import copy
 from featstore.store.remote.objects import Objects
 from featstore.store.remote.places import mirror_folder
@@ -37,7 +38,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.mark.parametrize("compress", [False, True])
 def test_a_remote_store_reads_as_a_local_one(bucket: Any, compress: bool) -> None:
     copy(KEPT, bucket.url, compress=compress)
-    there, here = Store.open(bucket.url), Store.open(KEPT)
+    there, here = open_store(bucket.url), Store.open(KEPT)
     assert there.units() == here.units()
     assert there.content_hash() == here.content_hash()
     assert there.fingerprint() == here.fingerprint()
@@ -56,7 +57,7 @@ def test_a_remote_store_reads_as_a_local_one(bucket: Any, compress: bool) -> Non
 
 
 def test_only_what_is_asked_for_is_fetched(published: Any, asked: list[str]) -> None:
-    store = Store.open(published.url)
+    store = open_store(published.url)
     store.fold(1)
     store.content_hash()
     values = {name.rpartition("/c/")[0] for name in asked if "/c/" in name}
@@ -67,50 +68,50 @@ def test_only_what_is_asked_for_is_fetched(published: Any, asked: list[str]) -> 
           for array in ("logits", "embeddings")),
     }  # fmt: skip
     asked.clear()
-    Store.open(published.url).fold(1)
+    open_store(published.url).fold(1)
     assert [name for name in asked if not name.endswith("unit.json")] == ["zarr.json"]
 
 
 def test_what_is_damaged_there_never_reaches_the_mirror(published: Any) -> None:
     name = "folds/01/prosodic/logits/c/0/0"
     published.put(name, flipped(published.objects()[name], 3))
-    store = Store.open(published.url)
+    store = open_store(published.url)
     with pytest.raises(Corrupt) as refused:
         store.fold(1)
     assert refused.value.message == f"{published.url}/{name}: content differs"
     assert f"featstore copy STORE {published.url}" in refused.value.hint
     assert not (store.path / "folds" / "01" / "prosodic").exists()
     published.put(name, (KEPT / name).read_bytes())
-    assert set(Store.open(published.url).fold(1)) == {"linguistic", "prosodic"}
+    assert set(open_store(published.url).fold(1)) == {"linguistic", "prosodic"}
 
 
 def test_a_unit_that_changed_is_fetched_again(
     published: Any, other_store: Path, asked: list[str]
 ) -> None:
-    before = Store.open(published.url).fold(1)["prosodic"].logits
+    before = open_store(published.url).fold(1)["prosodic"].logits
     copy(other_store, published.url, replace=True)
     asked.clear()
-    after = Store.open(published.url).fold(1)["prosodic"].logits
+    after = open_store(published.url).fold(1)["prosodic"].logits
     assert after[0, 0] == before[0, 0] + 1
     fetched = {name.rpartition("/c/")[0] for name in asked if "/c/" in name}
     assert fetched == {"folds/01/prosodic/logits", "folds/01/prosodic/embeddings"}
 
 
 def test_a_mirror_that_is_damaged_is_mended(published: Any) -> None:
-    store = Store.open(published.url)
+    store = open_store(published.url)
     wanted = store.labels.tolist()
     path = store.path / "corpus" / "label" / "c" / "0"
     path.write_bytes(path.read_bytes() + b"x")  # seen by its size
-    assert Store.open(published.url).labels.tolist() == wanted
+    assert open_store(published.url).labels.tolist() == wanted
     path.write_bytes(flipped((KEPT / "corpus/label/c/0").read_bytes(), 0))  # seen when it is read
-    Store.open(published.url).unit("corpus", deep=True)
+    open_store(published.url).unit("corpus", deep=True)
     assert path.read_bytes() == (KEPT / "corpus/label/c/0").read_bytes()
     shutil.rmtree(store.path)
-    assert Store.open(published.url).labels.tolist() == wanted
+    assert open_store(published.url).labels.tolist() == wanted
 
 
 def test_two_readers_fetch_a_unit_once(published: Any, asked: list[str]) -> None:
-    stores = [Store.open(published.url) for _ in range(4)]
+    stores = [open_store(published.url) for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda store: store.lld.read(0).sum(), stores))
     assert len(set(found)) == 1
@@ -119,7 +120,7 @@ def test_two_readers_fetch_a_unit_once(published: Any, asked: list[str]) -> None
 
 def test_a_unit_that_is_not_there(published: Any) -> None:
     published.delete("audio/unit.json")
-    store = Store.open(published.url)
+    store = open_store(published.url)
     assert "audio" not in store.units()
     with pytest.raises(UserError, match=f"audio: not complete in {published.url}"):
         store.unit("audio")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from featstore.core.schema import Corrupt, Refused, UserError
+from featstore.store import open_store
 from featstore.store.arrays import crc32c
 from featstore.store.remote.copying import copy
 from featstore.store.remote.places import mirror_folder
@@ -61,7 +62,7 @@ def test_names_that_climb(published: Any, name: str, command: Any, tmp_path: Pat
 @pytest.mark.parametrize("name", ["x/unit.json", "folds/1/a/unit.json", "folds/01/.a/unit.json"])
 def test_names_that_no_unit_has(published: Any, name: str) -> None:
     published.put(name, b"{}")
-    store = Store.open(published.url)
+    store = open_store(published.url)
     assert store.units() == Store.open(KEPT).units()
     with pytest.raises(UserError, match="not complete"):
         store.unit(name.removesuffix("/unit.json"))
@@ -74,19 +75,19 @@ def test_files_that_no_unit_has(published: Any, name: str, tmp_path: Path) -> No
     record(published, "audio", lambda raw: raw["files"].update({name: [1, "0" * 64]}))
     before = set(tmp_path.rglob("*"))
     with pytest.raises(Refused, match=r"lists .* which no audio unit holds"):
-        Store.open(published.url).unit("audio")
+        open_store(published.url).unit("audio")
     new = {path.relative_to(tmp_path).parts[0] for path in set(tmp_path.rglob("*")) - before}
     assert new == {"cache"}
     assert not (mirror_folder(published.url) / "audio").exists()
 
 
 def test_a_link_is_never_followed_out_of_the_mirror(published: Any, tmp_path: Path) -> None:
-    store = Store.open(published.url)
+    store = open_store(published.url)
     outside = tmp_path / "outside"
     outside.mkdir()
     (store.path / "folds").symlink_to(outside)
     with pytest.raises(Refused, match="a link"):
-        Store.open(published.url).unit("folds/01/prosodic")
+        open_store(published.url).unit("folds/01/prosodic")
     assert list(outside.iterdir()) == []
 
 
@@ -103,7 +104,7 @@ def test_objects_far_too_large(published: Any, name: str, tmp_path: Path) -> Non
 def test_a_record_that_claims_exabytes(published: Any) -> None:
     record(published, "audio", lambda raw: raw["files"].update({"values/c/0": [2**62, "0" * 64]}))
     with pytest.raises(UserError, match=r"bytes needed|of another size"):
-        Store.open(published.url).unit("audio")
+        open_store(published.url).unit("audio")
 
 
 def claims(content: bytes, at: int, value: int) -> bytes:
@@ -128,7 +129,7 @@ def claims(content: bytes, at: int, value: int) -> bytes:
 def test_compressed_chunks_that_lie(packed: Any, forge: Callable[[bytes], bytes]) -> None:
     packed.put(VALUES, forge(packed.objects()[VALUES]))
     with pytest.raises(Corrupt) as refused:
-        Store.open(packed.url).unit("audio")
+        open_store(packed.url).unit("audio")
     assert refused.value.message.startswith(f"{packed.url}/{VALUES}: ")
     assert "featstore copy STORE" in refused.value.hint
     assert "\n" not in refused.value.message
@@ -151,7 +152,7 @@ def test_compressing_metadata_that_lies(packed: Any, change: Callable[[Any], Any
     change(raw)
     packed.put("audio/values/zarr.json", json.dumps(raw).encode())
     with pytest.raises(Corrupt, match=r"audio/values/zarr\.json: neither what was written"):
-        Store.open(packed.url).unit("audio")
+        open_store(packed.url).unit("audio")
 
 
 def test_values_under_a_sum_of_their_own(packed: Any) -> None:
@@ -166,4 +167,4 @@ def test_values_under_a_sum_of_their_own(packed: Any) -> None:
     )
     array[0, 0] = np.float32(99)
     with pytest.raises(Corrupt, match="folds/01/prosodic/logits/c/0/0: content differs"):
-        Store.open(packed.url).fold(1)
+        open_store(packed.url).fold(1)
