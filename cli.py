@@ -19,8 +19,8 @@ import typer
 
 from featstore.core import console
 from featstore.core.os_errors import io_failure
+from featstore.core.places import folder, place
 from featstore.core.schema import TaskFailed, UserError, printable
-from featstore.store.remote.places import folder, place
 
 featstore = typer.Typer(
     name="featstore",
@@ -332,25 +332,22 @@ def import_store(
     _print(import_hdf5(file, store), as_json, render_exports.imported)
 
 
-@featstore.command()
-def copy(
+@featstore.command("copy")
+def copy_store(
     source: Annotated[Any, typer.Argument(parser=place, metavar="SOURCE", help=_STORE)],
     to: Annotated[
         Any, typer.Argument(parser=place, metavar="DEST", help="Where it goes: a folder or URL.")
     ],
-    compress: Annotated[
-        bool, typer.Option("--compress", help="Send arrays compressed; they come back as built.")
-    ] = False,
     replace: Annotated[
         bool, typer.Option("--replace", help="Put its units in the place of others there.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Publish a store in object storage, or fetch one. Resumes."""
-    from featstore.store.remote import copying
+    from featstore.inspection import render_exports
+    from featstore.store.remote import copy
 
-    done = copying.copy(source, to, compress=compress, replace=replace)
-    _print(done, as_json, copying.render)
+    _print(copy(source, to, replace=replace), as_json, render_exports.copied)
 
 
 @featstore.command()

@@ -31,6 +31,15 @@ def imported(facts: Mapping[str, Any]) -> Iterator[Any]:
     yield f"store: {clean(facts['store'])}   content: {facts['content']}"
 
 
+def copied(facts: Mapping[str, Any]) -> Iterator[Any]:
+    """``featstore copy``."""
+    copied, before = len(facts["copied"]), len(facts["there_before"])
+    sent, skipped = size(facts["sent_bytes"]), size(facts["skipped_bytes"])
+    there_before = f"there before: {before} unit(s), {skipped}"
+    yield f"copied {copied} unit(s), {sent}; {there_before}; all verified"
+    yield f"store: {clean(facts['to'])}   content: {facts['content']}"
+
+
 def differences(facts: Mapping[str, Any]) -> Iterator[Any]:
     """``featstore diff``."""
     a, b, n = facts["a"], facts["b"], facts["utterances"]

@@ -25,10 +25,10 @@ def open_store(place: Path | str) -> Store:
         Corrupt: its root is damaged.
         Refused: another version wrote it.
     """
-    from featstore.store.remote.places import is_url
+    from featstore.core.places import is_url
 
     if is_url(place):
-        from featstore.store.remote.mirror import RemoteStore
+        from featstore.store.remote import RemoteStore
 
         return RemoteStore.at(str(place))
     from featstore.store.store import Store

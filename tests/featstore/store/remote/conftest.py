@@ -106,31 +106,22 @@ def bucket(environment: None) -> Bucket:
 
 
 @pytest.fixture(scope="session")
-def copies(endpoint: str) -> tuple[dict[str, bytes], dict[str, bytes]]:
-    """The objects of the kept store as it is published, plain and compressed."""
-    from featstore.store.remote.copying import copy
+def copies(endpoint: str) -> dict[str, bytes]:
+    """The objects of the kept store as it is published."""
+    from featstore.store.remote import copy
 
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings(endpoint).items():
             patch.setenv(name, value)
-        made = [new_bucket(), new_bucket()]
-        for compress, one in enumerate(made):
-            copy(KEPT, one.url, compress=bool(compress))
-    return made[0].objects(), made[1].objects()
+        made = new_bucket()
+        copy(KEPT, made.url)
+    return made.objects()
 
 
 @pytest.fixture
-def published(bucket: Bucket, copies: tuple[dict[str, bytes], dict[str, bytes]]) -> Bucket:
+def published(bucket: Bucket, copies: dict[str, bytes]) -> Bucket:
     """The kept store in a bucket."""
-    for name, content in copies[0].items():
-        bucket.put(name, content)
-    return bucket
-
-
-@pytest.fixture
-def packed(bucket: Bucket, copies: tuple[dict[str, bytes], dict[str, bytes]]) -> Bucket:
-    """The kept store in a bucket, compressed."""
-    for name, content in copies[1].items():
+    for name, content in copies.items():
         bucket.put(name, content)
     return bucket
 

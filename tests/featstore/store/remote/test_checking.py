@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from featstore.store import open_store
-from featstore.store.remote.copying import copy
 from featstore.store.store import Store
 from featstore.store.verify import verify
 from tests.featstore.store.kept_store import KEPT
@@ -21,10 +20,8 @@ def told(bucket: Any) -> str:
     return "\n".join(fault.message for fault in report.faults)
 
 
-@pytest.mark.parametrize("compress", [False, True])
-def test_a_sound_store(bucket: Any, compress: bool) -> None:
-    copy(KEPT, bucket.url, compress=compress)
-    report = verify(open_store(bucket.url))
+def test_a_sound_store(published: Any) -> None:
+    report = verify(open_store(published.url))
     assert (report.faults, report.content) == ((), Store.open(KEPT).content_hash())
     assert [unit.unit for unit in report.sound] == Store.open(KEPT).units()
 
@@ -41,9 +38,8 @@ def test_the_mirror_has_no_part_in_it(published: Any, command: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("compress", [False, True])
-def test_every_object_is_looked_at(bucket: Any, compress: bool) -> None:
-    copy(KEPT, bucket.url, compress=compress)
+def test_every_object_is_looked_at(published: Any) -> None:
+    bucket = published
     there = bucket.objects()
     for name, content in there.items():
         if name == "zarr.json":

@@ -16,8 +16,8 @@ import pytest
 
 from featstore.core.schema import Corrupt, TaskFailed, UserError
 from featstore.store import open_store
-from featstore.store.remote.copying import copy
-from featstore.store.remote.objects import Objects
+from featstore.store.objects import Objects
+from featstore.store.remote import copy
 from featstore.store.store import Store
 from tests.featstore.store.kept_store import KEPT, contents, copied
 from tests.featstore.store.remote.forged_records import forged
@@ -25,8 +25,8 @@ from tests.featstore.store.remote.forged_records import forged
 TOTAL = sum(map(len, contents(KEPT).values()))
 KILLED_AT = """
 import os, signal, sys
-from featstore.store.remote import objects
-from featstore.store.remote.copying import copy
+from featstore.store import objects
+from featstore.store.remote import copy
 calls, method = [], getattr(objects.Objects, sys.argv[3])
 def counted(*arguments):
     calls.append(1)
@@ -72,52 +72,18 @@ def test_a_store_goes_up_and_comes_back_to_the_byte(bucket: Any, tmp_path: Path)
     assert (up["sent_bytes"], up["skipped_bytes"]) == (TOTAL, 0)
 
 
-def test_a_compressed_store_comes_back_to_the_byte(bucket: Any, tmp_path: Path) -> None:
-    up = copy(KEPT, bucket.url, compress=True)
-    there = bucket.objects()
-    assert there.keys() == contents(KEPT).keys()
-    assert len(there["audio/values/c/0"]) < len(contents(KEPT)["audio/values/c/0"])
-    assert up["sent_bytes"] == sum(map(len, there.values()))
-    copy(bucket.url, tmp_path / "back")
-    assert contents(tmp_path / "back") == contents(KEPT)
-
-
-def test_several_chunks_come_back_to_the_byte(bucket: Any, tmp_path: Path) -> None:
-    import numpy as np
-
-    from featstore.store.array_files import encoded, stored
-    from featstore.store.arrays import RaggedWriter, read_metadata, write_group
-    from featstore.store.remote.packing import packed_files, packed_metadata, unpacked
-
-    write_group(tmp_path)
-    writer = RaggedWriter(tmp_path, "float32", (3,), 32, "frame", ("column",))
-    rng = np.random.default_rng(0)
-    for n in (5, 70, 1, 3):  # three chunks, the last not full
-        writer.append(rng.normal(size=(n, 3)).astype(np.float32))
-    writer.close()
-    folder = tmp_path / "values"
-    meta = read_metadata(folder)
-    text = packed_metadata((folder / "zarr.json").read_bytes())
-    sent = dict(packed_files(text, meta, stored(folder, meta)))
-    back = encoded(meta, unpacked(meta, sent.__getitem__, "values"))
-    again = {name: b"".join(pieces) for name, pieces in back}
-    assert again == {name: (folder / name).read_bytes() for name in ("c/0/0", "c/1/0", "c/2/0")}
-
-
 @pytest.mark.filterwarnings("ignore::zarr.errors.ZarrUserWarning")
-def test_zarr_reads_a_compressed_store_where_it_lies(bucket: Any) -> None:
+def test_zarr_reads_a_store_where_it_lies(published: Any) -> None:
     import numpy as np
     import zarr
     from zarr.storage import ObjectStore
 
-    copy(KEPT, bucket.url, compress=True)
-    there: Any = zarr.open_group(ObjectStore(Objects.open(bucket.url).reader), mode="r")
+    there: Any = zarr.open_group(ObjectStore(Objects.open(published.url).reader), mode="r")
     here: Any = zarr.open_group(str(KEPT), mode="r")
     names = [name for name, _ in here.members(max_depth=None) if (KEPT / name / "c").is_dir()]
     assert len(names) == 17
     for name in names:
         np.testing.assert_array_equal(there[name][...], here[name][...])
-        assert any(type(codec).__name__ != "BytesCodec" for codec in there[name].metadata.codecs)
     assert there.attrs["format"] == "emodistill-store"
 
 
@@ -239,27 +205,6 @@ def test_a_unit_that_is_damaged_there_is_none_until_it_is_mended(
     assert published.objects() == contents(KEPT)
 
 
-@pytest.mark.parametrize("first", [False, True])
-def test_a_copy_is_resumed_in_the_other_layout(
-    bucket: Any, each_put: Any, first: bool, tmp_path: Path
-) -> None:
-    left = [25]
-
-    def look(name: str, content: Any) -> Any:
-        left[0] -= 1
-        if left[0] < 0:
-            raise TaskFailed("the network is gone")
-        return content
-
-    each_put(look)
-    with pytest.raises(TaskFailed, match="the network is gone"):
-        copy(KEPT, bucket.url, compress=first)
-    left[0] = 10**6
-    copy(KEPT, bucket.url, compress=not first)
-    copy(bucket.url, tmp_path / "back")
-    assert contents(tmp_path / "back") == contents(KEPT)
-
-
 def test_storage_that_damages_is_named(bucket: Any, each_put: Any) -> None:
     each_put(lambda name, content: b"x" * 9 if name == "lld/offsets/c/0" else content)
     with pytest.raises(TaskFailed, match=r"lld/offsets/c/0: reads back as something else"):
@@ -330,7 +275,7 @@ def test_a_damaged_store_is_not_published(bucket: Any, tmp_path: Path) -> None:
 
 def test_between_urls_and_between_folders(published: Any, tmp_path: Path) -> None:
     other = published.url.replace("kept", "second")
-    copy(published.url, other, compress=True)
+    copy(published.url, other)
     copy(other, tmp_path / "a")
     copy(tmp_path / "a", tmp_path / "b")
     copy(tmp_path / "b", (tmp_path / "c").as_uri())
@@ -338,5 +283,3 @@ def test_between_urls_and_between_folders(published: Any, tmp_path: Path) -> Non
         assert contents(tmp_path / name) == contents(KEPT)
     with pytest.raises(UserError, match="same place"):
         copy(other, other)
-    with pytest.raises(UserError, match="--compress"):
-        copy(other, tmp_path / "d", compress=True)

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from featstore.core.schema import TaskFailed, UserError
-from featstore.store import open_store
-from featstore.store.remote import objects
+from featstore.store import objects, open_store
 from tests.featstore.store.kept_store import KEPT
 
 

@@ -12,9 +12,8 @@ import pytest
 
 from featstore.core.schema import Corrupt, UserError
 from featstore.store import open_store
-from featstore.store.remote.copying import copy
-from featstore.store.remote.objects import Objects
-from featstore.store.remote.places import mirror_folder
+from featstore.store.objects import Objects
+from featstore.store.remote import copy, mirror_folder
 from featstore.store.store import Store
 from tests.featstore.store.kept_store import KEPT, contents
 
@@ -35,9 +34,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-@pytest.mark.parametrize("compress", [False, True])
-def test_a_remote_store_reads_as_a_local_one(bucket: Any, compress: bool) -> None:
-    copy(KEPT, bucket.url, compress=compress)
+def test_a_remote_store_reads_as_a_local_one(published: Any) -> None:
+    bucket = published
     there, here = open_store(bucket.url), Store.open(KEPT)
     assert there.units() == here.units()
     assert there.content_hash() == here.content_hash()

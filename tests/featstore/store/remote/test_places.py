@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from featstore.core import places
 from featstore.core.schema import UserError
-from featstore.store.remote import places
+from featstore.store.remote import mirror_folder
 
 
 @pytest.mark.parametrize(
@@ -50,8 +51,8 @@ def test_urls_that_are_refused(text: str, why: str) -> None:
 def test_mirrors_are_told_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FEATSTORE_CACHE", str(tmp_path))
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    one = places.mirror_folder("s3://bucket/a")
+    one = mirror_folder("s3://bucket/a")
     assert one.parent == tmp_path / "stores"
-    assert places.mirror_folder("s3://bucket/b") != one
+    assert mirror_folder("s3://bucket/b") != one
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    assert places.mirror_folder("s3://bucket/a") != one
+    assert mirror_folder("s3://bucket/a") != one

@@ -13,7 +13,7 @@ from distill.config import PRESETS, RunSettings
 from distill.runs.request import Outcome, RunRequest
 from distill.training.loop import run_fold
 from featstore.core.settings import overrides, resolve
-from featstore.store.remote.places import mirror_folder
+from featstore.store.remote import mirror_folder
 from tests.featstore.store.kept_store import KEPT
 
 
@@ -29,18 +29,18 @@ def trained(store: Path | str, runs: Path) -> Outcome:
     )  # fmt: skip
 
 
-def test_the_same_predictions_as_from_a_folder(packed: Any, tmp_path: Path) -> None:
-    here, there = trained(KEPT, tmp_path / "here"), trained(packed.url, tmp_path / "there")
+def test_the_same_predictions_as_from_a_folder(published: Any, tmp_path: Path) -> None:
+    here, there = trained(KEPT, tmp_path / "here"), trained(published.url, tmp_path / "there")
     assert here.status == there.status == "done"
     for name in ("predictions.parquet", "student/model.safetensors"):
         assert (here.folder / name).read_bytes() == (there.folder / name).read_bytes()
     assert here.folder.name == there.folder.name
     assert here.folder.parent.name == there.folder.parent.name  # the run's key
-    mirror = mirror_folder(packed.url)
+    mirror = mirror_folder(published.url)
     units = {path.parent.relative_to(mirror).as_posix() for path in mirror.rglob("unit.json")}
     assert units == {"corpus", "splits", "audio", "folds/01/linguistic", "folds/01/prosodic"}
     told = json.loads((there.folder / "run.json").read_text())["store"]
-    assert told["url"] == packed.url
+    assert told["url"] == published.url
     for path in there.folder.rglob("*"):
         if path.is_file():
             assert os.environ["AWS_SECRET_ACCESS_KEY"].encode() not in path.read_bytes()

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from featstore.core.schema import UserError, printable
-from featstore.core.settings import digest
 
 SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss", "file")
 """What obstore can also list; plain HTTP it can only read."""
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
 _CREDENTIALS = "give credentials in the environment, e.g. AWS_ACCESS_KEY_ID, never in a URL"
 
 
@@ -89,11 +86,3 @@ def without_secrets(url: str) -> str:
     if "@" in path and "@" not in host:  # a password with a slash in it
         host, slash, path = "", "", ""
     return printable(f"{scheme}://{host.rpartition('@')[2]}{slash}{path}")
-
-
-def mirror_folder(url: str) -> Path:
-    """Where the units of a remote store are kept: below ``FEATSTORE_CACHE``."""
-    root = os.environ.get("FEATSTORE_CACHE") or "~/.cache/emodistill"
-    endpoint = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), "")
-    key = digest({"url": url, "endpoint": digest(endpoint)})
-    return Path(root).expanduser() / "stores" / key[:32]

@@ -1,4 +1,4 @@
-"""Objects below a URL, through obstore: bounded, retried a little, and failing in one line."""
+"""Object storage through obstore: bounded, retried a little, and failing in one line."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Objects:
         """A handle; nothing is asked yet.
 
         Args:
-            url: as :func:`featstore.store.remote.places.checked` gives it.
+            url: as :func:`featstore.core.places.checked` gives it.
 
         Raises:
             UserError: obstore is not installed, or the environment lacks what it needs.

@@ -1,1 +1,0 @@
-"""Stores in object storage: published, fetched, verified, and read through a verified mirror."""
