@@ -138,9 +138,9 @@ def check(
 
     settings = _build_settings(dataset, "paper", config, sets)
     manifest = heard(load(dataset, root, settings.corpus), settings.audio)
-    found = audit(manifest, settings.folds)
-    _print(found.to_dict(), as_json, render.audit)
-    raise typer.Exit(1 if found.stops or (strict and found.excluded) else 0)
+    facts = audit(manifest, settings.folds)
+    _print(facts, as_json, render.audit)
+    raise typer.Exit(1 if not facts["buildable"] or (strict and facts["excluded"]) else 0)
 
 
 @featstore.command()
@@ -251,9 +251,12 @@ def inspect(
     ] = None,
     text: Annotated[str | None, typer.Option(help="List those whose words hold this.")] = None,
     sort: Annotated[
-        str, typer.Option(help="row, duration_s, confidence, entropy, p_truth or divergence.")
-    ] = "row",
-    limit: Annotated[int, typer.Option(min=1, help="List at most so many.")] = 20,
+        str | None,
+        typer.Option(help="row (default), duration_s, confidence, entropy, p_truth, divergence."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="List at most so many; 20 by default.")
+    ] = None,
     as_json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print tables as CSV.")] = False,
     spreadsheet: Annotated[
@@ -261,18 +264,19 @@ def inspect(
     ] = False,
 ) -> None:
     """What a store holds and what its teachers say."""
-    from featstore.inspection import query as asking
-    from featstore.inspection.teachers import Wanted
+    from featstore.inspection import query
     from featstore.store import open_store
 
-    wanted = Wanted(disagree, wrong, confident, label, speaker, role, text, sort, limit)
-    question = asking.Question(
-        fold=fold, utterance=utterance, tau=tau, teachers=teachers, fitness=fitness,
-        only=tuple(teacher or ()), wanted=wanted,
+    filters = {
+        "disagree": disagree, "wrong": wrong, "confident": confident, "label": label,
+        "speaker": speaker, "role": role, "text": text, "sort": sort, "limit": limit,
+    }  # fmt: skip
+    answer = query.answer(
+        open_store(store), fold=fold, utterance=utterance, tau=tau, teachers=teachers,
+        fitness=fitness, only=teacher or (), filters=filters,
     )  # fmt: skip
-    answer = asking.answer(open_store(store), question)
     if as_csv or spreadsheet:
-        print(asking.to_csv(answer, spreadsheet=spreadsheet), end="")
+        print(query.to_csv(answer.table, spreadsheet=spreadsheet), end="")
     else:
         _print(answer.facts, as_json, answer.render)
 
@@ -308,13 +312,13 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a store as HDF5, its targets as Parquet or NumPy."""
-    from featstore.inspection import render_exports
+    from featstore.inspection import render
     from featstore.store import export as exports
     from featstore.store import open_store
 
     selection = exports.Selection(fold, tuple(teacher or ()), embeddings, audio, text)
     written = exports.export(open_store(store), to, selection, force=force)
-    _print(written, as_json, render_exports.exported)
+    _print(written, as_json, render.exported)
 
 
 @featstore.command("import")
@@ -326,10 +330,10 @@ def import_store(
     as_json: Json = False,
 ) -> None:
     """Make the store that an HDF5 file was exported from. Resumes."""
-    from featstore.inspection import render_exports
+    from featstore.inspection import render
     from featstore.store.import_hdf5 import import_hdf5
 
-    _print(import_hdf5(file, store), as_json, render_exports.imported)
+    _print(import_hdf5(file, store), as_json, render.imported)
 
 
 @featstore.command("copy")
@@ -344,10 +348,10 @@ def copy_store(
     as_json: Json = False,
 ) -> None:
     """Publish a store in object storage, or fetch one. Resumes."""
-    from featstore.inspection import render_exports
+    from featstore.inspection import render
     from featstore.store.remote import copy
 
-    _print(copy(source, to, replace=replace), as_json, render_exports.copied)
+    _print(copy(source, to, replace=replace), as_json, render.copied)
 
 
 @featstore.command()
@@ -368,21 +372,17 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """How two stores or teachers differ: settings and target drift."""
-    from featstore.inspection import compare as differences
-    from featstore.inspection import query as asking
-    from featstore.inspection import render_exports
+    from featstore.inspection import query, render
+    from featstore.inspection.compare import compare
     from featstore.store import open_store
 
-    opened = open_store(store)
-    sides = differences.Sides(
-        opened, open_store(other) if other else opened, teacher, counterpart, fold
-    )
-    found = differences.compare(sides)
+    first = open_store(store)
+    second = open_store(other) if other else first
+    facts = compare(first, second, teacher=teacher, counterpart=counterpart, folds=fold)
     if as_csv:
-        rows = tuple(differences.rows(found))
-        print(asking.to_csv(asking.Answer(found, render_exports.differences, rows)), end="")
+        print(query.to_csv(query.flat(facts["drift"], "_")), end="")
     else:
-        _print(found, as_json, render_exports.differences)
+        _print(facts, as_json, render.differences)
 
 
 @featstore.command()
@@ -421,12 +421,12 @@ def store_status(
     store: Annotated[Path, typer.Argument(help="The store's folder.")], as_json: Json = False
 ) -> None:
     """What is done, running (and how far), queued or failed. From any machine; read only."""
-    from featstore.inspection import render_status
+    from featstore.inspection import render
     from featstore.jobs import status
 
-    found = status.store_status(store)
-    _print(found, as_json, render_status.store)
-    raise typer.Exit(status.exit_code(found))
+    facts = status.store_status(store)
+    _print(facts, as_json, render.status)
+    raise typer.Exit(status.exit_code(facts))
 
 
 @distill.command()

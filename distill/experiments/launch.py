@@ -20,7 +20,7 @@ from featstore.core.schema import UTTERANCE_ID, Corrupt, Refused, UserError, pri
 from featstore.core.settings import choose, load_toml, overrides, resolve
 from featstore.core.torch_pair import load_torchaudio
 from featstore.folds import parse_numbers
-from featstore.inspection.fitness import warnings_of
+from featstore.inspection.teachers import warnings_of
 from featstore.store import open_store
 from featstore.store.store import Store
 

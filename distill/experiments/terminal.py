@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from featstore.inspection import render_status
-from featstore.inspection.render import clean, percent, size, table
+from featstore.inspection.render import clean, counted, percent, size, table, tasks
 
 
 def plan(facts: Mapping[str, Any]) -> Iterator[Any]:
@@ -103,7 +102,7 @@ def experiment(facts: Mapping[str, Any]) -> Iterator[Any]:
 
 def status(facts: Mapping[str, Any]) -> Iterator[Any]:
     """``distill status RUNS``."""
-    yield f"[bold]{clean(facts['runs'])}[/]: {render_status.counted(facts['counts'])}"
+    yield f"[bold]{clean(facts['runs'])}[/]: {counted(facts['counts'])}"
     for experiment in facts["experiments"]:
         title = f"{experiment['name']}: {experiment['title']}" if experiment["name"] else "Runs"
         rows = table(clean(title), "row", "done", "running", "queued", "failed", "WA", "UA")
@@ -114,7 +113,7 @@ def status(facts: Mapping[str, Any]) -> Iterator[Any]:
                 str(row["queued"]), str(lost), _spread(row["wa"]), _spread(row["ua"]),
             )  # fmt: skip
         yield rows
-    yield from render_status.tasks(facts["tasks"])
+    yield from tasks(facts["tasks"])
     for why in facts["damaged"]:
         yield f"[bold]damaged[/] {clean(why)}"
 

@@ -5,8 +5,6 @@ Utterances are matched by id, logits by class; what only one side has is counted
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,76 +12,65 @@ import numpy.typing as npt
 
 from featstore.core import settings
 from featstore.core.schema import Corrupt, UserError, printable
-from featstore.folds import parse_numbers
-from featstore.inspection.drift import linear_cka, logit_drift, mean_cosine
+from featstore.folds import OUT, ROLE_NAMES, parse_numbers
 from featstore.store.store import Store, TeacherOutputs, unit_name
 from featstore.store.unit import REPAIR, Unit
 
+Floats = npt.NDArray[np.float64]
+Pair = tuple[str, str]
+"""A unit of A and the one of B that it is compared with."""
 
-@dataclass(frozen=True)
-class Sides:
-    """What is compared with what.
 
-    Attributes:
+def compare(
+    a: Store, b: Store, *, teacher: str = "", counterpart: str = "", folds: str = "all"
+) -> dict[str, Any]:
+    """Everything that differs, as plain data.
+
+    Args:
         a: a store.
         b: another, or the same where two of its teachers are compared.
         teacher: the only one of ``a`` to compare, '' for all.
-        other: its counterpart in ``b``, '' for the one of the same name.
+        counterpart: the one of ``b`` to compare it with, '' for the one of the same name.
         folds: ``all``, or numbers and ranges.
-    """
-
-    a: Store
-    b: Store
-    teacher: str = ""
-    other: str = ""
-    folds: str = "all"
-
-    @property
-    def one_store(self) -> bool:
-        """Whether two teachers of one store are compared."""
-        return self.a.path.resolve() == self.b.path.resolve()
-
-    def counterpart(self, name: str) -> str:
-        """The target of ``b`` that ``name`` of ``a`` is compared with."""
-        return self.other or name
-
-
-@dataclass(frozen=True)
-class Common:
-    """The utterances that both stores have, by row in each."""
-
-    a: npt.NDArray[np.int64]
-    b: npt.NDArray[np.int64]
-    facts: Mapping[str, int] = field(default_factory=dict)
-
-
-def compare(sides: Sides) -> dict[str, Any]:
-    """Everything that differs, as plain data.
 
     Raises:
         UserError: nothing is to be compared, or nothing can be.
         Corrupt: a store is damaged.
     """
-    if sides.other and not sides.teacher:
+    if counterpart and not teacher:
         raise UserError("--with: of which teacher?", "give --teacher too")
-    alike = sides.counterpart(sides.teacher) == sides.teacher
-    if sides.one_store and alike:
+    one_store = a.path.resolve() == b.path.resolve()
+    if one_store and (not counterpart or counterpart == teacher):
         raise UserError(
             "one store and no two teachers: nothing to compare",
             "`featstore diff A B`, or `featstore diff STORE --teacher T --with U`",
         )
-    common = _common(sides)
-    pairs, alone = _pairs(sides)
+    rows, labels_differ = _common_rows(a, b)
+    pairs, only_a, only_b = _pairs(a, b, teacher, counterpart, folds)
+    shared: list[Pair] = []
+    if not one_store:
+        units_a, units_b = (
+            [n for n in side.units() if not n.startswith("folds/")] for side in (a, b)
+        )
+        shared = [(name, name) for name in units_a if name in units_b and "/" not in name]
+        if not teacher:
+            only_a = [*(name for name in units_a if name not in units_b), *only_a]
+            only_b = [*(name for name in units_b if name not in units_a), *only_b]
     return {
-        "a": _side(sides.a),
-        "b": _side(sides.b),
-        "one_store": sides.one_store,
-        "same_content": sides.a.content_hash() == sides.b.content_hash(),
-        "utterances": dict(common.facts),
-        "units": _units(sides, pairs),
-        "only_a": [*_others_alone(sides, sides.a, sides.b), *alone[0]],
-        "only_b": [*_others_alone(sides, sides.b, sides.a), *alone[1]],
-        "drift": [_drift(sides, common, *pair) for pair in pairs],
+        "a": _side(a),
+        "b": _side(b),
+        "one_store": one_store,
+        "same_content": a.content_hash() == b.content_hash(),
+        "utterances": {
+            "a": len(a.utterances),
+            "b": len(b.utterances),
+            "common": len(rows),
+            "relabelled": labels_differ,
+        },
+        "units": [_unit(a.record(one), b.record(other)) for one, other in [*shared, *pairs]],
+        "only_a": only_a,
+        "only_b": only_b,
+        "drift": [_drift(a, b, rows, pair) for pair in pairs],
     }
 
 
@@ -96,94 +83,69 @@ def _side(store: Store) -> dict[str, Any]:
     }
 
 
-def _common(sides: Sides) -> Common:
-    """Match utterances by id.
+def _common_rows(a: Store, b: Store) -> tuple[npt.NDArray[np.int64], int]:
+    """Rows in A and in B of the utterances that both have ``[n, 2]``; how many labels differ.
 
     Raises:
         UserError: the stores have none in common, or other classes.
     """
-    a, b = sides.a.utterances, sides.b.utterances
-    if set(sides.a.classes) != set(sides.b.classes):
-        told = [", ".join(map(printable, store.classes)) for store in (sides.a, sides.b)]
+    if set(a.classes) != set(b.classes):
+        in_a, in_b = (", ".join(map(printable, store.classes)) for store in (a, b))
         raise UserError(
-            f"other classes: {told[0]} in A, {told[1]} in B",
+            f"other classes: {in_a} in A, {in_b} in B",
             "targets are compared class by class; compare stores of one set of labels",
         )
-    rows = {str(name): row for row, name in enumerate(b["utterance_id"])}
-    matched = [(row, rows[name]) for row, name in enumerate(a["utterance_id"]) if name in rows]
-    if not matched:
+    tables = [store.utterances[["utterance_id", "label"]].reset_index() for store in (a, b)]
+    both = tables[0].merge(tables[1], on="utterance_id", suffixes=("_a", "_b"))
+    if both.empty:
         raise UserError(
-            f"{sides.a.path} and {sides.b.path}: no utterance in common",
+            f"{a.path} and {b.path}: no utterance in common",
             "they are of different corpora; compare stores of one",
         )
-    at = np.array(matched, dtype=np.int64)
-    labels = [table["label"].to_numpy()[at[:, side]] for side, table in enumerate((a, b))]
-    facts = {
-        "a": len(a),
-        "b": len(b),
-        "common": len(at),
-        "relabelled": int((labels[0] != labels[1]).sum()),
-    }
-    return Common(at[:, 0], at[:, 1], facts)
+    rows = both[["index_a", "index_b"]].to_numpy(np.int64)
+    return rows, int((both["label_a"] != both["label_b"]).sum())
 
 
-Pair = tuple[str, str]
-"""A unit of A and the one of B that it is compared with."""
-
-
-def _pairs(sides: Sides) -> tuple[list[Pair], tuple[list[str], list[str]]]:
-    """The targets to compare, and those that only one side has.
+def _pairs(
+    a: Store, b: Store, teacher: str, counterpart: str, folds: str
+) -> tuple[list[Pair], list[str], list[str]]:
+    """The targets to compare, and those that only A and only B have.
 
     Raises:
         UserError: a teacher is not there.
     """
-    n_folds = max(len(sides.a.folds), len(sides.b.folds))
+    other = counterpart or teacher
     pairs: list[Pair] = []
     only_a: list[str] = []
     only_b: list[str] = []
-    for number in parse_numbers(sides.folds, n_folds):
-        names_a = _targets(sides.a, number, sides.teacher)
-        names_b = _targets(sides.b, number, sides.counterpart(sides.teacher))
-        matched = [name for name in names_a if sides.counterpart(name) in names_b]
-        pairs += [
-            (unit_name(number, name), unit_name(number, sides.counterpart(name)))
-            for name in matched
-        ]
-        only_a += [unit_name(number, name) for name in names_a if name not in matched]
-        taken = {sides.counterpart(name) for name in matched}
-        only_b += [unit_name(number, name) for name in names_b if name not in taken]
-    if sides.teacher and not pairs:
-        other = sides.counterpart(sides.teacher)
+    for fold in parse_numbers(folds, max(len(a.folds), len(b.folds))):
+        names_a, names_b = (
+            [name for name in (store.target_names(fold) if fold <= len(store.folds) else [])
+             if not one or name == one]
+            for store, one in ((a, teacher), (b, other))
+        )  # fmt: skip
+        matched = {
+            name: counterpart or name for name in names_a if (counterpart or name) in names_b
+        }
+        pairs += [(unit_name(fold, one), unit_name(fold, two)) for one, two in matched.items()]
+        only_a += [unit_name(fold, name) for name in names_a if name not in matched]
+        only_b += [unit_name(fold, name) for name in names_b if name not in matched.values()]
+    if teacher and not pairs:
         raise UserError(
-            f"no fold has {printable(sides.teacher)} in A and {printable(other)} in B",
+            f"no fold has {printable(teacher)} in A and {printable(other)} in B",
             "`featstore inspect` lists a store's teachers",
         )
-    return pairs, (only_a, only_b)
-
-
-def _others_alone(sides: Sides, here: Store, there: Store) -> list[str]:
-    """Shared units and kept teachers that only one of two stores has."""
-    if sides.one_store or sides.teacher:
-        return []
-    elsewhere = there.units()
-    return [
-        name for name in here.units() if name not in elsewhere and not name.startswith("folds/")
-    ]
-
-
-def _targets(store: Store, fold: int, wanted: str) -> list[str]:
-    names = store.target_names(fold) if fold <= len(store.folds) else []
-    return [name for name in names if not wanted or name == wanted]
-
-
-def _units(sides: Sides, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
-    """What each pair of units was made from; of two stores the shared units too."""
-    shared = [] if sides.one_store else [n for n in sides.a.units() if "/" not in n]
-    both = [(name, name) for name in shared if name in sides.b.units()]
-    return [_unit(sides.a.record(a), sides.b.record(b)) for a, b in [*both, *pairs]]
+    return pairs, only_a, only_b
 
 
 def _unit(a: Unit, b: Unit) -> dict[str, Any]:
+    """What each of two units was made from."""
+    parents = []
+    for name in sorted({*a.parents, *b.parents}):
+        if name in a.parents and name in b.parents:
+            parents += [f"another {name}"] if a.parents[name] != b.parents[name] else []
+        else:
+            parents.append(f"{name} in {'A' if name in a.parents else 'B'} alone")
     return {
         "a": a.unit,
         "b": b.unit,
@@ -191,36 +153,32 @@ def _unit(a: Unit, b: Unit) -> dict[str, Any]:
         "same_fingerprint": a.fingerprint == b.fingerprint,
         "same_content": a.files == b.files,
         "settings": settings.differences(a.settings, b.settings),
-        "parents": [
-            _parent(name, name in a.parents, name in b.parents)
-            for name in sorted({*a.parents, *b.parents})
-            if a.parents.get(name) != b.parents.get(name)
-        ],
+        "parents": parents,
         "versions": settings.differences(a.provenance, b.provenance),
     }
 
 
-def _parent(name: str, in_a: bool, in_b: bool) -> str:
-    if in_a and in_b:
-        return f"another {name}"
-    return f"{name} in {'A' if in_a else 'B'} alone"
-
-
-def _drift(sides: Sides, common: Common, unit_a: str, unit_b: str) -> dict[str, Any]:
+def _drift(a: Store, b: Store, rows: npt.NDArray[np.int64], pair: Pair) -> dict[str, Any]:
     """How far two teachers' targets lie apart on the utterances that both have."""
-    a, b = _finite(sides.a.outputs(unit_a)), _finite(sides.b.outputs(unit_b))
-    order = [sides.b.classes.index(name) for name in sides.a.classes]
-    fold = int(unit_a.split("/")[1])
-    rows = sides.a.roles[fold - 1][common.a], sides.b.roles[fold - 1][common.b]
-    logits = a.logits[common.a].astype(np.float64), b.logits[common.b][:, order].astype(np.float64)
+    (_, fold, name), (_, _, other) = (unit.split("/") for unit in pair)
+    targets_a, targets_b = _finite(a.outputs(pair[0])), _finite(b.outputs(pair[1]))
+    order = [b.classes.index(label) for label in a.classes]
+    roles_a, roles_b = a.roles[int(fold) - 1][rows[:, 0]], b.roles[int(fold) - 1][rows[:, 1]]
+    x = targets_a.embeddings[rows[:, 0]].astype(np.float64)
+    y = targets_b.embeddings[rows[:, 1]].astype(np.float64)
     return {
-        "fold": fold,
-        "teacher": unit_a.split("/")[2],
-        "with": unit_b.split("/")[2],
-        "utterances": len(common.a),
-        "other_role": int((rows[0] != rows[1]).sum()),
-        **logit_drift(*logits, rows[0]),
-        **_embedding_drift(a, b, common),
+        "fold": int(fold),
+        "teacher": name,
+        "with": other,
+        "utterances": len(rows),
+        "other_role": int((roles_a != roles_b).sum()),
+        **logit_drift(
+            targets_a.logits[rows[:, 0]].astype(np.float64),
+            targets_b.logits[rows[:, 1]][:, order].astype(np.float64),
+            roles_a,
+        ),
+        "mean_cosine": mean_cosine(x, y),
+        "cka": linear_cka(x, y),
     }
 
 
@@ -230,18 +188,64 @@ def _finite(outputs: TeacherOutputs) -> TeacherOutputs:
     return outputs
 
 
-def _embedding_drift(a: TeacherOutputs, b: TeacherOutputs, common: Common) -> dict[str, Any]:
-    x = a.embeddings[common.a].astype(np.float64)
-    y = b.embeddings[common.b].astype(np.float64)
-    return {"mean_cosine": mean_cosine(x, y), "cka": linear_cka(x, y)}
+def logit_drift(a: Floats, b: Floats, roles: npt.NDArray[np.int8]) -> dict[str, Any]:
+    """Distance of two sets of logits ``[n, C]``, and how often they predict the same.
+
+    ``changed`` is the share of utterances whose prediction differs; ``agreement`` is the share
+    that is the same by role ``[n]``, None for a role that none of the utterances has.
+
+    >>> a, b = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[1.0, 0.0], [2.0, 1.0]])
+    >>> drift = logit_drift(a, b, np.array([1, 3], dtype=np.int8))
+    >>> drift["mean_abs_logit"], drift["max_abs_logit"], drift["changed"]
+    (0.5, 2.0, 0.5)
+    >>> drift["agreement"]
+    {'training': 1.0, 'validation': None, 'test': 0.0}
+    """
+    apart = np.abs(a - b)
+    same = a.argmax(axis=1) == b.argmax(axis=1)
+    by_role = {
+        name: float(same[roles == role].mean()) if (roles == role).any() else None
+        for role, name in ROLE_NAMES.items()
+        if role != OUT
+    }
+    return {
+        "mean_abs_logit": float(apart.mean()),
+        "max_abs_logit": float(apart.max()),
+        "changed": float((~same).mean()),
+        "agreement": by_role,
+    }
 
 
-def rows(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The drift as flat rows, for a table: agreement in one column a role."""
-    return [
-        {
-            **{key: value for key, value in row.items() if key != "agreement"},
-            **{f"agreement_{role}": value for role, value in row["agreement"].items()},
-        }
-        for row in facts["drift"]
-    ]
+def mean_cosine(x: Floats, y: Floats) -> float | None:
+    """Mean cosine of the rows of two arrays ``[n, D]``; None where D differs or a row is zero.
+
+    Two teachers that were fitted apart have axes of their own: near 0, although they may know the
+    same. :func:`linear_cka` does not depend on the axes.
+
+    >>> mean_cosine(np.array([[1.0, 0.0], [0.0, 2.0]]), np.array([[3.0, 0.0], [1.0, 0.0]]))
+    0.5
+    """
+    if x.shape != y.shape:
+        return None
+    norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+    if not norms.all():
+        return None
+    return float(((x * y).sum(axis=1) / norms).mean())
+
+
+def linear_cka(x: Floats, y: Floats) -> float | None:
+    """Linear centred kernel alignment of two arrays ``[n, D]`` and ``[n, E]``, 0 to 1.
+
+    1 where one is the other turned, shifted and scaled; None where all rows of one are equal.
+    Kornblith et al., *Similarity of Neural Network Representations Revisited*, ICML 2019, eq. 3
+    and 4: ``||Y^T X||^2 / (||X^T X|| ||Y^T Y||)`` of centred columns.
+
+    >>> x = np.array([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0]])
+    >>> linear_cka(x, 3 * x[:, ::-1] + 1)
+    1.0
+    """
+    x, y = x - x.mean(axis=0), y - y.mean(axis=0)
+    scale = float(np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y))
+    if not scale:
+        return None
+    return round(float(np.linalg.norm(y.T @ x) ** 2) / scale, 12)

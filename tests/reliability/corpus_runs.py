@@ -49,9 +49,9 @@ def read(layout: Layout) -> Manifest:
 
 def checked(manifest: Manifest) -> list[Fault]:
     """What ``featstore check`` finds; printed as it prints it."""
-    found = audit(manifest, settings_of(manifest.name).folds)
-    cli._print(found.to_dict(), False, render.audit)
-    return list(found.faults)
+    facts = audit(manifest, settings_of(manifest.name).folds)
+    cli._print(facts, False, render.audit)
+    return [Fault(**fault) for fault in facts["faults"]]
 
 
 def built(manifest: Manifest, store: Path) -> Store:

@@ -1,108 +1,81 @@
-"""featstore/inspection/fitness.py: each verdict by a teacher that is made to deserve it."""
+"""featstore/inspection/teachers.py: each verdict by a teacher that is made to deserve it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from featstore.folds import TEST, TRAIN, VALIDATION
-from featstore.inspection.fitness import Fitness, chance_error, cosine_between, fitness, warnings_of
+from featstore.inspection.teachers import chance_error, cosine_between, fitness, judge, warnings_of
 from featstore.store.store import Store, TeacherOutputs
 
 CLASSES = ("ang", "hap", "neu", "sad")
 N = 400
 
 
-@dataclass
-class OneTeacher:
-    """A store of one fold with one teacher, as far as the verdict asks."""
-
-    outputs: TeacherOutputs
-    labels: Any
-    roles: Any
-    classes: tuple[str, ...] = CLASSES
-    folds: tuple[int, ...] = (1,)
-
-    def target_names(self, fold: int) -> list[str]:
-        return ["prosodic"]
-
-
-@pytest.fixture
-def judged(monkeypatch):
+def judged(hits=(0.8, 0.7, 0.7), sure=2.0, change=lambda logits, embeddings, labels: None):
     """Verdict on a teacher with a hit rate by role, and whatever is changed of it."""
-
-    def judge(hits=(0.8, 0.7, 0.7), sure=2.0, change=lambda logits, embeddings, labels: None):
-        rng = np.random.default_rng(0)
-        labels = np.arange(N) % 4
-        roles = np.repeat([TRAIN, VALIDATION, TEST], [N // 2, N // 4, N // 4])
-        rates = np.array(hits)[np.searchsorted([TRAIN, VALIDATION, TEST], roles)]
-        said = np.where(rng.random(N) < rates, labels, (labels + rng.integers(1, 4, N)) % 4)
-        logits = (sure * np.eye(4)[said]).astype(np.float32)
-        embeddings = rng.normal(0, 1, (N, 8)).astype(np.float32)
-        change(logits, embeddings, labels)
-        store = OneTeacher(TeacherOutputs(logits, embeddings, None), labels, roles[None])
-        monkeypatch.setattr(
-            "featstore.inspection.fitness.outputs_of", lambda s, n: {"prosodic": s.outputs}
-        )
-        [found] = fitness(store)
-        assert (found.fold, found.teacher) == (1, "prosodic")
-        return found
-
-    return judge
+    rng = np.random.default_rng(0)
+    labels = np.arange(N) % 4
+    roles = np.repeat([TRAIN, VALIDATION, TEST], [N // 2, N // 4, N // 4])
+    rates = np.array(hits)[np.searchsorted([TRAIN, VALIDATION, TEST], roles)]
+    predicted = np.where(rng.random(N) < rates, labels, (labels + rng.integers(1, 4, N)) % 4)
+    logits = (sure * np.eye(4)[predicted]).astype(np.float32)
+    embeddings = rng.normal(0, 1, (N, 8)).astype(np.float32)
+    change(logits, embeddings, labels)
+    return judge(TeacherOutputs(logits, embeddings, None), labels, roles, CLASSES)
 
 
-def test_one_that_knows_something_is_fit(judged):
-    assert judged() == Fitness(1, "prosodic", "fit", ())
+def test_one_that_knows_something_is_fit():
+    assert judged() == ("fit", [])
 
 
-def test_no_better_than_chance(judged):
-    found = judged(hits=(0.9, 0.25, 0.25))
-    assert found.verdict == "unfit"
-    assert "no better than chance: UA 2" in found.reasons[0]
-    assert "on 200 utterances" in found.reasons[0]
+def test_no_better_than_chance():
+    verdict, reasons = judged(hits=(0.9, 0.25, 0.25))
+    assert verdict == "unfit"
+    assert "no better than chance: UA 2" in reasons[0]
+    assert "on 200 utterances" in reasons[0]
 
 
-def test_always_the_same_answer(judged):
+def test_always_the_same_answer():
     def constant(logits, embeddings, labels):
         logits[:] = [0, 0, 1, 0]
 
-    found = judged(change=constant)
-    assert found.verdict == "unfit"
-    assert any("never says ang, hap, sad" in reason for reason in found.reasons)
+    verdict, reasons = judged(change=constant)
+    assert verdict == "unfit"
+    assert any("never says ang, hap, sad" in reason for reason in reasons)
 
 
-def test_embeddings_that_all_point_the_same_way(judged):
+def test_embeddings_that_all_point_the_same_way():
     def collapse(logits, embeddings, labels):
         embeddings[:] = 1 + 0.01 * embeddings
 
-    found = judged(change=collapse)
-    assert found.verdict == "unfit"
-    assert "embeddings collapsed" in found.reasons[0]
+    verdict, reasons = judged(change=collapse)
+    assert verdict == "unfit"
+    assert "embeddings collapsed" in reasons[0]
 
 
-def test_targets_that_are_the_labels_again(judged):
-    found = judged(hits=(1.0, 0.7, 0.7), sure=30.0)
-    assert found.verdict == "doubtful"
-    assert "memorised its training set: targets there have 0.0 % of the entropy" in found.reasons[0]
+def test_targets_that_are_the_labels_again():
+    verdict, reasons = judged(hits=(1.0, 0.7, 0.7), sure=30.0)
+    assert verdict == "doubtful"
+    assert "memorised its training set: targets there have 0.0 % of the entropy" in reasons[0]
 
 
-def test_validation_and_test_that_tell_of_different_teachers(judged):
-    found = judged(hits=(0.8, 0.9, 0.4))
-    assert found.verdict == "doubtful"
-    assert "disagrees with its own validation" in found.reasons[0]
+def test_validation_and_test_that_tell_of_different_teachers():
+    verdict, reasons = judged(hits=(0.8, 0.9, 0.4))
+    assert verdict == "doubtful"
+    assert "disagrees with its own validation" in reasons[0]
 
 
-def test_a_class_that_it_never_says(judged):
+def test_a_class_that_it_never_says():
     def never(logits, embeddings, labels):
         logits[:, 3] = -9
 
-    found = judged(change=never)
-    assert found.verdict == "doubtful"
-    assert any("never says sad" in reason for reason in found.reasons)
+    verdict, reasons = judged(change=never)
+    assert verdict == "doubtful"
+    assert any("never says sad" in reason for reason in reasons)
 
 
 def test_the_error_of_guessing_is_what_guessing_shows():
@@ -124,12 +97,12 @@ def test_cosine_between_classes_by_pairs():
 def test_warnings_name_only_those_that_are_to_teach(small_store: Path):
     store = Store.open(small_store)
     found = fitness(store)
-    assert [(one.fold, one.teacher) for one in found] == [
+    assert [(one["fold"], one["teacher"]) for one in found] == [
         (fold, name) for fold in (1, 2) for name in ("linguistic", "prosodic")
     ]
-    bad = [one for one in found if one.fold == 1 and one.verdict != "fit"]
+    bad = [one for one in found if one["fold"] == 1 and one["verdict"] != "fit"]
     lines = warnings_of(store, [1], ["linguistic", "prosodic"])
     assert len(lines) == len(bad)
     for line, one in zip(lines, bad, strict=True):
-        assert line.startswith(f"fold 1: teacher {one.teacher} is {one.verdict}: ")
+        assert line.startswith(f"fold 1: teacher {one['teacher']} is {one['verdict']}: ")
     assert warnings_of(store, [1], []) == []

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from featstore.core.schema import UserError
-from featstore.inspection import render_status
+from featstore.inspection import render
 from featstore.jobs.status import exit_code, store_status
 from featstore.jobs.task import attended, queue
 
@@ -16,7 +16,7 @@ from featstore.jobs.task import attended, queue
 def shown(facts) -> str:
     console = Console(width=160, color_system=None)
     with console.capture() as capture:
-        for part in render_status.store(facts):
+        for part in render.status(facts):
             console.print(part, highlight=False)
     return capture.get()
 

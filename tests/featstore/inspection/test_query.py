@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,9 +14,9 @@ import pytest
 import torch
 
 from featstore.core.schema import UserError
-from featstore.inspection.query import Question, answer, to_csv
-from featstore.inspection.render_teachers import sparkline
-from featstore.inspection.teachers import SORTS, Wanted, opinions, select, teachers_of
+from featstore.inspection.query import answer, to_csv
+from featstore.inspection.render import sparkline
+from featstore.inspection.teachers import SORTS, outputs_table, select, teachers_of
 from featstore.store.store import Store
 
 CLASSES = ("ang", "hap")
@@ -42,50 +43,50 @@ def table() -> pd.DataFrame:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "found"),
+    ("filters", "found"),
     [
-        (Wanted(), "wxyz"),
-        (Wanted(disagree=True), "z"),
-        (Wanted(wrong=True), "xz"),
-        (Wanted(confident=0.9), "wyz"),
-        (Wanted(wrong=True, confident=0.7), "xz"),  # the same teacher is wrong and sure
-        (Wanted(wrong=True, confident=0.9), "z"),
-        (Wanted(label="ang"), "wy"),
-        (Wanted(speaker="B", label="hap"), "z"),
-        (Wanted(role="training"), "yz"),
-        (Wanted(text="hello"), "wy"),
-        (Wanted(text="[ok]"), "z"),  # words, no pattern
-        (Wanted(sort="duration_s"), "zxyw"),
-        (Wanted(sort="p_truth"), "zxwy"),
-        (Wanted(sort="confidence"), "zywx"),
-        (Wanted(sort="entropy"), "wxzy"),
-        (Wanted(sort="divergence"), "yzxw"),
+        ({}, "wxyz"),
+        ({"disagree": True}, "z"),
+        ({"wrong": True}, "xz"),
+        ({"confident": 0.9}, "wyz"),
+        ({"wrong": True, "confident": 0.7}, "xz"),  # the same teacher is wrong and sure
+        ({"wrong": True, "confident": 0.9}, "z"),
+        ({"label": "ang"}, "wy"),
+        ({"speaker": "B", "label": "hap"}, "z"),
+        ({"role": "training"}, "yz"),
+        ({"text": "hello"}, "wy"),
+        ({"text": "[ok]"}, "z"),  # words, no pattern
+        ({"sort": "duration_s"}, "zxyw"),
+        ({"sort": "p_truth"}, "zxwy"),
+        ({"sort": "confidence"}, "zywx"),
+        ({"sort": "entropy"}, "wxzy"),
+        ({"sort": "divergence"}, "yzxw"),
     ],
 )
 def test_which_are_found_and_in_which_order(
-    table: pd.DataFrame, wanted: Wanted, found: str
+    table: pd.DataFrame, filters: dict[str, Any], found: str
 ) -> None:
-    assert "".join(select(table, wanted, CLASSES)["utterance_id"]) == found
+    assert "".join(select(table, CLASSES, **filters)["utterance_id"]) == found
 
 
 @pytest.mark.parametrize(
-    ("wanted", "message"),
+    ("filters", "message"),
     [
-        (Wanted(label="sad"), "--label sad: not known"),
-        (Wanted(speaker="C"), "--speaker C"),
-        (Wanted(role="dev"), "--role dev"),
-        (Wanted(sort="loss"), "--sort loss"),
-        (Wanted(confident=90), "--confident 90"),
+        ({"label": "sad"}, "--label sad: not known"),
+        ({"speaker": "C"}, "--speaker C"),
+        ({"role": "dev"}, "--role dev"),
+        ({"sort": "loss"}, "--sort loss"),
+        ({"confident": 90}, "--confident 90"),
     ],
 )
-def test_what_there_is_none_of(table: pd.DataFrame, wanted: Wanted, message: str) -> None:
+def test_what_there_is_none_of(table: pd.DataFrame, filters: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        select(table, wanted, CLASSES)
+        select(table, CLASSES, **filters)
     assert caught.value.hint
 
 
-def test_opinions_are_what_the_store_holds(store: Store) -> None:
-    table = opinions(store, 1, tau=2.0)
+def test_outputs_are_what_the_store_holds(store: Store) -> None:
+    table = outputs_table(store, 1, tau=2.0)
     assert teachers_of(table) == ["linguistic", "prosodic"]
     assert table["utterance_id"].tolist() == store.utterances["utterance_id"].tolist()
     distributions = []
@@ -103,21 +104,21 @@ def test_opinions_are_what_the_store_holds(store: Store) -> None:
     mean = torch.stack(distributions).mean(0)
     kl = [(p * (p / mean).log()).sum(1) for p in distributions]
     np.testing.assert_allclose(table["divergence"], sum(kl) / 2, atol=1e-9)
-    assert teachers_of(opinions(store, 1, teachers=["prosodic"])) == ["prosodic"]
+    assert teachers_of(outputs_table(store, 1, teachers=["prosodic"])) == ["prosodic"]
     for arguments in ({"fold": 3}, {"fold": 1, "teachers": ["visual"]}, {"fold": 1, "tau": 0.0}):
         with pytest.raises(UserError):
-            opinions(store, **arguments)
+            outputs_table(store, **arguments)
 
 
 # The questions of featstore inspect
 
 
 def test_a_list_is_plain_data_and_csv(store: Store) -> None:
-    question = Question(fold=2, wanted=Wanted(role="test", sort="divergence", limit=3))
-    found = answer(store, question)
+    filters = {"role": "test", "sort": "divergence", "limit": 3}
+    found = answer(store, fold=2, filters=filters)
     assert json.loads(json.dumps(found.facts, allow_nan=False)) == found.facts
     assert (found.facts["n"], found.facts["n_found"], len(found.facts["rows"])) == (80, 8, 3)
-    rows = list(csv.DictReader(io.StringIO(to_csv(found))))
+    rows = list(csv.DictReader(io.StringIO(to_csv(found.table))))
     assert [row["utterance_id"] for row in rows] == [
         row["utterance_id"] for row in found.facts["rows"]
     ]
@@ -133,10 +134,10 @@ def test_csv_has_the_text_as_it_is(store: Store, monkeypatch, text: str) -> None
     utterances = store.utterances.copy()
     utterances.loc[0, "text"] = text
     monkeypatch.setitem(store.__dict__, "utterances", utterances)
-    found = answer(store, Question(wanted=Wanted(text=text)))
-    (row,) = csv.DictReader(io.StringIO(to_csv(found)))
+    found = answer(store, filters={"text": text})
+    (row,) = csv.DictReader(io.StringIO(to_csv(found.table)))
     assert row["text"] == text == found.facts["rows"][0]["text"]
-    (row,) = csv.DictReader(io.StringIO(to_csv(found, spreadsheet=True)))
+    (row,) = csv.DictReader(io.StringIO(to_csv(found.table, spreadsheet=True)))
     assert row["text"] == (f"'{text}" if text[0] in "-=+@" else text)
     assert row["duration_s"] == str(found.facts["rows"][0]["duration_s"])
 
@@ -145,24 +146,22 @@ def test_csv_shows_no_escape(store: Store, monkeypatch) -> None:
     utterances = store.utterances.copy()
     utterances.loc[0, "text"] = "hello\x1b[2J"
     monkeypatch.setitem(store.__dict__, "utterances", utterances)
-    text = to_csv(answer(store, Question(wanted=Wanted(text="hello"))))
+    text = to_csv(answer(store, filters={"text": "hello"}).table)
     assert "hello\\x1b[2J" in text
     assert "\x1b" not in text
 
 
 def test_two_questions_at_once_are_refused(store: Store) -> None:
-    for question in (
-        Question(teachers=True, fitness=True),
-        Question(utterance="x", wanted=Wanted(wrong=True)),
-    ):
-        with pytest.raises(UserError, match="two questions"):
-            answer(store, question)
+    with pytest.raises(UserError, match="two questions"):
+        answer(store, teachers=True, fitness=True)
+    with pytest.raises(UserError, match="two questions"):
+        answer(store, utterance="x", filters={"wrong": True})
     with pytest.raises(UserError, match="not a table"):
-        to_csv(answer(store, Question()))
+        to_csv(answer(store, filters={"wrong": False, "label": None}).table)
 
 
 def test_how_teachers_do_is_what_their_units_recorded(store: Store) -> None:
-    found = answer(store, Question(teachers=True))
+    found = answer(store, teachers=True)
     assert json.loads(json.dumps(found.facts, allow_nan=False)) == found.facts
     assert len(found.facts) == 2 * 2 * 3
     names = {"training": "train", "validation": "validation", "test": "test"}
@@ -177,13 +176,13 @@ def test_how_teachers_do_is_what_their_units_recorded(store: Store) -> None:
         row["agreement"] for row in found.facts if (row["fold"], row["role"]) == (1, "test")
     )
     assert one["prosodic"] == other["linguistic"]
-    alone = answer(store, Question(teachers=True, fold=2, only=("prosodic",))).facts
+    alone = answer(store, teachers=True, fold=2, only=("prosodic",)).facts
     assert {(row["fold"], row["teacher"]) for row in alone} == {(2, "prosodic")}
 
 
 def test_every_order_that_is_offered_works(store: Store) -> None:
     for sort in SORTS:
-        found = answer(store, Question(wanted=Wanted(sort=sort, label="ang"))).facts
+        found = answer(store, filters={"sort": sort, "label": "ang"}).facts
         assert found["n_found"] == (store.utterances["label"] == "ang").sum()
 
 

@@ -9,11 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from rich.console import Console
 
 from featstore.core.schema import Corrupt, UserError
-from featstore.inspection import render_exports
-from featstore.inspection.compare import Sides, compare, rows
+from featstore.inspection import render
+from featstore.inspection.compare import compare, linear_cka, logit_drift, mean_cosine
+from featstore.inspection.query import flat, to_csv
 from featstore.store.arrays import read_array, read_metadata, write_array
 from featstore.store.store import Store
 from tests.featstore.store.kept_store import KEPT, copied
@@ -21,7 +25,7 @@ from tests.reliability.forgery import reseal
 
 
 def two(a: Path, b: Path, **how: Any) -> dict[str, Any]:
-    found = compare(Sides(Store.open(a), Store.open(b), **how))
+    found = compare(Store.open(a), Store.open(b), **how)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     return found
 
@@ -36,7 +40,7 @@ def rewritten(unit: Path, name: str, change: Callable[[Any], Any]) -> None:
 
 def shown(facts: dict[str, Any]) -> str:
     console = Console(width=100, file=io.StringIO(), emoji=False)
-    for part in render_exports.differences(facts):
+    for part in render.differences(facts):
         console.print(part, highlight=False, soft_wrap=isinstance(part, str))
     return console.file.getvalue()  # type: ignore[attr-defined]
 
@@ -122,7 +126,7 @@ class TestTwoStores:
             (1, "prosodic"), (2, "linguistic"),
         ]  # fmt: skip
         assert "only in A: lld, folds/01/linguistic, folds/02/prosodic" in shown(found)
-        named = two(KEPT, other, teacher="linguistic", other="mine")
+        named = two(KEPT, other, teacher="linguistic", counterpart="mine")
         assert [row["with"] for row in named["drift"]] == ["mine"]
         assert named["drift"][0]["max_abs_logit"] == 0
 
@@ -182,7 +186,7 @@ class TestTwoStores:
 
 class TestTwoTeachers:
     def test_are_compared_in_every_fold(self) -> None:
-        found = two(KEPT, KEPT, teacher="linguistic", other="prosodic")
+        found = two(KEPT, KEPT, teacher="linguistic", counterpart="prosodic")
         store = Store.open(KEPT)
         for row in found["drift"]:
             outputs = store.fold(row["fold"])
@@ -213,14 +217,49 @@ class TestTwoTeachers:
     )
     def test_that_are_not_two(self, teacher: str, other: str, told: str) -> None:
         with pytest.raises(UserError, match=told) as caught:
-            two(KEPT, KEPT, teacher=teacher, other=other)
+            two(KEPT, KEPT, teacher=teacher, counterpart=other)
         assert caught.value.hint
 
 
-def test_rows_are_flat(other: Path) -> None:
-    facts = two(KEPT, other)
-    found = rows(facts)
-    assert len(found) == 4
-    assert found[1]["teacher"] == "prosodic"
-    assert found[0]["agreement_test"] == 1
-    assert not any(isinstance(value, dict) for row in found for value in row.values())
+def test_drift_as_csv(other: Path) -> None:
+    table = flat(two(KEPT, other)["drift"], "_")
+    header, *rows = to_csv(table).splitlines()
+    assert header.startswith("fold,teacher,with,utterances,other_role,mean_abs_logit,")
+    assert header.endswith("mean_cosine,cka,agreement_training,agreement_validation,agreement_test")
+    assert len(rows) == 4
+    assert rows[1].startswith("1,prosodic,prosodic,8,0,0.0,")
+    assert rows[1].endswith(",1.0,1.0,1.0")
+
+
+FINITE = {"allow_nan": False, "allow_infinity": False}
+ARRAYS = hnp.arrays(np.float64, (6, 3), elements=st.floats(-50, 50, width=32, **FINITE))
+ROLES = np.array([1, 1, 2, 3, 3, 0], dtype=np.int8)
+
+
+@given(ARRAYS, ARRAYS)
+def test_drift_is_the_same_both_ways(a: Any, b: Any) -> None:
+    assert logit_drift(a, b, ROLES) == logit_drift(b, a, ROLES)
+    assert logit_drift(a, a, ROLES)["changed"] == 0
+
+
+@given(ARRAYS, st.floats(0.5, 9), st.integers(0, 5))
+def test_cka_knows_what_is_only_turned(x: Any, scale: float, shift: int) -> None:
+    turned = scale * np.roll(x, 1, axis=1) + shift
+    found = linear_cka(x, turned)
+    spread = np.ptp(x, axis=0).max()
+    if spread > 1e-3:
+        assert found == pytest.approx(1, abs=1e-6)
+    elif not spread:
+        assert found is None
+
+
+def test_cka_of_unrelated_embeddings_is_small() -> None:
+    rng = np.random.default_rng(1)
+    found = linear_cka(rng.normal(size=(2000, 4)), rng.normal(size=(2000, 7)))
+    assert found is not None
+    assert found < 0.01
+
+
+def test_cosine_of_other_widths_or_of_nothing() -> None:
+    assert mean_cosine(np.ones((3, 2)), np.ones((3, 4))) is None
+    assert mean_cosine(np.zeros((3, 2)), np.ones((3, 2))) is None
