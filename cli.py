@@ -475,23 +475,26 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Train one student per fold from cached targets. Resumes; finished folds are skipped."""
-    from distill.experiments import launch
+    from distill.experiments import cluster, launch
     from distill.experiments import terminal as render
-    from distill.experiments.resources import Resources
+    from distill.runs.request import RunRequest
 
     where = _executor(executor, slurm, partition, account, time, array_limit, wait, attach)
     settings = launch.run_settings(student, variant, preset, config, sets or [], seed)
-    order = launch.Order(
-        store=store, folds=fold, settings=settings, runs=runs,
+    request = RunRequest(
+        store=store, settings=settings, runs=runs, variant=variant, root=root, weights=weights,
         experiment=experiment or launch.experiment_name(settings.student.backbone, variant),
-        variant=variant, resources=Resources(device, jobs, threads, processes, nodes, where),
-        root=root, weights=weights, max_steps=max_steps, tensorboard=tensorboard,
+        device=cluster.device_of(device, where), threads=threads, max_steps=max_steps,
+        tensorboard=tensorboard,
     )  # fmt: skip
+    requests = launch.each_fold(request, fold)
     if dry_run:
-        found = launch.plan(order)
+        found = launch.plan(requests)
         _print(found, as_json, render.plan)
-        raise typer.Exit(launch.plan_exit_code(found["runs"]))
-    done = launch.launch(order)
+        raise typer.Exit(launch.plan_exit_code(found))
+    done = launch.launch(
+        requests, request.experiment, executor=where, jobs=jobs, processes=processes, nodes=nodes
+    )
     _print(done.to_dict(), as_json, render.outcomes)
     raise typer.Exit(done.exit_code)
 
@@ -539,24 +542,31 @@ def experiment(
     as_json: Json = False,
 ) -> None:
     """Train all rows of a table or figure. Equal runs are run once; it resumes."""
-    from distill.experiments import experiment_plan
+    from distill.experiments import cluster, launch
     from distill.experiments import rows as experiments
     from distill.experiments import terminal as render
-    from distill.experiments.grids import load_grid
-    from distill.experiments.resources import Resources
+    from distill.experiments.grid import load_grid
+    from distill.runs.request import RunRequest
 
     where = _executor(executor, slurm, partition, account, time, array_limit, wait, attach)
-    order = experiments.ExperimentOrder(
-        grid=load_grid(grid), store=store, folds=fold, runs=runs, n_seeds=seeds, seed=seed,
-        students=tuple(student or ()), preset=preset, config=config, sets=tuple(sets or ()),
-        resources=Resources(device, jobs, threads, processes, nodes, where), weights=weights,
-        root=root, max_steps=max_steps,
+    request = RunRequest(
+        store=store, runs=runs, device=cluster.device_of(device, where), threads=threads, root=root,
+        weights=weights, max_steps=max_steps,
     )  # fmt: skip
+    order = experiments.Experiment(
+        load_grid(grid), request, fold, seeds, seed, tuple(student or ()), preset, config,
+        tuple(sets or ()),
+    )  # fmt: skip
+    rows = experiments.opened(order)
     if dry_run:
-        found = experiment_plan.plan(order)
+        found = experiments.plan(order, rows)
         _print(found, as_json, render.experiment_plan)
-        raise typer.Exit(experiment_plan.exit_code(found))
-    done, rows = experiments.run_experiment(order)
+        raise typer.Exit(experiments.plan_exit_code(found))
+    experiments.write_rows(order, rows)
+    done = launch.launch(
+        experiments.runs_of(rows), order.grid.name, executor=where, jobs=jobs,
+        processes=processes, nodes=nodes,
+    )  # fmt: skip
     _print(experiments.summary(done, rows), as_json, render.experiment)
     raise typer.Exit(done.exit_code)
 

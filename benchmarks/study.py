@@ -9,7 +9,7 @@ from __future__ import annotations
 from benchmarks import stores
 from benchmarks.common import Answer, Bench, Row
 from distill.config import RunSettings
-from distill.experiments.grids import load_grid
+from distill.experiments.grid import load_grid
 from distill.runs.request import key_of
 from featstore.build.plan import Request, make_plan
 from featstore.core.schema import TaskFailed

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from distill.config import RunSettings
-from distill.experiments.launch import Order, launch, plan, run_settings
-from distill.experiments.resources import Resources
+from distill.experiments.launch import Done, each_fold, launch, run_settings
 from distill.model.student import Student
+from distill.runs.request import RunRequest
 from featstore.core.config import BuildSettings, CorpusSettings
 from featstore.core.schema import Corrupt, UserError
 from featstore.core.settings import load_toml, overrides, resolve
@@ -26,20 +26,20 @@ def damaged(small_store: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(small_store, tmp_path / "store"))
 
 
-def order(store: Path, tmp_path: Path, **fields: Any) -> Order:
+def trained(store: Path, tmp_path: Path, **fields: Any) -> Done:
     settings: RunSettings = run_settings("tiny", "full", None, None, ["optim.epochs=1"], None)
-    given = {"folds": "1", "settings": settings, "runs": tmp_path / "runs", "experiment": "e"}
-    return Order(
-        store=store, variant="full", resources=Resources("cpu", jobs=1), **(given | fields)
-    )
+    fields = {"settings": settings, "experiment": "e", "device": "cpu"} | fields
+    request = RunRequest(store, runs=tmp_path / "runs", **fields)
+    return launch(each_fold(request, "1"), "e", jobs=1)
 
 
 def test_a_fold_without_one_of_the_teachers_is_not_trained(damaged: Path, tmp_path: Path) -> None:
     shutil.rmtree(damaged / "folds/01/linguistic")
-    done = launch(order(damaged, tmp_path))
+    done = trained(damaged, tmp_path)
     assert done.exit_code == 2
-    assert "no teacher linguistic" in done.failed[0].error.message
-    assert "featstore build --fold 1" in done.failed[0].error.hint
+    _, error = done.failed["fold 1"]
+    assert "no teacher linguistic" in error.message
+    assert "featstore build --fold 1" in error.hint
 
 
 def test_a_store_without_a_teacher_at_all_says_how_to_do_without(
@@ -47,11 +47,11 @@ def test_a_store_without_a_teacher_at_all_says_how_to_do_without(
 ) -> None:
     for fold in ("01", "02"):
         shutil.rmtree(damaged / "folds" / fold / "linguistic")
-    done = launch(order(damaged, tmp_path))
-    assert "--set losses.teachers.linguistic.weight=0" in done.failed[0].error.hint
+    done = trained(damaged, tmp_path)
+    assert "--set losses.teachers.linguistic.weight=0" in done.failed["fold 1"][1].hint
     settings = run_settings("tiny", "no-linguistic", None, None, ["optim.epochs=1"], None)
-    done = launch(order(damaged, tmp_path, settings=settings))
-    assert [outcome.status for outcome in done.outcomes] == ["done"]
+    done = trained(damaged, tmp_path, settings=settings)
+    assert done.outcomes["fold 1"].status == "done"
 
 
 @pytest.mark.parametrize("name", ["folds/zarr.json", "folds/01/zarr.json"])
@@ -78,9 +78,7 @@ def test_an_empty_store_is_not_sound(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../../out", "/abs", "a\x1b[31m", "", "a/b"])
 def test_an_experiment_is_a_folder_s_name(small_store: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="--experiment"):
-        plan(order(small_store, tmp_path, experiment=name))
-    with pytest.raises(UserError, match="--experiment"):
-        launch(order(small_store, tmp_path, experiment=name))
+        trained(small_store, tmp_path, experiment=name)
     assert not (tmp_path / "runs").exists()
 
 

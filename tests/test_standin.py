@@ -17,11 +17,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from distill.config import RunSettings
-from distill.experiments.launch import Order, launch, run_settings
-from distill.experiments.resources import Resources
+from distill.experiments.launch import each_fold, launch, run_settings
 from distill.model.predict import predict_files
 from distill.model.student import Student
 from distill.report import collect, summarise
+from distill.runs.request import RunRequest
 from featstore.build.plan import Request
 from featstore.build.run import build
 from featstore.core.config import PRESETS, BuildSettings
@@ -93,14 +93,16 @@ def test_prosodic_teacher_is_not_below_functionals_with_a_linear_classifier(stor
 
 def test_students_report_and_prediction(store: Store, standin: Path, tmp_path: Path) -> None:
     settings: RunSettings = run_settings("tiny", "full", None, None, ["optim.epochs=2"], None)
-    order = Order(store.path, "1..10", settings, tmp_path, "tiny", "full", Resources("cpu"))
-    done = launch(order)
+    request = RunRequest(
+        store.path, settings=settings, runs=tmp_path, experiment="tiny", device="cpu"
+    )
+    done = launch(each_fold(request, "1..10"), "tiny")
     assert not done.failed
-    assert [outcome.status for outcome in done.outcomes] == ["done"] * 10
+    assert [outcome.status for outcome in done.outcomes.values()] == ["done"] * 10
     (study,) = summarise(collect([tmp_path])).studies
     assert {teacher.name for teacher in study.teachers} == {"linguistic", "prosodic"}
     assert study.students[0].results.pooled.n == 280
-    student = Student.from_pretrained(done.outcomes[0].folder / "student")
+    student = Student.from_pretrained(done.outcomes["fold 1"].folder / "student")
     wav = next(standin.glob("Session1/sentences/wav/*/*.wav"))
     table = predict_files(student, [wav])
     assert table[list(store.classes)].to_numpy().sum() == pytest.approx(1)

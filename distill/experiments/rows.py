@@ -6,270 +6,296 @@ by rows that come to the same settings, by experiments, and with runs made by ha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from distill.config import PRESETS, RunSettings, default_preset, refuse_unknown, run_key
-from distill.experiments.grids import Cell, Grid
+from distill.config import refuse_unknown, run_key
+from distill.experiments.grid import Cell, Grid
 from distill.experiments.launch import (
+    BEGINS,
+    Done,
+    RunState,
+    estimate,
     experiment_name,
     refuse_runs,
     require_encoders,
-    warn_of_teachers,
+    run_settings,
+    states,
+    weights_note,
 )
-from distill.experiments.resources import Resources
-from distill.metrics import spread
 from distill.runs.records import ExperimentRecord, Row, write_record
-from distill.runs.request import Outcome, RunRequest, key_of
+from distill.runs.request import Keys, RunRequest
+from distill.runs.status import over_folds
 from featstore.core.schema import UserError, listed
-from featstore.core.settings import choose, flat, load_toml, overrides, resolve
+from featstore.core.settings import flat, overrides
 from featstore.folds import parse_numbers
 from featstore.store import open_store
 from featstore.store.store import Store
 
-if TYPE_CHECKING:
-    from distill.experiments.running import Done
-
 
 @dataclass(frozen=True)
-class ExperimentOrder:
-    """What ``distill experiment`` is asked for.
+class Experiment:
+    """A grid on some folds and seeds.
 
     Attributes:
         grid: the rows.
-        store: where their targets are.
+        request: what all its runs share; a row decides settings, names and variant.
         folds: which folds, e.g. ``1..10``.
-        runs: where results go.
         n_seeds: how many seeds, counted up from the first.
         seed: the first; the settings' own where not given.
         students: in place of the grid's; its own where empty.
         preset: ``paper``, ``safe`` or ``tiny``; the student's own where not given.
         config: a file of settings for all rows.
         sets: ``--set`` flags for all rows.
-        resources: what the runs may use.
-        weights: the backbone's weights, where not in the cache.
-        root: the corpus, for a store without audio.
-        max_steps: stop each run after so many optimiser steps.
     """
 
     grid: Grid
-    store: Path | str
-    folds: str
-    runs: Path
+    request: RunRequest
+    folds: str = "all"
     n_seeds: int = 1
     seed: int | None = None
     students: tuple[str, ...] = ()
     preset: str | None = None
     config: Path | None = None
     sets: tuple[str, ...] = ()
-    resources: Resources = field(default_factory=Resources)
-    weights: Path | None = None
-    root: Path | None = None
-    max_steps: int | None = None
 
 
 @dataclass(frozen=True)
-class Line:
-    """A row of the grid for one student, or for a teacher alone.
+class RowRuns:
+    """A row of the grid for one student, or for a teacher alone, which needs no run.
 
     Attributes:
         label: the row's, and the student's where there are several.
         cell: the row.
         student: its backbone; empty for a teacher alone.
-        experiment: folder of its runs; empty for a teacher alone.
-        same: equal for rows that come to the same settings.
-        requests: its runs, by fold and seed.
+        requests: its runs, by seed and fold; those that equal another row's are that row's.
     """
 
     label: str
     cell: Cell
     student: str = ""
-    experiment: str = ""
-    same: str = ""
     requests: tuple[RunRequest, ...] = ()
 
     @property
     def teacher(self) -> str | None:
-        """The teacher that the row is about, if it is a teacher alone."""
+        """The teacher, where the row is a teacher alone."""
         return self.cell.row.teacher
 
-    def runs(self) -> Iterator[tuple[str, RunRequest]]:
-        """Each run with what tells it apart from every run that is another."""
-        for run in self.requests:
-            yield f"{self.experiment}/{self.same}/{run.fold}/{run.settings.seed}", run
 
-
-def lines(order: ExperimentOrder, folds: Sequence[int]) -> list[Line]:
+def rows_of(experiment: Experiment, folds: Sequence[int]) -> list[RowRuns]:
     """The rows with the runs that they need, teachers last.
 
     Raises:
         UserError: settings that no row can have, or that the rows vary themselves.
     """
-    _refuse_varied(order)
-    students = order.students or order.grid.students
-    _refuse_students(students)
-    if order.weights is not None and len(students) > 1:
+    _refuse_varied(experiment)
+    students = experiment.students or experiment.grid.students
+    for student in students:  # else it would fail in each of its runs
+        refuse_unknown(student)
+    if twice := [student for student in students if students.count(student) > 1]:
+        raise UserError(f"student {twice[0]}: given twice", "name each student once")
+    if experiment.request.weights is not None and len(students) > 1:
         raise UserError(
             f"--weights is for one backbone, here are {len(students)}: {', '.join(students)}",
             "name one: --student hubert-base --weights FILE",
         )
-    cells = order.grid.cells()
-    trained = [cell for cell in cells if cell.row.teacher is None]
-    rows = [
-        _line(order, cell, student, folds, several=len(students) > 1)
-        for student in students
-        for cell in trained
-    ]
-    return rows + [Line(cell.row.label, cell) for cell in cells if cell.row.teacher is not None]
+    cells = experiment.grid.cells()
+    rows: list[RowRuns] = []
+    runs: dict[tuple[object, ...], RunRequest] = {}
+    for student in students:
+        for cell in cells:
+            if cell.row.teacher is None:
+                label = f"{cell.row.label} · {student}" if len(students) > 1 else cell.row.label
+                requests = tuple(
+                    runs.setdefault(identity, request)
+                    for identity, request in _requests(experiment, cell, student, label, folds)
+                )
+                rows.append(RowRuns(label, cell, student, requests))
+    return rows + [RowRuns(cell.row.label, cell) for cell in cells if cell.row.teacher is not None]
 
 
-def runs_of(rows: Sequence[Line]) -> dict[str, RunRequest]:
+def _requests(
+    experiment: Experiment, cell: Cell, student: str, label: str, folds: Sequence[int]
+) -> Iterator[tuple[tuple[object, ...], RunRequest]]:
+    """A row's runs, each with what it shares with equal ones of other rows."""
+    first = run_settings(
+        student, cell.row.variant, experiment.preset, experiment.config, experiment.sets,
+        experiment.seed, cell.row.set,
+    )  # fmt: skip
+    name = experiment_name(student, cell.row.variant)
+    settings_key = run_key(first, "", ())
+    for seed in range(first.seed, first.seed + experiment.n_seeds):
+        for fold in folds:
+            yield (name, settings_key, fold, seed), replace(
+                experiment.request, fold=fold, settings=first.model_copy(update={"seed": seed}),
+                experiment=name, variant=cell.row.variant,
+                title=f"{label}, fold {fold}, seed {seed}",
+            )  # fmt: skip
+
+
+def runs_of(rows: Sequence[RowRuns]) -> list[RunRequest]:
     """All runs, each once: seed by seed and fold by fold, so that a part is a smaller whole."""
-    unique: dict[str, RunRequest] = {}
-    for line in rows:
-        for name, run in line.runs():
-            unique.setdefault(name, run)
-    order = sorted(unique.items(), key=lambda item: (item[1].settings.seed, item[1].fold))
-    return dict(order)
+    unique = {request.label: request for row in rows for request in row.requests}
+    return sorted(unique.values(), key=lambda one: (one.settings.seed, one.fold))
 
 
-def run_experiment(order: ExperimentOrder) -> tuple[Done, list[Line]]:
-    """Train what is not done yet; one failed run stops no other.
+def opened(experiment: Experiment) -> list[RowRuns]:
+    """The rows on the store's folds.
 
     Raises:
         UserError: the store, folds or settings are not there, or do not fit.
     """
-    from distill.experiments.running import run_all  # brings torch
+    refuse_runs(experiment.request.runs)
+    n_folds = len(open_store(experiment.request.store).folds)
+    return rows_of(experiment, parse_numbers(experiment.folds, n_folds))
 
-    store, rows = _opened(order)
-    require_encoders(run.settings for run in runs_of(rows).values())
-    students = "+".join(order.students or order.grid.students)
+
+def write_rows(experiment: Experiment, rows: Sequence[RowRuns]) -> Path:
+    """Write the experiment's record: its rows, and where the runs of each lie.
+
+    Raises:
+        UserError: an encoder needs a torchaudio that cannot be loaded.
+    """
+    require_encoders(runs_of(rows))
+    keys = Keys(open_store(experiment.request.store))
+    students = "+".join(experiment.students or experiment.grid.students)
+    grid = experiment.grid
     record = ExperimentRecord(
-        schema=1, name=order.grid.name, title=order.grid.title, student=students,
-        store=store.fingerprint(), rows=tuple(_record(store, line) for line in rows),
+        schema=1, name=grid.name, title=grid.title, student=students,
+        store=keys.store.fingerprint(), rows=tuple(_recorded(keys, row) for row in rows),
     )  # fmt: skip
-    write_record(order.runs, experiment_name(students, order.grid.name), record)
-
-    return run_all(partial(_requests, order), order.resources, order.grid.name), rows
+    return write_record(experiment.request.runs, experiment_name(students, grid.name), record)
 
 
-def _requests(order: ExperimentOrder) -> list[RunRequest]:
-    store, rows = _opened(order)
-    runs = list(runs_of(rows).values())
-    folds = sorted({run.fold for run in runs})
-    warn_of_teachers(store, folds, [run.settings for run in runs])
-    return runs
-
-
-def summary(done: Done, rows: Sequence[Line]) -> dict[str, Any]:
-    """Test scores of each row over its folds that are done, as plain data; fractions."""
-    unique = runs_of(rows)
-    table = []
-    for line in rows:
-        found = [done.by_label.get(unique[name].label) for name, _ in line.runs()]
-        scored = [one for one in found if one is not None and one.wa is not None]
-        if line.teacher is None:
-            spreads = {name: _over_folds(scored, name) for name in ("wa", "ua")}
-            stopped = sum(one is not None and one.status == "stopped" for one in found)
-            counts = {"runs": len(found), "done": len(scored), "stopped": stopped}
-            table.append({"row": line.label, **counts, **spreads})
-    failed = [
-        {"run": one.request.label, "message": one.error.message, "hint": one.error.hint}
-        for one in done.failed
-    ]
-    return {"rows": table, "failed": failed}
-
-
-def _opened(order: ExperimentOrder) -> tuple[Store, list[Line]]:
-    refuse_runs(order.runs)
-    store = open_store(order.store)
-    return store, lines(order, parse_numbers(order.folds, len(store.folds)))
-
-
-def _line(
-    order: ExperimentOrder, cell: Cell, student: str, folds: Sequence[int], several: bool
-) -> Line:
-    label = f"{cell.row.label} · {student}" if several else cell.row.label
-    first = _settings(order, cell, student)
-    experiment = experiment_name(student, cell.row.variant)
-    requests = []
-    for seed in range(first.seed, first.seed + order.n_seeds):
-        settings = first.model_copy(update={"seed": seed})
-        requests += [
-            RunRequest(
-                store=order.store, fold=fold, settings=settings, runs=order.runs,
-                experiment=experiment, variant=cell.row.variant, device=order.resources.device,
-                root=order.root, weights=order.weights, max_steps=order.max_steps,
-                title=f"{label}, fold {fold}, seed {seed}",
-            )
-            for fold in folds
-        ]  # fmt: skip
-    same = run_key(first, store="", teachers=())
-    return Line(label, cell, student, experiment, same, tuple(requests))
-
-
-def _settings(order: ExperimentOrder, cell: Cell, student: str) -> RunSettings:
-    preset = choose("--preset", order.preset or default_preset(student), PRESETS)
-    flags: dict[str, Any] = {"student": {"backbone": student}}
-    if order.seed is not None:
-        flags["seed"] = order.seed
-    config = load_toml(order.config) if order.config else {}
-    return resolve(RunSettings, preset, config, overrides(order.sets), cell.delta, flags)
-
-
-def _refuse_varied(order: ExperimentOrder) -> None:
-    """A flag for all rows must not be one that a row answers itself, or another flag."""
-    varied = {key for cell in order.grid.cells() for key in flat(cell.delta)}
-    given = flat(overrides(order.sets))
-    if "student.backbone" in given:
-        raise UserError(
-            f"--set student.backbone={given['student.backbone']}: the experiment has its students",
-            "name others with --student",
-        )
-    both = sorted(
-        key
-        for key in given
-        if any(f"{one}.".startswith(f"{key}.") or f"{key}.".startswith(f"{one}.") for one in varied)
-    )
-    if both:
-        raise UserError(
-            f"experiment {order.grid.name} varies these itself:\n{listed(both)}",
-            "leave them out of --set, or write a file of your own (distill/grids has some)",
-        )
-
-
-def _refuse_students(students: Sequence[str]) -> None:
-    """A name that is none would fail in each of its runs, one given twice is in every row twice."""
-    for student in students:
-        refuse_unknown(student)
-    if twice := [student for student in students if students.count(student) > 1]:
-        raise UserError(f"student {twice[0]}: given twice", "name each student once")
-
-
-def _record(store: Store, line: Line) -> Row:
-    key = next(filter(None, (_key(store, run) for run in line.requests)), "")
+def _recorded(keys: Keys, row: RowRuns) -> Row:
+    if row.teacher is not None:
+        return Row(label=row.label, teacher=row.teacher, point=row.cell.point)
+    key = next(filter(None, (_key(keys, request) for request in row.requests)), "")
     return Row(
-        label=line.label, teacher=line.teacher, experiment=line.experiment, key=key,
-        variant="" if line.teacher else line.cell.row.variant, point=line.cell.point,
+        label=row.label, experiment=row.requests[0].experiment, key=key,
+        variant=row.cell.row.variant, point=row.cell.point,
     )  # fmt: skip
 
 
-def _key(store: Store, run: RunRequest) -> str:
+def _key(keys: Keys, request: RunRequest) -> str:
     """The key of a row's runs; '' where this fold has no teachers to make it from."""
     try:
-        return key_of(store, run.fold, run.settings, run.weights)
+        return keys.folder(request).key
     except UserError:
         return ""
 
 
-def _over_folds(outcomes: Sequence[Outcome], name: str) -> dict[str, Any] | None:
-    """Mean and deviation over folds, each fold the mean of its seeds."""
-    by_fold: dict[int, list[float]] = {}
-    for outcome in outcomes:
-        by_fold.setdefault(outcome.fold, []).append(getattr(outcome, name))
-    means = [fmean(values) for values in by_fold.values()]
-    return asdict(spread(means)) if means else None
+# What is planned, and what came of it
+
+
+def plan(experiment: Experiment, rows: Sequence[RowRuns]) -> dict[str, Any]:
+    """``distill experiment --dry-run`` as plain data; touches nothing.
+
+    Raises:
+        UserError: the store is not there.
+    """
+    store = open_store(experiment.request.store)
+    folds = parse_numbers(experiment.folds, len(store.folds))
+    runs = {request.label: state for request, state in states(runs_of(rows))}
+    by_student: dict[str, dict[str, RunState]] = {}
+    for row in rows:
+        if row.teacher is None:
+            mine = {request.label: runs[request.label] for request in row.requests}
+            by_student.setdefault(row.student, {}).update(mine)
+    return {
+        "experiment": experiment.grid.name,
+        "title": experiment.grid.title,
+        "rows": [_planned(store, row, folds, runs) for row in rows],
+        "runs": dict(Counter(one.state for one in runs.values())),
+        "left": sum(one.state in BEGINS for one in runs.values()),
+        "estimates": [estimate(student, mine.values()) for student, mine in by_student.items()],
+        "weights": [
+            note
+            for student, mine in by_student.items()
+            if any(one.state in BEGINS for one in mine.values())
+            for note in _weights(student, experiment.request.weights)
+        ],
+    }
+
+
+def plan_exit_code(facts: Mapping[str, Any]) -> int:
+    """0 where every run could begin; else 2: a teacher, a fold or weights are not there."""
+    blocked = set(facts["runs"]) - {"done", *BEGINS}
+    teachers = any("missing" in row["runs"] for row in facts["rows"])
+    return 2 if blocked or teachers or any(one["missing"] for one in facts["weights"]) else 0
+
+
+def _planned(
+    store: Store, row: RowRuns, folds: Sequence[int], runs: Mapping[str, RunState]
+) -> dict[str, Any]:
+    if row.teacher is not None:
+        lacking = [fold for fold in folds if row.teacher not in store.teacher_names(fold)]
+        counts = Counter({"done": len(folds) - len(lacking), "missing": len(lacking)})
+        why = f"not in the store for fold(s) {', '.join(map(str, lacking))}" if lacking else ""
+    else:
+        mine = [runs[request.label] for request in row.requests]
+        counts = Counter(one.state for one in mine)
+        why = next((one.why for one in mine if one.why), "")
+    return {
+        "row": row.label,
+        "student": row.student or None,
+        "runs": {state: count for state, count in counts.items() if count},
+        "left": sum(counts[state] for state in BEGINS),
+        "why": why,
+    }
+
+
+def _weights(student: str, weights: Path | None) -> Iterator[dict[str, Any]]:
+    """What a student that would be trained needs first."""
+    try:
+        message, hint, missing = weights_note(student, weights), "", False
+    except UserError as error:
+        message, hint, missing = error.message, error.hint, True
+    if message:
+        yield {"student": student, "message": message, "hint": hint, "missing": missing}
+
+
+def summary(done: Done, rows: Sequence[RowRuns]) -> dict[str, Any]:
+    """Test scores of each row over its folds that are done, as plain data; fractions."""
+    table = []
+    for row in rows:
+        if row.teacher is not None:
+            continue
+        outcomes = [done.outcomes.get(request.label) for request in row.requests]
+        scored = [one for one in outcomes if one is not None and one.wa is not None]
+        stopped = sum(one is not None and one.status == "stopped" for one in outcomes)
+        counts = {"runs": len(outcomes), "done": len(scored), "stopped": stopped}
+        spreads = {
+            "wa": over_folds((one.fold, one.wa) for one in scored if one.wa is not None),
+            "ua": over_folds((one.fold, one.ua) for one in scored if one.ua is not None),
+        }
+        table.append({"row": row.label, **counts, **spreads})
+    failed = [
+        {"run": label, "message": error.message, "hint": error.hint}
+        for label, (_, error) in done.failed.items()
+    ]
+    return {"rows": table, "failed": failed}
+
+
+def _refuse_varied(experiment: Experiment) -> None:
+    """A flag for all rows must not be one that a row answers itself, or another flag."""
+    varied = {key for cell in experiment.grid.cells() for key in flat(cell.delta)}
+    flags = flat(overrides(experiment.sets))
+    if "student.backbone" in flags:
+        raise UserError(
+            f"--set student.backbone={flags['student.backbone']}: the experiment has its students",
+            "name others with --student",
+        )
+    both = sorted(
+        key
+        for key in flags
+        if any(f"{one}.".startswith(f"{key}.") or f"{key}.".startswith(f"{one}.") for one in varied)
+    )
+    if both:
+        raise UserError(
+            f"experiment {experiment.grid.name} varies these itself:\n{listed(both)}",
+            "leave them out of --set, or write a grid of your own (see distill/experiments/grids)",
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from featstore.inspection.render import clean, counted, percent, size, table, tasks
+from featstore.inspection.render import clean, counted, percent, table, tasks
 
 
 def plan(facts: Mapping[str, Any]) -> Iterator[Any]:
@@ -15,7 +15,7 @@ def plan(facts: Mapping[str, Any]) -> Iterator[Any]:
     for run in facts["runs"]:
         rows.add_row(str(run["fold"]), run["status"], clean(run["folder"] or run["why"]))
     yield rows
-    yield from _estimates([facts["estimate"]], facts["basis"])
+    yield _left(facts["estimate"])
     if facts["weights"]:
         yield clean(facts["weights"])
 
@@ -51,7 +51,7 @@ def experiment_plan(facts: Mapping[str, Any]) -> Iterator[Any]:
     yield rows
     total = sum(facts["runs"].values())
     yield f"{total} run(s) in all (rows share equal ones), {facts['left']} left to train"
-    yield from _estimates(facts["estimates"], facts["basis"])
+    yield from map(_left, facts["estimates"])
     for one in facts["weights"]:
         named = one["message"].startswith(f"{one['student']}: ")
         yield clean(one["message"] if named else f"{one['student']}: {one['message']}")
@@ -59,25 +59,15 @@ def experiment_plan(facts: Mapping[str, Any]) -> Iterator[Any]:
             yield clean(f"hint: {one['hint']}")
 
 
-def _estimates(found: Sequence[Mapping[str, Any]], basis: str) -> Iterator[str]:
-    for one in found:
-        yield clean(_estimate(one))
-    if any(one["measured_on"] and one["runs"] for one in found):
-        yield basis
-
-
-def _estimate(one: Mapping[str, Any]) -> str:
-    student, left = one["student"], one["runs"]
-    if not left:
-        return f"{student}: nothing to train"
-    if one["seconds"] is None:
-        return f"{student}: {left} run(s), no finished one yet to tell how long they take"
-    return (
-        f"{student}: {left} run(s) of about {one['seconds_a_run']:.0f} s, {one['jobs']} at a time: "
-        f"about {one['seconds'] / 60:.0f} min, {one['process_hours']:.2f} GPU-hours (on the CPU: "
-        f"process-hours), {size(one['bytes'])} of disk and {size(one['bytes_meanwhile'])} "
-        f"meanwhile (from {one['measured_on']} finished run(s))"
-    )
+def _left(student: Mapping[str, Any]) -> str:
+    """What is left to train of a student, and how long it took before."""
+    text = f"{student['student']}: {student['runs']} run(s) to train"
+    if student["runs"] and student["measured_on"]:
+        text += (
+            f", about {student['seconds_a_run']:.0f} s each "
+            f"(mean of {student['measured_on']} finished here)"
+        )
+    return clean(text)
 
 
 def experiment(facts: Mapping[str, Any]) -> Iterator[Any]:

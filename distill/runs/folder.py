@@ -46,13 +46,19 @@ class RunFolder:
         """The folder of a run, which need not exist."""
         return RunFolder(runs / experiment / key / f"fold{fold:02d}-seed{seed}")
 
-    def task(self, runs: Path) -> str:
-        """What the run is called among the tasks below ``runs``.
+    @property
+    def key(self) -> str:
+        """Names the runs that differ in nothing but fold and seed."""
+        return self.path.parent.name
 
-        >>> RunFolder.of(Path("runs"), "tiny-full", "0a1b", 3, 42).task(Path("runs"))
+    @property
+    def task(self) -> str:
+        """What the run is called among the tasks of all runs.
+
+        >>> RunFolder.of(Path("runs"), "tiny-full", "0a1b", 3, 42).task
         'tiny-full/0a1b/fold03-seed42'
         """
-        return self.path.relative_to(runs).as_posix()
+        return "/".join(self.path.parts[-3:])
 
     def finished(self) -> Run | None:
         """The run as it finished, checked; None where it has not finished.

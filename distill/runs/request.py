@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from distill.config import LossSettings, RunSettings, portable, run_key
 from distill.runs.folder import RunFolder
+from distill.runs.read import Run
 from featstore.core.config import cross_fitted
 from featstore.core.files import sha256_of
 from featstore.core.schema import UserError
@@ -20,11 +21,11 @@ class RunRequest:
     """What to train, and where; only ``settings`` and the store decide the numbers."""
 
     store: Path | str
-    fold: int
-    settings: RunSettings
-    runs: Path
-    experiment: str
-    variant: str
+    fold: int = 0
+    settings: RunSettings = field(default_factory=RunSettings)
+    runs: Path = Path("runs")
+    experiment: str = ""
+    variant: str = "full"
     device: str = "auto"
     threads: int | None = None
     root: Path | None = None
@@ -51,12 +52,17 @@ class Outcome:
     ua: float | None = None
     seconds: float = 0.0
 
+    @staticmethod
+    def skipped(run: Run, folder: RunFolder, why: str) -> Outcome:
+        """A run that was finished, with the scores that its predictions give."""
+        return Outcome(run.facts.fold, "skipped", folder.path, why, run.scores.wa, run.scores.ua)
+
 
 class Keys:
     """The keys of many runs of one store: what they share is read once."""
 
     def __init__(self, store: Store) -> None:
-        self._store, self._fingerprint = store, store.fingerprint()
+        self.store, self._fingerprint = store, store.fingerprint()
         self._teachers: dict[tuple[int, int], list[dict[str, Any]]] = {}
         self._weights: dict[Path, str] = {}
         self._students: dict[Any, Any] = {}
@@ -70,7 +76,7 @@ class Keys:
         settings = request.settings
         fold = request.fold, settings.targets.cross_fit
         if fold not in self._teachers:
-            self._teachers[fold] = _made_from(self._store, *fold)
+            self._teachers[fold] = _made_from(self.store, *fold)
         weights = request.weights
         if weights is not None and weights not in self._weights:
             self._weights[weights] = _given(weights)

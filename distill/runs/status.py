@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from distill.metrics import spread
-from distill.runs.read import RUN_FOLDER, LeftOut, Run, read_runs
+from distill.runs.read import LeftOut, Run, read_runs
 from distill.runs.records import FOLDER, ExperimentRecord
 from featstore.core.schema import UserError
 from featstore.jobs.status import AGAIN, counts, tasks_of
@@ -52,7 +52,7 @@ def runs_status(path: Path) -> dict[str, Any]:
 
 def _finished(run: Run) -> dict[str, Any]:
     scores = {"wa": run.scores.wa, "ua": run.scores.ua, "seconds": run.facts.seconds}
-    return {"run": run.place, "state": "done", "why": "", **scores}
+    return {"run": run.place, "state": "done", "why": "", "fold": run.facts.fold, **scores}
 
 
 def _left_out(one: LeftOut) -> dict[str, Any]:
@@ -98,14 +98,17 @@ def _row(label: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "row": label,
         "planned": len(runs),
         **counts(run["state"] for run in runs),
-        **{name: _over_folds(scored, name) for name in ("wa", "ua")},
+        **{name: over_folds((run["fold"], run[name]) for run in scored) for name in ("wa", "ua")},
     }
 
 
-def _over_folds(runs: Iterable[Mapping[str, Any]], name: str) -> dict[str, Any] | None:
-    """Mean and deviation over folds, each fold the mean of its seeds."""
-    by_fold: dict[str, list[float]] = {}
-    for run in runs:
-        if match := RUN_FOLDER.match(run["run"].rpartition("/")[2]):
-            by_fold.setdefault(match[1], []).append(run[name])
+def over_folds(scores: Iterable[tuple[int, float]]) -> dict[str, Any] | None:
+    """Mean and deviation over folds, each fold the mean of its seeds; None without a score.
+
+    >>> over_folds([(1, 0.5), (1, 0.7), (2, 0.4)])["mean"]
+    0.5
+    """
+    by_fold: dict[int, list[float]] = {}
+    for fold, score in scores:
+        by_fold.setdefault(fold, []).append(score)
     return asdict(spread([fmean(values) for values in by_fold.values()])) if by_fold else None

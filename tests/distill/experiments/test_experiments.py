@@ -9,26 +9,46 @@ import pandas as pd
 import pytest
 
 from distill.config import VARIANTS
-from distill.experiments import experiment_plan
 from distill.experiments import terminal as render
-from distill.experiments.grids import Grid, load_grid
-from distill.experiments.resources import Resources
-from distill.experiments.rows import ExperimentOrder, lines, run_experiment, runs_of, summary
+from distill.experiments.grid import Grid, load_grid
+from distill.experiments.launch import launch
+from distill.experiments.rows import (
+    Experiment,
+    opened,
+    plan,
+    plan_exit_code,
+    rows_of,
+    runs_of,
+    summary,
+    write_rows,
+)
 from distill.runs.folder import FAILED, RunFolder
 from distill.runs.records import read_records
+from distill.runs.request import Keys, RunRequest
 from featstore.core.schema import UserError
 from featstore.core.settings import flat
+from featstore.jobs.body import perform
 from featstore.store.store import Store
 from tests.distill.small_runs import results, settings_of, train
 
-SETS = ("optim.epochs=2",)
-ONE = Resources("cpu", jobs=1, threads=1)
+
+def order(store, runs, grid, device="cpu", weights=None, max_steps=None, **over):
+    grid = load_grid(grid) if isinstance(grid, str) else Grid.model_validate(grid)
+    request = RunRequest(
+        store, runs=runs, device=device, threads=1, weights=weights, max_steps=max_steps
+    )
+    fields = {"folds": "1", "students": ("tiny",), "sets": ("optim.epochs=2",)}
+    return Experiment(grid, request, **fields | over)
 
 
-def order(store, runs, grid, **over):
-    given = load_grid(grid) if isinstance(grid, str) else Grid.model_validate(grid)
-    fields = {"folds": "1", "students": ("tiny",), "sets": SETS, "resources": ONE}
-    return ExperimentOrder(grid=given, store=store, runs=runs, **fields | over)
+def run_experiment(order):
+    rows = opened(order)
+    write_rows(order, rows)
+    return launch(runs_of(rows), "test", jobs=1), rows
+
+
+def planned(order):
+    return plan(order, opened(order))
 
 
 def grid_of(*rows, **over):
@@ -38,19 +58,21 @@ def grid_of(*rows, **over):
 @pytest.fixture
 def here(monkeypatch):
     """Runs in this process, one after another, and what was run."""
-    from distill.experiments import running
+    from distill.experiments import launch as launching
 
     ran = []
 
-    def each(function, items, workers, **rest):
-        for item in items:
-            ran.append(item)
+    def carry_out(root, tasks, executor, **rest):
+        for task in tasks:
+            ran.append(task.work.request)
+            error = None
             try:
-                yield item, running.run_fold(item)
-            except Exception as error:
-                yield item, error
+                perform(root, task)
+            except Exception as failure:
+                error = failure
+            yield task, error
 
-    monkeypatch.setattr(running, "each", each)
+    monkeypatch.setattr(launching, "carry_out", carry_out)
     return ran
 
 
@@ -59,11 +81,11 @@ def here(monkeypatch):
 
 def test_every_row_fold_and_seed_once(small_store, tmp_path):
     asked = order(small_store, tmp_path, "table2", folds="1..2", n_seeds=3, seed=7)
-    rows = lines(asked, [1, 2])
+    rows = rows_of(asked, [1, 2])
     assert [line.label for line in rows if line.teacher] == [
         "w/o student and linguistic teacher", "w/o student and prosodic teacher",
     ]  # fmt: skip
-    runs = list(runs_of(rows).values())
+    runs = runs_of(rows)
     assert len(runs) == 6 * 2 * 3
     assert [run.settings.seed for run in runs] == sorted(run.settings.seed for run in runs)
     for seed in (7, 8, 9):
@@ -78,23 +100,26 @@ def test_equal_settings_are_one_run_within_and_across_experiments(small_store, t
         {"label": "a"}, {"label": "b", "set": {"losses": {"alpha": 1.0}}},
         {"label": "c", "set": {"losses": {"alpha": 0.5}}},
     )  # fmt: skip
-    rows = lines(order(small_store, tmp_path, both), [1])
+    rows = rows_of(order(small_store, tmp_path, both), [1])
     assert len(runs_of(rows)) == 2
-    figure = runs_of(lines(order(small_store, tmp_path, "figure2"), [1]))
-    table = runs_of(lines(order(small_store, tmp_path, "table2"), [1]))
-    shared = set(figure) & set(table)
-    assert len(shared) == 1  # tau 0.5 without the linguistic teacher
-    [run] = [table[name] for name in shared]
-    assert run.variant == "no-linguistic"
+    keys = Keys(Store.open(small_store))
+    figure, table = (
+        {
+            keys.folder(run).path: run
+            for run in runs_of(rows_of(order(small_store, tmp_path, name), [1]))
+        }
+        for name in ("figure2", "table2")
+    )
+    (shared,) = set(figure) & set(table)  # tau 0.5 without the linguistic teacher
+    assert table[shared].variant == "no-linguistic"
 
 
 def test_a_row_is_where_distill_run_leaves_it(here, small_store, tmp_path):
     by_hand = train(small_store, tmp_path, experiment="tiny-full")
     done, rows = run_experiment(order(small_store, tmp_path, grid_of({"label": "a"})))
-    [outcome] = done.outcomes
+    [outcome] = done.outcomes.values()
     assert (outcome.status, outcome.folder) == ("skipped", by_hand.folder)
-    assert here[0].settings == settings_of()
-    assert rows[0].experiment == "tiny-full"
+    assert rows[0].requests[0].settings == settings_of()
 
 
 @pytest.mark.parametrize(
@@ -109,14 +134,14 @@ def test_a_row_is_where_distill_run_leaves_it(here, small_store, tmp_path):
 )
 def test_what_the_rows_answer_is_not_for_a_flag(grid, flag, small_store, tmp_path):
     with pytest.raises(UserError, match="varies these itself") as caught:
-        lines(order(small_store, tmp_path, grid, sets=(flag,)), [1])
+        rows_of(order(small_store, tmp_path, grid, sets=(flag,)), [1])
     assert flag.split("=")[0] in caught.value.message
-    lines(order(small_store, tmp_path, grid, sets=("losses.gamma=3",)), [1])
+    rows_of(order(small_store, tmp_path, grid, sets=("losses.gamma=3",)), [1])
 
 
 def test_several_students_share_the_teachers_rows(small_store, tmp_path):
     asked = order(small_store, tmp_path, "table2", students=("tiny", "random:hubert-base"))
-    labels = [line.label for line in lines(asked, [1])]
+    labels = [line.label for line in rows_of(asked, [1])]
     assert len(labels) == len(set(labels)) == 2 * 6 + 2
     assert labels[0] == "Ours · tiny"
     assert labels[-2:] == [
@@ -127,8 +152,9 @@ def test_several_students_share_the_teachers_rows(small_store, tmp_path):
 def test_one_file_of_weights_is_for_one_backbone(small_store, tmp_path):
     asked = order(small_store, tmp_path, "table1", students=(), weights=tmp_path / "hubert.pth")
     with pytest.raises(UserError, match="here are 2: hubert-base, hubert-large"):
-        lines(asked, [1])
-    assert [line.label for line in lines(replace(asked, weights=None), [1])] == [
+        rows_of(asked, [1])
+    both = rows_of(order(small_store, tmp_path, "table1", students=()), [1])
+    assert [line.label for line in both] == [
         "EmoDistill · hubert-base", "EmoDistill · hubert-large",
     ]  # fmt: skip
 
@@ -166,10 +192,10 @@ def test_a_failed_run_is_told_and_stops_none(here, small_store, tmp_path, capsys
     ]
     assert len(list(tmp_path.rglob(FAILED))) == 2
     json.dumps(told, allow_nan=False)
-    planned = experiment_plan.plan(asked)
-    assert [row["runs"] for row in planned["rows"]] == [{"again": 2}, {"done": 2}]
-    assert "it failed: " in planned["rows"][0]["why"]
-    assert experiment_plan.exit_code(planned) == 0  # they would be tried again
+    facts = planned(asked)
+    assert [row["runs"] for row in facts["rows"]] == [{"again": 2}, {"done": 2}]
+    assert "it failed: " in facts["rows"][0]["why"]
+    assert plan_exit_code(facts) == 0  # they would be tried again
 
 
 def test_its_summary_is_that_of_the_predictions(here, small_store, tmp_path):
@@ -221,17 +247,17 @@ def test_resumed_it_is_what_it_would_have_been(here, small_store, tmp_path):
     whole = order(small_store, tmp_path / "whole", grid_of({"label": "a"}, {"label": "b", "set": {
         "losses": {"alpha": 0.0}}}))  # fmt: skip
     run_experiment(whole)
-    cut = replace(whole, runs=tmp_path / "cut")
-    done, rows = run_experiment(replace(cut, max_steps=3))
+    cut = replace(whole, request=replace(whole.request, runs=tmp_path / "cut"))
+    done, rows = run_experiment(replace(cut, request=replace(cut.request, max_steps=3)))
     facts = summary(done, rows)
     assert [(row["done"], row["stopped"]) for row in facts["rows"]] == [(0, 1), (0, 1)]
     assert "stopped by --max-steps, in 2 run(s)" in list(render.experiment(facts))[-1]
-    assert [row["runs"] for row in experiment_plan.plan(cut)["rows"]] == [{"resume": 1}] * 2
+    assert [row["runs"] for row in planned(cut)["rows"]] == [{"resume": 1}] * 2
     run_experiment(cut)
-    folders = [sorted(run.runs.rglob("fold01-seed42")) for run in (whole, cut)]
+    folders = [sorted(run.request.runs.rglob("fold01-seed42")) for run in (whole, cut)]
     assert [results(folder) for folder in folders[0]] == [results(folder) for folder in folders[1]]
     again, _ = run_experiment(cut)
-    assert {outcome.status for outcome in again.outcomes} == {"skipped"}
+    assert {outcome.status for outcome in again.outcomes.values()} == {"skipped"}
 
 
 # The plan
@@ -239,50 +265,43 @@ def test_resumed_it_is_what_it_would_have_been(here, small_store, tmp_path):
 
 def test_the_plan_touches_nothing_and_says_what_is_left(here, small_store, tmp_path):
     asked = order(small_store, tmp_path / "runs", "table2", folds="1..2")
-    planned = experiment_plan.plan(asked)
-    assert planned["runs"] == {"run": 12}
-    assert planned["rows"][0]["runs"] == {"run": 2}
-    assert planned["rows"][-1]["runs"] == {"done": 2}  # a teacher, read from the store
-    assert planned["estimates"] == [{
-        "student": "tiny", "runs": 12, "jobs": 1, "processes": 1, "seconds_a_run": None,
-        "seconds": None, "process_hours": None, "bytes": None, "bytes_meanwhile": None,
-        "measured_on": 0,
-    }]  # fmt: skip
+    facts = planned(asked)
+    assert facts["runs"] == {"run": 12}
+    assert facts["rows"][0]["runs"] == {"run": 2}
+    assert facts["rows"][-1]["runs"] == {"done": 2}  # a teacher, read from the store
+    assert facts["estimates"] == [
+        {"student": "tiny", "runs": 12, "seconds_a_run": None, "measured_on": 0}
+    ]
     assert not (tmp_path / "runs").exists()
     run_experiment(replace(asked, folds="1"))
-    planned = experiment_plan.plan(asked)
-    assert planned["runs"] == {"done": 6, "run": 6}
-    [estimate] = planned["estimates"]
+    facts = planned(asked)
+    assert facts["runs"] == {"done": 6, "run": 6}
+    [estimate] = facts["estimates"]
     took = [json.loads(path.read_text())["seconds"] for path in tmp_path.rglob("run.json")]
-    assert estimate["seconds"] == pytest.approx(6 * fmean(took))
-    assert estimate["process_hours"] == pytest.approx(6 * fmean(took) / 3600)
-    files = [path for path in tmp_path.glob("runs/*-*/**/*") if path.is_file()]
-    assert estimate["bytes"] == sum(path.stat().st_size for path in files)
-    four = replace(asked.resources, processes=2, nodes=2)
-    [estimate] = experiment_plan.plan(replace(asked, resources=four))["estimates"]
-    assert (estimate["jobs"], estimate["processes"]) == (1, 4)
-    assert estimate["process_hours"] == pytest.approx(4 * 6 * fmean(took) / 3600)
-    assert experiment_plan.exit_code(planned) == 0
+    assert estimate["seconds_a_run"] == pytest.approx(fmean(took))
+    assert (estimate["runs"], estimate["measured_on"]) == (6, 6)
+    assert "(mean of 6 finished here)" in "".join(map(str, render.experiment_plan(facts)))
+    assert plan_exit_code(facts) == 0
 
 
 def test_a_plan_that_cannot_begin_everywhere(small_store, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    planned = experiment_plan.plan(order(small_store, tmp_path, "table2", folds="1..3"))
-    assert planned["rows"][0]["runs"] == {"run": 2, "missing": 1}
-    assert planned["rows"][-1]["why"] == "not in the store for fold(s) 3"
-    assert experiment_plan.exit_code(planned) == 2
-    planned = experiment_plan.plan(order(small_store, tmp_path, "table1", students=()))
-    assert [one["student"] for one in planned["weights"]] == ["hubert-base", "hubert-large"]
-    for one in planned["weights"]:
+    facts = planned(order(small_store, tmp_path, "table2", folds="1..3"))
+    assert facts["rows"][0]["runs"] == {"run": 2, "missing": 1}
+    assert facts["rows"][-1]["why"] == "not in the store for fold(s) 3"
+    assert plan_exit_code(facts) == 2
+    facts = planned(order(small_store, tmp_path, "table1", students=()))
+    assert [one["student"] for one in facts["weights"]] == ["hubert-base", "hubert-large"]
+    for one in facts["weights"]:
         assert one["missing"]
         assert one["hint"]
-    assert experiment_plan.exit_code(planned) == 2
+    assert plan_exit_code(facts) == 2
 
 
 def test_a_row_s_settings_are_all_that_tells_it_from_another(small_store, tmp_path):
     for name in ("table2", "figure2", "controls", "options"):
-        runs = runs_of(lines(order(small_store, tmp_path, name), [1])).values()
+        runs = runs_of(rows_of(order(small_store, tmp_path, name), [1]))
         for run in runs:
             told = flat(run.settings.model_dump(mode="json"))
             differing = {k for k, v in flat(settings_of().model_dump(mode="json")).items()

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 import cli
 from distill.config import RunSettings
-from distill.experiments.grids import load_grid, shipped
+from distill.experiments.grid import load_grid, shipped
 from distill.report import published
 from featstore.core.schema import UserError
 from featstore.core.settings import resolve

@@ -1,27 +1,27 @@
 """distill/experiments/launch.py: many folds at once are the folds one by one."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from distill.config import RunSettings
 from distill.experiments.launch import (
-    Order,
+    Done,
+    each_fold,
     experiment_name,
     launch,
     plan,
     run_settings,
 )
-from distill.experiments.resources import Resources
-from featstore.core.schema import UserError
-from tests.distill.small_runs import copied, flip_byte, folder_of, results, settings_of, train
+from distill.runs.request import Outcome
+from featstore.core.schema import Corrupt, Refused, TaskFailed, UserError
+from featstore.jobs.task import standings
+from tests.distill.small_runs import copied, flip_byte, request, results, settings_of, train
 
 
-def order(store, runs, **over):
-    fields = {"folds": "1..2", "settings": settings_of(), "experiment": "test"}
-    resources = Resources(device="cpu", jobs=over.pop("jobs", None), threads=1)
-    fields |= {"variant": "full", "resources": resources}
-    return Order(store=store, runs=runs, **fields | over)
+def requests(store, runs, folds="1..2", **over):
+    return each_fold(request(store, runs, **over), folds)
 
 
 # Settings from flags
@@ -91,7 +91,7 @@ def test_the_plan_knows_what_became_of_each_fold(finished, small_store, tmp_path
     half = train(small_store, tmp_path / "runs", fold=1, experiment="half", max_steps=1)
 
     def statuses(**over):
-        rows = plan(order(small_store, runs, **over))["runs"]
+        rows = plan(requests(small_store, runs, **over))["runs"]
         return {row["fold"]: row["status"] for row in rows}
 
     assert statuses(folds="1..3") == {1: "done", 2: "done", 3: "missing"}
@@ -100,10 +100,10 @@ def test_the_plan_knows_what_became_of_each_fold(finished, small_store, tmp_path
     flip_byte(finished_copy(runs, 2) / "predictions.parquet")
     assert statuses() == {1: "done", 2: "damaged"}
 
-    rows = plan(order(small_store, runs, folds="2..3"))["runs"]
+    rows = plan(requests(small_store, runs, "2..3"))["runs"]
     assert "predictions.parquet is not the one" in rows[0]["why"]
     assert "fold 3: no teacher" in rows[1]["why"]
-    (row,) = plan(order(small_store, runs, folds="1", experiment="half"))["runs"]
+    (row,) = plan(requests(small_store, runs, "1", experiment="half"))["runs"]
     assert row["folder"] == str(half.folder)
     assert not (runs / "test" / half.folder.parent.name / "fold03-seed42").exists()
 
@@ -116,19 +116,19 @@ def finished_copy(runs: Path, fold: int) -> Path:
 def test_folds_that_the_store_does_not_have(small_store, tmp_path):
     for folds in ("0", "9..11", "two"):
         with pytest.raises(UserError, match=f"--fold {folds}"):
-            plan(order(small_store, tmp_path, folds=folds))
+            requests(small_store, tmp_path, folds)
     with pytest.raises(UserError, match="no store there"):
-        launch(order(tmp_path / "nothing", tmp_path))
+        requests(tmp_path / "nothing", tmp_path)
 
 
 # Folds over processes
 
 
 def test_two_processes_leave_what_one_left_after_the_other(finished, small_store, tmp_path, capsys):
-    done = launch(order(small_store, tmp_path, jobs=2))
-    assert done.failed == []
+    done = launch(requests(small_store, tmp_path), "test", jobs=2)
+    assert not done.failed
     assert done.exit_code == 0
-    by_fold = {outcome.fold: outcome for outcome in done.outcomes}
+    by_fold = {outcome.fold: outcome for outcome in done.outcomes.values()}
     assert sorted(by_fold) == [1, 2]
     for fold, outcome in by_fold.items():
         assert outcome.status == "done"
@@ -142,12 +142,56 @@ def test_two_processes_leave_what_one_left_after_the_other(finished, small_store
     assert table["folds"][0]["folder"] == str(by_fold[1].folder)
 
 
-def test_a_request_is_the_order_for_one_fold(small_store, tmp_path):
-    asked = order(small_store, tmp_path, max_steps=3, root=tmp_path, tensorboard=True)
-    request = asked.request(2)
-    assert request.fold == 2
-    for name in ("store", "settings", "runs", "experiment", "variant", "root", "weights",
-                 "max_steps", "tensorboard"):  # fmt: skip
-        assert getattr(request, name) == getattr(asked, name)
-    assert (request.device, request.threads) == ("cpu", 1)
-    assert folder_of(request).path.name == "fold02-seed42"
+def test_one_failure_stops_none_and_is_said_at_once(tmp_path, capsys):
+    one, two, four = (request(tmp_path, tmp_path, fold=fold) for fold in (1, 2, 4))
+    done = Done()
+    done.add(one, Corrupt("folds/01/x: torn\x1b[31m\nsecond line", "build it again"))
+    done.add(two, Outcome(2, "done", tmp_path, wa=0.5, ua=0.25))
+    done.add(four, TaskFailed("RuntimeError: out of memory"))
+    said = capsys.readouterr().err
+    assert "error: fold 1: folds/01/x: torn\\x1b[31m\nsecond line\n" in said
+    assert "hint: build it again\n" in said
+    assert "error: fold 4: RuntimeError: out of memory\n" in said
+    done.add(replace(four, fold=5), TaskFailed("RuntimeError: out of memory"))
+    assert capsys.readouterr().err == ""  # the same mistake
+    facts = done.to_dict()
+    assert [row["fold"] for row in facts["folds"]] == [2]
+    assert facts["failed"]["1"]["hint"] == "build it again"
+    assert (list(facts["failed"]), done.exit_code) == (["1", "4", "5"], 3)
+
+
+@pytest.mark.parametrize(
+    ("errors", "code"),
+    [
+        ([], 0),
+        ([TaskFailed("")], 1),
+        ([UserError(""), TaskFailed("")], 2),
+        ([Corrupt(""), UserError("")], 3),
+        ([TaskFailed(""), Refused(""), Corrupt("")], 4),
+    ],
+)
+def test_the_exit_code_is_the_gravest(errors, code):
+    done = Done()
+    for fold, error in enumerate(errors):
+        done.add(request(Path(), Path(), fold=fold), error)
+    assert done.exit_code == code
+
+
+def test_a_process_that_is_killed_fails_its_run_alone(small_store, tmp_path, monkeypatch):
+    """Folds that fail before they begin are said with the others; a killed one is noted."""
+    monkeypatch.setattr("distill.experiments.launch.carry_out", killing)
+    done = launch(requests(small_store, tmp_path, "1..3"), "test", jobs=1)
+    assert sorted(done.failed) == ["fold 1", "fold 2", "fold 3"]
+    assert done.exit_code == 2  # fold 3 has no teacher
+    assert [one.state for one in standings(tmp_path)] == ["failed", "failed"]
+
+
+def killing(root, tasks, executor, **rest):
+    for task in tasks:
+        yield task, TaskFailed("its process was killed by the system, or crashed")
+
+
+def test_processes_that_nobody_has_started(small_store, tmp_path):
+    with pytest.raises(UserError, match="--processes 2 --nodes 1, but 1 process") as caught:
+        launch(requests(small_store, tmp_path), "test", processes=2)
+    assert "torchrun --nproc-per-node 2" in caught.value.hint

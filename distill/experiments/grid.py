@@ -142,7 +142,7 @@ def load_grid(name: str) -> Grid:
     try:
         return resolve(Grid, {"title": stem}, table, {"name": stem})
     except UserError as error:
-        hint = "mend the file; those of distill/grids are examples"
+        hint = "mend the file; those of distill/experiments/grids are examples"
         raise UserError(f"{name}: {error.message}", hint) from error
 
 
