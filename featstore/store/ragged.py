@@ -6,12 +6,12 @@ they are needed. zarr-python, some forty times slower, is the tests' reference.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import math
 import mmap
 import os
-import resource
-import sys
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,15 @@ import numpy.typing as npt
 
 from featstore.core.schema import Corrupt, Refused
 from featstore.store.arrays import MAX_CHUNK_BYTES, REBUILD, check_crc, read_array, read_metadata
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.mmap.restype = ctypes.c_void_p
+_LIBC.mmap.argtypes = (
+    ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_longlong,
+)  # fmt: skip
+_LIBC.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_LIBC.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_MAP_FAILED = ctypes.c_void_p(-1).value
 
 MAX_UTTERANCE_BYTES = 64 * 1024**2
 """Ten minutes, the longest that a build accepts, take a third of it."""
@@ -53,11 +62,13 @@ class Ragged:
         self._sums, self._chunk_rows = sums, meta.chunk_rows
         self._unchecked = [check] * meta.n_chunks
         self._names = [f"values/{name}" for name, _ in meta.files()]
-        _allow_open_files(meta.n_chunks)
         self._files = [_map(folder / "values" / name, size) for name, size in meta.files()]
         count = math.prod(meta.chunk_shape)
         self._chunks = [
-            np.frombuffer(file, meta.dtype, count).reshape(meta.chunk_shape) for file in self._files
+            np.frombuffer(memoryview(file).toreadonly(), meta.dtype, count).reshape(
+                meta.chunk_shape
+            )
+            for file in self._files
         ]
 
     def __len__(self) -> int:
@@ -89,7 +100,7 @@ class Ragged:
             yield self.read(index)
             now = int(self.offsets[index + 1]) // self._chunk_rows
             for chunk in range(begun, now):
-                self._files[chunk].madvise(mmap.MADV_DONTNEED)
+                _LIBC.madvise(self._files[chunk], len(self._files[chunk]), mmap.MADV_DONTNEED)
             begun = now
 
     def read_into(self, index: int, out: npt.NDArray[Any]) -> None:
@@ -149,30 +160,28 @@ class Ragged:
 
     def _check_crc(self, chunk: int) -> None:
         first = chunk * self._chunk_rows
-        with memoryview(self._files[chunk]) as whole:
-            check_crc(
-                whole,
-                f"{self.folder}/values, chunk {chunk} (rows from {first}, {self._chunk_rows} rows)",
-            )
+        check_crc(
+            memoryview(self._files[chunk]).cast("B"),
+            f"{self.folder}/values, chunk {chunk} (rows from {first}, {self._chunk_rows} rows)",
+        )
 
 
-def _allow_open_files(n: int) -> None:
-    """Before Python 3.13 a map keeps its file open, and a large store has thousands."""
-    if sys.version_info < (3, 13):
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if soft != resource.RLIM_INFINITY:
-            more = soft + n if hard == resource.RLIM_INFINITY else min(soft + n, hard)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
+def _map(path: Path, n_bytes: int) -> ctypes.Array[ctypes.c_ubyte]:
+    """A file's bytes in memory, to read only.
 
-
-def _map(path: Path, n_bytes: int) -> mmap.mmap:
+    Python's own ``mmap`` keeps each file open before 3.13, and a large store has thousands.
+    """
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size != n_bytes:
                 raise Corrupt(f"{path}: {size} bytes instead of {n_bytes}", REBUILD)
-            if sys.version_info >= (3, 13):
-                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ, trackfd=False)
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            place = _LIBC.mmap(None, n_bytes, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), 0)
     except FileNotFoundError:
         raise Corrupt(f"{path}: missing", REBUILD) from None
+    if place == _MAP_FAILED:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(path))
+    region = (ctypes.c_ubyte * n_bytes).from_address(place)
+    weakref.finalize(region, _LIBC.munmap, place, n_bytes).atexit = False
+    return region
