@@ -138,12 +138,10 @@ def _remove(wrapper: Path) -> None:
 
 def _write_record(staging: Staging, identity: Identity) -> None:
     """Fsync every file and folder of the staging folder, then list them in its record."""
-    names = sorted(files_below(staging.folder))
     files = {}
-    for name in names:
-        path = staging.folder / name
-        fsync_file(path)
-        files[name] = [path.stat().st_size, sha256_of(path)]
+    for name, size in sorted(files_below(staging.folder).items()):
+        fsync_file(staging.folder / name)
+        files[name] = [size, sha256_of(staging.folder / name)]
     record: dict[str, Any] = {
         "schema": SCHEMA,
         "unit": identity.unit,

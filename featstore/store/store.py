@@ -159,13 +159,13 @@ class Store:
 
     def units(self) -> list[str]:
         """What stands in a unit's place, in a fixed order; :meth:`unit` tells whether it is one."""
-        found = [unit for unit in SHARED_UNITS if os.path.lexists(self.path / unit)]
+        units = [unit for unit in SHARED_UNITS if os.path.lexists(self.path / unit)]
         for top in ("folds", "weights"):
             places = (self.path / top).glob("*/*")
             folders = [place for place in places if place.is_dir() or place.is_symlink()]
             names = (f"{top}/{place.parent.name}/{place.name}" for place in folders)
-            found += sorted(name for name in names if TEACHER_UNIT.match(name))
-        return found
+            units += sorted(name for name in names if TEACHER_UNIT.match(name))
+        return units
 
     def groups(self) -> list[Path]:
         """The folders between the root and the teachers' units: Zarr groups, so that any reader
@@ -287,8 +287,8 @@ class Store:
         names = self.target_names(fold)
         if not cross_fit:
             return [name for name in names if not CROSS_FITTED.match(name)]
-        found = filter(None, map(CROSS_FITTED.match, names))
-        return [match["teacher"] for match in found if match["parts"] == str(cross_fit)]
+        matches = filter(None, map(CROSS_FITTED.match, names))
+        return [match["teacher"] for match in matches if match["parts"] == str(cross_fit)]
 
     def fold(
         self, number: int, *, cross_fit: int = 0, deep: bool = False

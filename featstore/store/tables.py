@@ -40,9 +40,10 @@ def read_table(unit: Unit, name: str, columns: Mapping[str, str]) -> pd.DataFram
 
     try:
         about = parquet.read_metadata(path)
-        found = {field.name: field.type for field in about.schema.to_arrow_schema()}
-        if about.num_rows > MAX_ROWS or not _fits(found, columns):
-            raise Refused(f"{unit.unit}/{name}: {about.num_rows} rows of {_told(found)}", REPAIR)
+        types = {field.name: field.type for field in about.schema.to_arrow_schema()}
+        if about.num_rows > MAX_ROWS or not _fits(types, columns):
+            held = ", ".join(f"{key} {kind}" for key, kind in list(types.items())[:12])
+            raise Refused(f"{unit.unit}/{name}: {about.num_rows} rows of {held}", REPAIR)
         if packed(about):
             raise Refused(f"{unit.unit}/{name}: larger inside than any corpus", REPAIR)
         texts = [key for key, kind in columns.items() if kind == "str"]
@@ -61,13 +62,13 @@ def read_table(unit: Unit, name: str, columns: Mapping[str, str]) -> pd.DataFram
     return frame
 
 
-def _fits(found: Mapping[str, Any], columns: Mapping[str, str]) -> bool:
+def _fits(types: Mapping[str, Any], columns: Mapping[str, str]) -> bool:
     """Whether the columns are those, in that order, of those kinds."""
     import pyarrow
 
     kinds = {"str": (pyarrow.string(), pyarrow.large_string()), "float64": (pyarrow.float64(),)}
-    return list(found) == list(columns) and all(
-        found[name] in kinds[kind] for name, kind in columns.items()
+    return list(types) == list(columns) and all(
+        types[name] in kinds[kind] for name, kind in columns.items()
     )
 
 
@@ -80,10 +81,6 @@ def packed(about: Any) -> bool:
     return sum(column.total_uncompressed_size for column in columns) > MAX_BYTES or not {
         column.compression for column in columns
     } <= {"SNAPPY", "UNCOMPRESSED"}
-
-
-def _told(found: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {kind}" for name, kind in list(found.items())[:12])
 
 
 def _decoded_bytes(column: Any) -> int:

@@ -91,6 +91,18 @@ class Unit:
         for fault in misfits(self.path, sizes):
             raise Corrupt(f"{self.unit}/{fault}", REPAIR)
 
+    def differing(self, names: Collection[str]) -> list[str]:
+        """Those files whose SHA-256 is not the record's; no longer there counts as such."""
+
+        def differs(name: str) -> bool:
+            try:
+                return sha256_of(self.path / name) != self.files[name][1]
+            except FileNotFoundError:
+                return True
+
+        with ThreadPoolExecutor(4) as pool:
+            return [name for name, bad in zip(names, pool.map(differs, names), strict=True) if bad]
+
     def check(self, part: str) -> None:
         """Compare one file, or all files of one array, with the record, once.
 
@@ -99,19 +111,14 @@ class Unit:
         Raises:
             Corrupt: naming the first that differs.
         """
-        names = [name for name in self.files if name == part or name.startswith(f"{part}/")]
+        names = sorted(name for name in self.files if name == part or name.startswith(f"{part}/"))
         if not names:
             raise Corrupt(f"{self.unit}/{part}: missing", REPAIR)
         if self.verified or part in self._checked:
             return
         self.check_sizes(names)
-        for name in sorted(names):
-            try:
-                same = sha256_of(self.path / name) == self.files[name][1]
-            except FileNotFoundError:
-                raise Corrupt(f"{self.unit}/{name}: missing", REPAIR) from None
-            if not same:
-                raise Corrupt(f"{self.unit}/{name}: content differs", REPAIR)
+        if bad := self.differing(names):
+            raise Corrupt(f"{self.unit}/{bad[0]}: content differs", REPAIR)
         self._checked.add(part)
 
 
@@ -136,8 +143,18 @@ def read_unit(place: Path, unit: str, *, deep: bool = False) -> Unit:
         raise UserError(
             f"{unit}: not complete in {place}", "build or resume it with `featstore build`"
         )
-    record = _read_record(place, unit)
-    faults = _compare(record, deep)
+    try:
+        content = read_small(place / RECORD)
+    except FileNotFoundError:
+        raise Corrupt(f"{unit}: {RECORD} is missing in {place}", REPAIR) from None
+    record = parse_record(content, place, unit)
+    faults = _other_files(record)
+    if deep and not faults:
+        record.check_sizes()
+        faults = [
+            f"{unit}/{name}: content differs (array {name.split('/')[0]})"
+            for name in record.differing(sorted(record.files))
+        ]
     if faults:
         several = f"{unit}: {len(faults)} files are not what was written\n"
         raise Corrupt((several if len(faults) > 1 else "") + listed(faults), REPAIR)
@@ -152,13 +169,13 @@ def steady(place: Path, read: Callable[[], T]) -> T:
     while True:
         before = folder_version(place)
         try:
-            found = read()
+            value = read()
         except (Corrupt, FileNotFoundError):
             if folder_version(place) == before:
                 raise
         else:
             if folder_version(place) == before:
-                return found
+                return value
 
 
 def folder_version(place: Path) -> tuple[int, int] | None:
@@ -173,30 +190,25 @@ def folder_version(place: Path) -> tuple[int, int] | None:
     return facts.st_ino, facts.st_ctime_ns
 
 
-def files_below(folder: Path) -> dict[str, os.stat_result]:
-    """Every file below, by name with forward slashes; a link or device is no file."""
-    out: dict[str, os.stat_result] = {}
+def files_below(folder: Path) -> dict[str, int]:
+    """The size of every file below, by name with forward slashes.
+
+    Raises:
+        Refused: for a link or a device, or more files than any unit has.
+    """
+    sizes: dict[str, int] = {}
     top = len(os.fspath(folder)) + 1
     for base, folders, names in os.walk(folder):
-        if len(out) + len(names) + len(folders) > MAX_FILES:
+        if len(sizes) + len(names) + len(folders) > MAX_FILES:
             raise Refused(f"{folder}: over {MAX_FILES} files", "no unit has as many; remove it")
         for name in [*names, *folders]:
             path = f"{base}{os.sep}{name}"
             facts = os.lstat(path)
-            if stat.S_ISDIR(facts.st_mode):
-                continue
-            if not stat.S_ISREG(facts.st_mode):
+            if stat.S_ISREG(facts.st_mode):
+                sizes[path[top:].replace(os.sep, "/")] = facts.st_size
+            elif not stat.S_ISDIR(facts.st_mode):
                 raise Refused(f"{path}: not a regular file", NO_LINKS)
-            out[path[top:].replace(os.sep, "/")] = facts
-    return out
-
-
-def _read_record(place: Path, unit: str) -> Unit:
-    try:
-        content = read_small(place / RECORD)
-    except FileNotFoundError:
-        raise Corrupt(f"{unit}: {RECORD} is missing in {place}", REPAIR) from None
-    return parse_record(content, place, unit)
+    return sizes
 
 
 def parse_record(content: bytes, place: Path, unit: str) -> Unit:
@@ -254,30 +266,17 @@ def _well_formed(raw: Mapping[str, Any]) -> bool:
     )
 
 
-def _compare(record: Unit, deep: bool) -> list[str]:
-    """What differs between the record and the disk, one line a file."""
-    found = files_below(record.path)
-    found.pop(RECORD, None)
-    faults = [f"{record.unit}/{name}: missing" for name in sorted(set(record.files) - set(found))]
-    faults += [
-        f"{record.unit}/{name}: not listed" for name in sorted(set(found) - set(record.files))
-    ]
-    same_size = []
-    for name in sorted(set(found) & set(record.files)):
-        size = record.files[name][0]
-        if found[name].st_size == size:
-            same_size.append(name)
-        else:
-            faults.append(f"{record.unit}/{name}: {found[name].st_size} bytes instead of {size}")
-    if deep and not faults:
-        sizes = {name: size for name, (size, _) in record.files.items()}
-        faults = [f"{record.unit}/{fault}" for fault in misfits(record.path, sizes)]
-    if deep and not faults:
-        with ThreadPoolExecutor(4) as pool:
-            sums = pool.map(sha256_of, [record.path / name for name in same_size])
-            faults += [
-                f"{record.unit}/{name}: content differs (array {name.split('/')[0]})"
-                for name, found_sum in zip(same_size, sums, strict=True)
-                if found_sum != record.files[name][1]
-            ]
+def _other_files(record: Unit) -> list[str]:
+    """Files that are missing, extra or of another size, one line each."""
+    sizes = files_below(record.path)
+    sizes.pop(RECORD, None)
+    faults = []
+    for name in sorted(sizes.keys() | record.files.keys()):
+        size, listed_size = sizes.get(name), record.files.get(name, (None, ""))[0]
+        if size is None:
+            faults.append(f"{record.unit}/{name}: missing")
+        elif listed_size is None:
+            faults.append(f"{record.unit}/{name}: not listed")
+        elif size != listed_size:
+            faults.append(f"{record.unit}/{name}: {size} bytes instead of {listed_size}")
     return faults

@@ -117,10 +117,10 @@ def _bare(error: UserError) -> UserError:
     return error.with_traceback(None)
 
 
-def _some(found: Iterator[UserError], what: str) -> Iterator[UserError]:
+def _some(faults: Iterator[UserError], what: str) -> Iterator[UserError]:
     """The first of them: whoever puts a million files there shall not have a line for each."""
-    yield from islice(found, MAX_FAULTS)
-    if next(found, None) is not None:
+    yield from islice(faults, MAX_FAULTS)
+    if next(faults, None) is not None:
         yield Corrupt(f"and more such {what}", _REMOVE)
 
 
@@ -147,11 +147,11 @@ def _strays(store: Store) -> Iterator[UserError]:
     (staging folders, and what file systems leave).
     """
     groups = {store.path, *(folder for folder in store.groups() if not folder.is_symlink())}
-    known = {"zarr.json", *SHARED_UNITS}
+    ours = {"zarr.json", *SHARED_UNITS}
     for folder in sorted(groups):
         for path in sorted(folder.iterdir()):
             name = path.relative_to(store.path).as_posix()
-            if path.name.startswith(".") or name in known or path in groups:
+            if path.name.startswith(".") or name in ours or path in groups:
                 continue
             unit = TEACHER_UNIT.match(name) and (path.is_dir() or path.is_symlink())
             if path.name != "zarr.json" and not unit:
@@ -182,12 +182,12 @@ def _corpus(store: Store, unit: Unit) -> Checks:
     for name, names in (("label", "classes"), ("speaker", "speakers"), ("session", "sessions")):
         codes = read_array(unit.path / name)
         yield f"{name}: {codes.shape} for {n} utterances", codes.shape == (n,)
-        known = unit.facts[names]
-        in_range = bool(((codes >= 0) & (codes < len(known))).all())
-        yield f"{name}: codes beyond the {len(known)} {names}", in_range
+        values = unit.facts[names]
+        in_range = bool(((codes >= 0) & (codes < len(values))).all())
+        yield f"{name}: codes beyond the {len(values)} {names}", in_range
         if in_range and codes.shape == (n,):
-            told = [known[code] for code in codes]
-            yield f"{name}: not those of utterances.parquet", told == list(store.utterances[name])
+            same = [values[code] for code in codes] == list(store.utterances[name])
+            yield f"{name}: not those of utterances.parquet", same
 
 
 def _audio(store: Store, unit: Unit) -> Checks:
