@@ -7,15 +7,20 @@ wrong use or input, 3 corrupt store or run, 4 refused, 130 interrupted.
 
 from __future__ import annotations
 
+import functools
+import inspect as introspection
 import io
 import json
 import os
 import signal
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
+from typer import Argument, Option
 
 from featstore.core import console
 from featstore.core.os_errors import io_failure
@@ -42,48 +47,113 @@ distill = typer.Typer(
 _STORE = "The store's folder or URL, e.g. s3://bucket/stores/iemocap."
 
 Dataset = Annotated[
-    str, typer.Option(help="iemocap, ravdess, emodb, table, or synthetic (made on the spot).")
+    str, Option(help="iemocap, ravdess, emodb, table, or synthetic (made on the spot).")
 ]
 Root = Annotated[
-    Path | None,
-    typer.Option(help="The corpus' folder; else FEATSTORE_<NAME>_ROOT, else data/<name>."),
+    Path | None, Option(help="The corpus' folder; else FEATSTORE_<NAME>_ROOT, else data/<name>.")
 ]
-Stored = Annotated[Any, typer.Argument(parser=place, metavar="STORE", help=_STORE)]
-StoreOption = Annotated[Any, typer.Option("--store", parser=place, metavar="STORE", help=_STORE)]
-Config = Annotated[Path | None, typer.Option(help="A settings file; see data/configs.")]
+Stored = Annotated[Any, Argument(parser=place, metavar="STORE", help=_STORE)]
+StoreOption = Annotated[Any, Option("--store", parser=place, metavar="STORE", help=_STORE)]
+Config = Annotated[Path | None, Option(help="A settings file; see data/configs.")]
 Sets = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting, repeatable.")
+    list[str] | None, Option("--set", metavar="KEY=VALUE", help="One setting, repeatable.")
 ]
-Folds = Annotated[str, typer.Option("--fold", help="1..10, 1,3,5..7 or all.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Processes = Annotated[
-    int, typer.Option(min=1, help="That train each run together, on each node; one a GPU.")
+Folds = Annotated[str, Option("--fold", help="1..10, 1,3,5..7 or all.")]
+Json = Annotated[bool, Option("--json", help="Print one JSON document.")]
+DryRun = Annotated[bool, Option("--dry-run", help="Print the plan and stop.")]
+StudentPreset = Annotated[
+    str | None, Option(help="paper, safe or tiny; tiny for the tiny student.")
 ]
-Nodes = Annotated[
-    int, typer.Option(min=1, help="Machines that train each run together, as SLURM gives them.")
-]
-Jobs = Annotated[
-    int | None, typer.Option(min=1, help="Processes; as many as CPUs, or GPUs, by default.")
-]
-Executor = Annotated[str, typer.Option(help="local, or slurm: as jobs of a cluster.")]
-Slurm = Annotated[
-    Path | None, typer.Option(help="Slurm: a TOML file of the cluster's settings; flags win.")
-]
-Partition = Annotated[str | None, typer.Option(help="Slurm: where jobs run.")]
-Account = Annotated[str | None, typer.Option(help="Slurm: who is charged.")]
-Hours = Annotated[
-    float | None, typer.Option("--time", metavar="HOURS", help="Slurm: a job's limit; it resumes.")
-]
-ArrayLimit = Annotated[int | None, typer.Option(min=1, help="Slurm: jobs at a time.")]
-Wait = Annotated[bool, typer.Option(help="Slurm: stay until all is done.")]
-Attach = Annotated[
-    bool, typer.Option("--attach", help="Slurm: wait for what was queued before; queue no more.")
-]
+Device = Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")]
+Jobs = Annotated[int | None, Option(min=1, help="Processes; as many as CPUs, or GPUs, by default.")]
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _grouped(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Put a group's flags in the place of each parameter that is annotated with the group.
+
+    A group is a function of flags, used as ``Annotated[Any, group]``; the command gets its result.
+    """
+    signature = introspection.signature(command, eval_str=True)
+    groups: dict[str, tuple[Callable[..., Any], list[str]]] = {}
+    flags: list[introspection.Parameter] = []
+    for parameter in signature.parameters.values():
+        notes = getattr(parameter.annotation, "__metadata__", ())
+        group = next((note for note in notes if introspection.isfunction(note)), None)
+        if group is None:
+            flags.append(parameter)
+        else:
+            own = introspection.signature(group, eval_str=True).parameters
+            groups[parameter.name] = (group, list(own))
+            flags += own.values()
+
+    @functools.wraps(command)
+    def run(**values: Any) -> Any:
+        results = {
+            name: group(**{flag: values.pop(flag) for flag in own})
+            for name, (group, own) in groups.items()
+        }
+        return command(**values, **results)
+
+    run.__signature__ = signature.replace(parameters=flags)  # type: ignore[attr-defined]
+    return run
+
+
+def _executor(
+    *,
+    executor: str = Option("local", help="local, or slurm: as jobs of a cluster."),
+    slurm: Path | None = Option(None, help="Slurm: a TOML file of settings; flags win."),
+    partition: str | None = Option(None, help="Slurm: where jobs run."),
+    account: str | None = Option(None, help="Slurm: who is charged."),
+    hours: float | None = Option(
+        None, "--time", metavar="HOURS", help="Slurm: a job's limit; it resumes."
+    ),
+    array_limit: int | None = Option(None, min=1, help="Slurm: jobs at a time."),
+    wait: bool = Option(True, help="Slurm: stay until all is done."),
+    attach: bool = Option(False, "--attach", help="Slurm: wait for what was queued before."),
+) -> Any:
+    """Where the tasks are carried out."""
+    from featstore.jobs import executor_settings
+
+    return executor_settings(
+        executor, slurm, wait=wait, attach=attach,
+        partition=partition, account=account, hours=hours, array_limit=array_limit,
+    )  # fmt: skip
+
+
+Cluster = Annotated[Any, _executor]
+
+
+@_grouped
+def _training(
+    *,
+    store: StoreOption,
+    runs: Path = Option(Path("runs"), help="Where results go."),
+    weights: Path | None = Option(None, help="The backbone's weights, where not in the cache."),
+    root: Root = None,
+    jobs: Jobs = None,
+    threads: int | None = Option(None, min=1, help="CPU threads of each run."),
+    processes: int = Option(1, min=1, help="Processes of each run, on each node; one a GPU."),
+    nodes: int = Option(1, min=1, help="Machines of each run, as SLURM gives them."),
+    where: Cluster,
+    device: Device = "auto",
+    max_steps: int | None = Option(None, min=1, help="Stop each run after so many steps: a trial."),
+) -> tuple[Any, dict[str, Any]]:
+    """A run as far as all that are trained by one command are alike, and how they are launched."""
+    from distill.experiments.cluster import device_of
+    from distill.runs.request import RunRequest
+
+    request = RunRequest(
+        store=store, runs=runs, device=device_of(device, where), threads=threads, root=root,
+        weights=weights, max_steps=max_steps,
+    )  # fmt: skip
+    return request, {"executor": where, "jobs": jobs, "processes": processes, "nodes": nodes}
+
+
+Training = Annotated[Any, _training]
+
+
+def _version(flag: bool) -> None:
+    if flag:
         from importlib.metadata import version
 
         print(f"emodistill {version('emodistill')}")
@@ -93,23 +163,20 @@ def _version(wanted: bool) -> None:
 @featstore.callback()
 @distill.callback()
 def _common(
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Tracebacks of errors.")] = False,
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
-    ] = False,
+    verbose: bool = Option(False, "-v", "--verbose", help="Tracebacks of errors."),
+    version: bool = Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version."
+    ),
 ) -> None:
     console.set_verbose(verbose)
 
 
 @featstore.command()
 def synthesize(
-    root: Annotated[Path, typer.Option(help="Where to put it.")] = Path("data/synthetic"),
-    utterances: Annotated[int, typer.Option(min=80, help="Utterances in the four classes.")] = 800,
-    seed: Annotated[int, typer.Option(min=0)] = 42,
-    durations: Annotated[
-        Literal["short", "iemocap"], typer.Option(help="iemocap: as long as IEMOCAP's.")
-    ] = "short",
+    root: Path = Option(Path("data/synthetic"), help="Where to put it."),
+    utterances: int = Option(800, min=80, help="Utterances in the four classes."),
+    seed: int = Option(42, min=0),
+    durations: Literal["short", "iemocap"] = Option("short", help="iemocap: as long as IEMOCAP's."),
     jobs: Jobs = None,
     as_json: Json = False,
 ) -> None:
@@ -127,7 +194,7 @@ def check(
     root: Root = None,
     config: Config = None,
     sets: Sets = None,
-    strict: Annotated[bool, typer.Option(help="Exit 1 where an utterance is excluded.")] = False,
+    strict: bool = Option(False, help="Exit 1 where an utterance is excluded."),
     as_json: Json = False,
 ) -> None:
     """Counts, durations and folds of a corpus, and all its faults. Builds nothing."""
@@ -144,47 +211,32 @@ def check(
 
 
 @featstore.command()
+@_grouped
 def build(
+    *,
     dataset: Dataset = "iemocap",
     root: Root = None,
-    store: Annotated[
-        Any, typer.Option(parser=folder, metavar="PATH", help="Default: stores/<dataset>.")
-    ] = None,
+    store: Any = Option(None, parser=folder, metavar="PATH", help="Default: stores/<dataset>."),
     fold: Folds = "all",
-    preset: Annotated[str, typer.Option(help="paper, safe or tiny (no weights, CPU).")] = "paper",
+    preset: str = Option("paper", help="paper, safe or tiny (no weights, CPU)."),
     config: Config = None,
     sets: Sets = None,
     jobs: Jobs = None,
     device: Device = "auto",
-    embed_audio: Annotated[bool, typer.Option(help="Keep the signals in the store.")] = True,
-    embed_text: Annotated[bool, typer.Option(help="Keep the transcripts in the store.")] = True,
-    keep_teachers: Annotated[bool, typer.Option(help="Keep the teachers' weights too.")] = False,
-    cross_fit: Annotated[
-        int | None,
-        typer.Option(metavar="K", help="Also targets by K teachers that never saw the speaker."),
-    ] = None,
-    shards: Annotated[
-        int | None,
-        typer.Option(min=1, max=1000, help="Make audio and LLDs in N parts, which resume."),
-    ] = None,
-    executor: Executor = "local",
-    slurm: Slurm = None,
-    partition: Partition = None,
-    account: Account = None,
-    hours: Hours = None,
-    array_limit: ArrayLimit = None,
-    wait: Wait = True,
-    attach: Attach = False,
-    rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Replace units made from something else.")
-    ] = False,
-    repair: Annotated[
-        bool, typer.Option("--repair", help="Read every byte and make damaged units anew.")
-    ] = False,
-    strict: Annotated[
-        bool, typer.Option(help="Stop where an utterance would be excluded.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    embed_audio: bool = Option(True, help="Keep the signals in the store."),
+    embed_text: bool = Option(True, help="Keep the transcripts in the store."),
+    keep_teachers: bool = Option(False, help="Keep the teachers' weights too."),
+    cross_fit: int | None = Option(
+        None, metavar="K", help="Also targets by K teachers that never saw the speaker."
+    ),
+    shards: int | None = Option(
+        None, min=1, max=1000, help="Make audio and LLDs in N parts, which resume."
+    ),
+    where: Cluster,
+    rebuild: bool = Option(False, "--rebuild", help="Replace units made from something else."),
+    repair: bool = Option(False, "--repair", help="Read every byte and make damaged units anew."),
+    strict: bool = Option(False, help="Stop where an utterance would be excluded."),
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Corpus -> audio, LLDs, splits, teachers' outputs per fold. Resumes."""
@@ -194,7 +246,6 @@ def build(
     from featstore.corpora import load
     from featstore.inspection import render
 
-    where = _executor(executor, slurm, partition, account, hours, array_limit, wait, attach)
     flags: dict[str, Any] = {}
     if not embed_audio:
         flags["audio"] = {"embed_audio": False}
@@ -219,49 +270,28 @@ def build(
 @featstore.command()
 def inspect(
     store: Stored,
-    fold: Annotated[
-        int | None, typer.Option(min=1, help="Whose teachers; 1, or all for tables.")
-    ] = None,
-    utterance: Annotated[str | None, typer.Option(help="Show one utterance in full.")] = None,
-    tau: Annotated[
-        float | None, typer.Option(help="Temperature; 1, or 0.5, 1 and 5 for one utterance.")
-    ] = None,
-    teachers: Annotated[
-        bool, typer.Option("--teachers", help="Scores, confidence, entropy, agreement.")
-    ] = False,
-    fitness: Annotated[
-        bool, typer.Option("--fitness", help="Is each teacher fit to teach, and why not?")
-    ] = False,
-    teacher: Annotated[
-        list[str] | None, typer.Option(help="Only this teacher; may be repeated.")
-    ] = None,
-    disagree: Annotated[
-        bool, typer.Option("--disagree", help="List utterances that teachers label differently.")
-    ] = False,
-    wrong: Annotated[
-        bool, typer.Option("--wrong", help="List utterances that some teacher gets wrong.")
-    ] = False,
-    confident: Annotated[
-        float | None, typer.Option(help="List those with some confidence of at least this.")
-    ] = None,
-    label: Annotated[str | None, typer.Option(help="List those of a class.")] = None,
-    speaker: Annotated[str | None, typer.Option(help="List those of a speaker.")] = None,
-    role: Annotated[
-        str | None, typer.Option(help="List training, validation or test utterances.")
-    ] = None,
-    text: Annotated[str | None, typer.Option(help="List those whose words hold this.")] = None,
-    sort: Annotated[
-        str | None,
-        typer.Option(help="row (default), duration_s, confidence, entropy, p_truth, divergence."),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="List at most so many; 20 by default.")
-    ] = None,
+    fold: int | None = Option(None, min=1, help="Whose teachers; 1, or all for tables."),
+    utterance: str | None = Option(None, help="Show one utterance in full."),
+    tau: float | None = Option(None, help="Temperature; 1, or 0.5, 1 and 5 for one utterance."),
+    teachers: bool = Option(False, "--teachers", help="Scores, confidence, entropy, agreement."),
+    fitness: bool = Option(False, "--fitness", help="Is each teacher fit to teach, and why not?"),
+    teacher: list[str] | None = Option(None, help="Only this teacher; may be repeated."),
+    disagree: bool = Option(
+        False, "--disagree", help="List those that teachers label differently."
+    ),
+    wrong: bool = Option(False, "--wrong", help="List those that some teacher gets wrong."),
+    confident: float | None = Option(None, help="List those with a confidence of at least this."),
+    label: str | None = Option(None, help="List those of a class."),
+    speaker: str | None = Option(None, help="List those of a speaker."),
+    role: str | None = Option(None, help="List training, validation or test utterances."),
+    text: str | None = Option(None, help="List those whose words hold this."),
+    sort: str | None = Option(
+        None, help="row (default), duration_s, confidence, entropy, p_truth, divergence."
+    ),
+    limit: int | None = Option(None, min=1, help="List at most so many; 20 by default."),
     as_json: Json = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print tables as CSV.")] = False,
-    spreadsheet: Annotated[
-        bool, typer.Option("--spreadsheet", help="CSV: a quote before what looks like a formula.")
-    ] = False,
+    as_csv: bool = Option(False, "--csv", help="Print tables as CSV."),
+    spreadsheet: bool = Option(False, "--spreadsheet", help="CSV, with a quote before formulas."),
 ) -> None:
     """What a store holds and what its teachers say."""
     from featstore.inspection import query
@@ -296,19 +326,13 @@ def verify(store: Stored, as_json: Json = False) -> None:
 @featstore.command()
 def export(
     store: Stored,
-    to: Annotated[Path, typer.Option(help="The file: .h5 (all of it), .parquet or .npz.")],
+    to: Annotated[Path, Option(help="The file: .h5 (all of it), .parquet or .npz.")],
     fold: Folds = "all",
-    teacher: Annotated[
-        list[str] | None, typer.Option(help="Only this one's targets; may be repeated.")
-    ] = None,
-    embeddings: Annotated[
-        bool, typer.Option("--embeddings", help="Parquet: a column of embeddings too.")
-    ] = False,
-    audio: Annotated[bool, typer.Option(help="HDF5: the signals; without them no import.")] = True,
-    text: Annotated[
-        bool, typer.Option(help="The transcripts; HDF5 without them: no import.")
-    ] = True,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file of that name.")] = False,
+    teacher: list[str] | None = Option(None, help="Only this one's targets; may be repeated."),
+    embeddings: bool = Option(False, "--embeddings", help="Parquet: a column of embeddings too."),
+    audio: bool = Option(True, help="HDF5: the signals; without them no import."),
+    text: bool = Option(True, help="The transcripts; HDF5 without them: no import."),
+    force: bool = Option(False, "--force", help="Replace a file of that name."),
     as_json: Json = False,
 ) -> None:
     """Write a store as HDF5, its targets as Parquet or NumPy."""
@@ -323,9 +347,9 @@ def export(
 
 @featstore.command("import")
 def import_store(
-    file: Annotated[Path, typer.Argument(help="What `featstore export --to FILE.h5` wrote.")],
+    file: Annotated[Path, Argument(help="What `featstore export --to FILE.h5` wrote.")],
     store: Annotated[
-        Any, typer.Option(parser=folder, metavar="PATH", help="Where the store goes: a new folder.")
+        Any, Option(parser=folder, metavar="PATH", help="Where the store goes: a new folder.")
     ],
     as_json: Json = False,
 ) -> None:
@@ -338,13 +362,11 @@ def import_store(
 
 @featstore.command("copy")
 def copy_store(
-    source: Annotated[Any, typer.Argument(parser=place, metavar="SOURCE", help=_STORE)],
+    source: Annotated[Any, Argument(parser=place, metavar="SOURCE", help=_STORE)],
     to: Annotated[
-        Any, typer.Argument(parser=place, metavar="DEST", help="Where it goes: a folder or URL.")
+        Any, Argument(parser=place, metavar="DEST", help="Where it goes: a folder or URL.")
     ],
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Put its units in the place of others there.")
-    ] = False,
+    replace: bool = Option(False, "--replace", help="Put its units in the place of others there."),
     as_json: Json = False,
 ) -> None:
     """Publish a store in object storage, or fetch one. Resumes."""
@@ -357,18 +379,13 @@ def copy_store(
 @featstore.command()
 def diff(
     store: Stored,
-    other: Annotated[
-        Any,
-        typer.Argument(
-            parser=place, metavar="OTHER", help="Another; without it, two teachers of the first."
-        ),
-    ] = None,
-    teacher: Annotated[str, typer.Option(help="Only this one's targets.")] = "",
-    counterpart: Annotated[
-        str, typer.Option("--with", help="The other's teacher to compare it with.")
-    ] = "",
+    other: Any = Argument(
+        None, parser=place, metavar="OTHER", help="Another; without it, two teachers of the first."
+    ),
+    teacher: str = Option("", help="Only this one's targets."),
+    counterpart: str = Option("", "--with", help="The other's teacher to compare it with."),
     fold: Folds = "all",
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print the target drift as CSV.")] = False,
+    as_csv: bool = Option(False, "--csv", help="Print the target drift as CSV."),
     as_json: Json = False,
 ) -> None:
     """How two stores or teachers differ: settings and target drift."""
@@ -387,27 +404,17 @@ def diff(
 
 @featstore.command()
 def view(
-    store: Annotated[
-        Any, typer.Argument(parser=folder, metavar="STORE", help="The store's folder.")
-    ],
-    runs: Annotated[
-        Path | None, typer.Option(help="Run folders whose students to show, too.")
-    ] = None,
-    port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="8765, or a free one where that is taken.")
-    ] = None,
-    host: Annotated[
-        str, typer.Option(help="An address others can reach asks for a token.")
-    ] = "127.0.0.1",
-    token: Annotated[
-        str | None,
-        typer.Option(
-            envvar="FEATSTORE_TOKEN",
-            show_envvar=False,
-            help="What the link must hold, on this machine as well; see FEATSTORE_TOKEN.",
-        ),
-    ] = None,
-    browser: Annotated[bool, typer.Option(help="Open the page at once.")] = True,
+    store: Annotated[Any, Argument(parser=folder, metavar="STORE", help="The store's folder.")],
+    runs: Path | None = Option(None, help="Run folders whose students to show, too."),
+    port: int | None = Option(None, min=0, max=65535, help="8765, or a free one if taken."),
+    host: str = Option("127.0.0.1", help="An address others can reach asks for a token."),
+    token: str | None = Option(
+        None,
+        envvar="FEATSTORE_TOKEN",
+        show_envvar=False,
+        help="What the link must hold, on this machine as well; see FEATSTORE_TOKEN.",
+    ),
+    browser: bool = Option(True, help="Open the page at once."),
 ) -> None:
     """A local page: listen, ask the teachers, filter, map. Read only."""
     from distill.runs.read import collect
@@ -418,7 +425,7 @@ def view(
 
 @featstore.command("status")
 def store_status(
-    store: Annotated[Path, typer.Argument(help="The store's folder.")], as_json: Json = False
+    store: Annotated[Path, Argument(help="The store's folder.")], as_json: Json = False
 ) -> None:
     """What is done, running (and how far), queued or failed. From any machine; read only."""
     from featstore.inspection import render
@@ -430,153 +437,92 @@ def store_status(
 
 
 @distill.command()
+@_grouped
 def run(
-    store: StoreOption,
+    *,
+    training: Training,
     fold: Folds = "all",
-    student: Annotated[
-        str | None,
-        typer.Option(help="tiny, hubert-base (default), hubert-large, or hf:<id or path>."),
-    ] = None,
-    variant: Annotated[
-        str, typer.Option(help="full, ce-only, or another row of the paper's Table 2.")
-    ] = "full",
-    preset: Annotated[
-        str | None, typer.Option(help="paper, safe or tiny; tiny for the tiny student.")
-    ] = None,
+    student: str | None = Option(
+        None, help="tiny, hubert-base (default), hubert-large, or hf:<id or path>."
+    ),
+    variant: str = Option("full", help="full, ce-only, or another row of the paper's Table 2."),
+    preset: StudentPreset = None,
     config: Config = None,
     sets: Sets = None,
-    seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1)] = None,
-    runs: Annotated[Path, typer.Option(help="Where results go.")] = Path("runs"),
-    experiment: Annotated[
-        str | None, typer.Option(help="Folder below --runs; default <student>-<variant>.")
-    ] = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="The backbone's weights, where not in the cache.")
-    ] = None,
-    root: Root = None,
-    jobs: Jobs = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each fold.")] = None,
-    processes: Processes = 1,
-    nodes: Nodes = 1,
-    executor: Executor = "local",
-    slurm: Slurm = None,
-    partition: Partition = None,
-    account: Account = None,
-    time: Hours = None,
-    array_limit: ArrayLimit = None,
-    wait: Wait = True,
-    attach: Attach = False,
-    device: Device = "auto",
-    max_steps: Annotated[
-        int | None, typer.Option(min=1, help="Stop after so many optimiser steps: a trial.")
-    ] = None,
-    tensorboard: Annotated[bool, typer.Option(help="Also log for TensorBoard.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    seed: int | None = Option(None, min=0, max=2**63 - 1),
+    experiment: str | None = Option(None, help="Folder below --runs; default <student>-<variant>."),
+    tensorboard: bool = Option(False, help="Also log for TensorBoard."),
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Train one student per fold from cached targets. Resumes; finished folds are skipped."""
-    from distill.experiments import cluster, launch
+    from distill.experiments import launch
     from distill.experiments import terminal as render
-    from distill.runs.request import RunRequest
 
-    where = _executor(executor, slurm, partition, account, time, array_limit, wait, attach)
+    request, how = training
     settings = launch.run_settings(student, variant, preset, config, sets or [], seed)
-    request = RunRequest(
-        store=store, settings=settings, runs=runs, variant=variant, root=root, weights=weights,
-        experiment=experiment or launch.experiment_name(settings.student.backbone, variant),
-        device=cluster.device_of(device, where), threads=threads, max_steps=max_steps,
-        tensorboard=tensorboard,
-    )  # fmt: skip
+    name = experiment or launch.experiment_name(settings.student.backbone, variant)
+    request = replace(
+        request, settings=settings, variant=variant, experiment=name, tensorboard=tensorboard
+    )
     requests = launch.each_fold(request, fold)
     if dry_run:
-        found = launch.plan(requests)
-        _print(found, as_json, render.plan)
-        raise typer.Exit(launch.plan_exit_code(found))
-    done = launch.launch(
-        requests, request.experiment, executor=where, jobs=jobs, processes=processes, nodes=nodes
-    )
+        facts = launch.plan(requests)
+        _print(facts, as_json, render.plan)
+        raise typer.Exit(launch.plan_exit_code(facts))
+    done = launch.launch(requests, name, **how)
     _print(done.to_dict(), as_json, render.outcomes)
     raise typer.Exit(done.exit_code)
 
 
 @distill.command()
+@_grouped
 def experiment(
+    *,
     grid: Annotated[
-        str,
-        typer.Argument(help="table1, table2, figure2, controls, crossfit, options, or a file."),
+        str, Argument(help="table1, table2, figure2, controls, crossfit, options, or a file.")
     ],
-    store: StoreOption,
+    training: Training,
     fold: Folds = "all",
-    seeds: Annotated[int, typer.Option(min=1, max=1000, help="How many, from --seed on.")] = 1,
-    seed: Annotated[int | None, typer.Option(min=0, max=2**62)] = None,
-    student: Annotated[
-        list[str] | None, typer.Option(help="In place of the experiment's own; may be repeated.")
-    ] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="paper, safe or tiny; tiny for the tiny student.")
-    ] = None,
+    seeds: int = Option(1, min=1, max=1000, help="How many, from --seed on."),
+    seed: int | None = Option(None, min=0, max=2**62),
+    student: list[str] | None = Option(
+        None, help="In place of the experiment's own; may be repeated."
+    ),
+    preset: StudentPreset = None,
     config: Config = None,
     sets: Sets = None,
-    runs: Annotated[Path, typer.Option(help="Where results go.")] = Path("runs"),
-    weights: Annotated[
-        Path | None, typer.Option(help="The backbone's weights, where not in the cache.")
-    ] = None,
-    root: Root = None,
-    jobs: Jobs = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each run.")] = None,
-    processes: Processes = 1,
-    nodes: Nodes = 1,
-    executor: Executor = "local",
-    slurm: Slurm = None,
-    partition: Partition = None,
-    account: Account = None,
-    time: Hours = None,
-    array_limit: ArrayLimit = None,
-    wait: Wait = True,
-    attach: Attach = False,
-    device: Device = "auto",
-    max_steps: Annotated[
-        int | None, typer.Option(min=1, help="Stop each run after so many steps: a trial.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Train all rows of a table or figure. Equal runs are run once; it resumes."""
-    from distill.experiments import cluster, launch
+    from distill.experiments import launch
     from distill.experiments import rows as experiments
     from distill.experiments import terminal as render
     from distill.experiments.grid import load_grid
-    from distill.runs.request import RunRequest
 
-    where = _executor(executor, slurm, partition, account, time, array_limit, wait, attach)
-    request = RunRequest(
-        store=store, runs=runs, device=cluster.device_of(device, where), threads=threads, root=root,
-        weights=weights, max_steps=max_steps,
-    )  # fmt: skip
+    request, how = training
     order = experiments.Experiment(
         load_grid(grid), request, fold, seeds, seed, tuple(student or ()), preset, config,
         tuple(sets or ()),
     )  # fmt: skip
     rows = experiments.opened(order)
     if dry_run:
-        found = experiments.plan(order, rows)
-        _print(found, as_json, render.experiment_plan)
-        raise typer.Exit(experiments.plan_exit_code(found))
+        facts = experiments.plan(order, rows)
+        _print(facts, as_json, render.experiment_plan)
+        raise typer.Exit(experiments.plan_exit_code(facts))
     experiments.write_rows(order, rows)
-    done = launch.launch(
-        experiments.runs_of(rows), order.grid.name, executor=where, jobs=jobs,
-        processes=processes, nodes=nodes,
-    )  # fmt: skip
+    done = launch.launch(experiments.runs_of(rows), order.grid.name, **how)
     _print(experiments.summary(done, rows), as_json, render.experiment)
     raise typer.Exit(done.exit_code)
 
 
 @distill.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders that hold some.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Also write the HTML page, Markdown, JSON, CSV and figures.")
-    ] = None,
+    runs: Annotated[list[Path], Argument(help="Run folders, or folders that hold some.")],
+    out: Path | None = Option(
+        None, help="Also write the HTML page, Markdown, JSON, CSV and figures."
+    ),
     as_json: Json = False,
 ) -> None:
     """Scores, intervals and tests, the paper's beside them."""
@@ -593,9 +539,7 @@ def report(
 
 @distill.command("status")
 def runs_status(
-    runs: Annotated[Path, typer.Argument(help="What `distill run --runs` was given.")] = Path(
-        "runs"
-    ),
+    runs: Path = Argument(Path("runs"), help="What `distill run --runs` was given."),
     as_json: Json = False,
 ) -> None:
     """What is done, running (and how far), queued or failed. From any machine; read only."""
@@ -610,11 +554,11 @@ def runs_status(
 
 @distill.command()
 def predict(
-    student: Annotated[Path, typer.Argument(help="A run's student/ folder.")],
-    audio: Annotated[list[Path], typer.Argument(help="Audio files, any rate, any channels.")],
-    max_duration_s: Annotated[
-        float, typer.Option(min=0.06, max=600, help="Longer files are refused: memory grows.")
-    ] = 60.0,
+    student: Annotated[Path, Argument(help="A run's student/ folder.")],
+    audio: Annotated[list[Path], Argument(help="Audio files, any rate, any channels.")],
+    max_duration_s: float = Option(
+        60.0, min=0.06, max=600, help="Longer files are refused: memory grows."
+    ),
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -632,10 +576,9 @@ def predict(
 
 @distill.command()
 def backbones(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(help="As --student takes them; without any, all that this machine knows."),
-    ] = None,
+    names: list[str] | None = Argument(
+        None, help="As --student takes them; without any, all that this machine knows."
+    ),
     as_json: Json = False,
 ) -> None:
     """What a student can be built on, and whose weights are here."""
@@ -661,25 +604,6 @@ def _build_settings(
         {"corpus": {"name": dataset}},
         flags or {},
     )
-
-
-def _executor(
-    name: str,
-    file: Path | None,
-    partition: str | None,
-    account: str | None,
-    hours: float | None,
-    array_limit: int | None,
-    wait: bool,
-    attach: bool,
-) -> Any:
-    """Where the tasks are carried out; loads nothing slow."""
-    from featstore.jobs import executor_settings
-
-    return executor_settings(
-        name, file, wait=wait, attach=attach,
-        partition=partition, account=account, hours=hours, array_limit=array_limit,
-    )  # fmt: skip
 
 
 def _print(value: Any, as_json: bool, render: Any) -> None:

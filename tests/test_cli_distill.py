@@ -204,13 +204,6 @@ def modules_of(*args):
     return done.stdout, set(done.stderr.split())
 
 
-@pytest.mark.parametrize("args", [["--help"], ["run", "--help"]])
-def test_help_loads_nothing_slow(args):
-    out, modules = modules_of(*args)
-    assert "Usage" in out
-    assert not modules & {"torch", "pandas", "numpy", "transformers", "zarr"}
-
-
 def test_predict_loads_no_teacher_text_or_lld_code(ran, small_corpus):
     (student,) = ran[1].glob("*/*/fold02-seed42/student")
     out, modules = modules_of("predict", student, next(small_corpus.rglob("*.wav")), "--json")
