@@ -235,7 +235,7 @@ def test_an_utterance_beyond_reason_is_refused(
 
 
 def test_more_files_than_a_process_may_open_by_default(tmp_path: Path) -> None:
-    """Some Pythons keep a mapped file open."""
+    """Python's own maps keep a file open each, before 3.13."""
     write_group(tmp_path)
     writer = RaggedWriter(tmp_path, "int8", (), 1, "row")
     writer.append(np.arange(100, dtype=np.int8))
