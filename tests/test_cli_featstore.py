@@ -271,7 +271,7 @@ class TestInspect:
         done = featstore(*call)
         assert (done.code, done.err) == (0, "")
         facts = json.loads(featstore(*call, "--json").out)
-        for words in (ID, "fold 1: test", facts["text"], "LLDs: ", "tau 2", "linguistic says",
+        for words in (ID, "fold 1: test", facts["text"], "LLDs: ", "tau 2", "linguistic predicts",
                       f"{facts['teachers']['prosodic']['probabilities'][0][0]:.4f}"):  # fmt: skip
             assert words in done.out
         assert "tau 0.5" not in done.out
@@ -400,8 +400,8 @@ class TestVerify:
         whole = root.read_text()
         root.write_text(whole[:-5])
         assert "zarr.json: not valid JSON" in error(featstore("verify", store_copy), 3)
-        root.write_text(whole.replace('"schema": 2', '"schema": 3'))
-        assert "schema 3, this version reads 2" in error(featstore("verify", store_copy), 4)
+        root.write_text(whole.replace('"schema": 3', '"schema": 4'))
+        assert "schema 4, this version reads 3" in error(featstore("verify", store_copy), 4)
 
 
 class TestEnds:
