@@ -456,20 +456,20 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Train one student per fold from cached targets. Resumes; finished folds are skipped."""
-    from distill.experiments import launch
+    from distill.experiments import launch, plan
     from distill.experiments import terminal as render
 
     request, how = training
-    settings = launch.run_settings(student, variant, preset, config, sets or [], seed)
-    name = experiment or launch.experiment_name(settings.student.backbone, variant)
+    settings = plan.run_settings(student, variant, preset, config, sets or [], seed)
+    name = experiment or plan.experiment_name(settings.student.backbone, variant)
     request = replace(
         request, settings=settings, variant=variant, experiment=name, tensorboard=tensorboard
     )
-    requests = launch.each_fold(request, fold)
+    requests = plan.each_fold(request, fold)
     if dry_run:
-        facts = launch.plan(requests)
+        facts = plan.plan(requests)
         _print(facts, as_json, render.plan)
-        raise typer.Exit(launch.plan_exit_code(facts))
+        raise typer.Exit(plan.plan_exit_code(facts))
     done = launch.launch(requests, name, **how)
     _print(done.to_dict(), as_json, render.outcomes)
     raise typer.Exit(done.exit_code)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from distill.config import RunSettings
-from distill.experiments.launch import Done, each_fold, launch, run_settings
+from distill.experiments.launch import Done, launch
+from distill.experiments.plan import each_fold, run_settings
 from distill.model.student import Student
 from distill.runs.request import RunRequest
 from featstore.core.config import BuildSettings, CorpusSettings

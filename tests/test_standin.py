@@ -17,7 +17,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from distill.config import RunSettings
-from distill.experiments.launch import each_fold, launch, run_settings
+from distill.experiments.launch import launch
+from distill.experiments.plan import each_fold, run_settings
 from distill.model.predict import predict_files
 from distill.model.student import Student
 from distill.report import collect, summarise

@@ -14,9 +14,9 @@ from typing import Any
 
 from distill.config import refuse_unknown, run_key
 from distill.experiments.grid import Cell, Grid
-from distill.experiments.launch import (
+from distill.experiments.launch import Done
+from distill.experiments.plan import (
     BEGINS,
-    Done,
     RunState,
     estimate,
     experiment_name,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -23,7 +22,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from distill.runs.read import DONE, FAILED, PREDICTIONS, SUMMED, TEACHERS, Run, read_run
-from featstore.core.files import fsync_folder, read_small, sha256_of, try_lock, write_file
+from featstore.core.files import (
+    make_folders,
+    read_small,
+    remove_leftovers,
+    sha256_of,
+    try_lock,
+    write_file,
+)
 from featstore.core.schema import Corrupt, UserError, printable
 from featstore.core.settings import digest
 
@@ -31,8 +37,6 @@ Floats = npt.NDArray[np.float32]
 Rows = Mapping[str, npt.NDArray[np.int64]]
 
 CHECKPOINT, STUDENT = "checkpoint", "student"
-
-_BESIDE = re.compile(r"\..+\.[0-9a-f]{8}\Z")
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ class RunFolder:
         Raises:
             UserError: one is at it already.
         """
-        _make(self.path)
+        make_folders(self.path)
         lock = None
         with suppress(FileNotFoundError):  # its holder is just taking it away
             lock = try_lock(self.path / ".lock", create=True)
@@ -95,9 +99,7 @@ class RunFolder:
                 f"{self.path}: another process is training this run", "wait for it, or stop it"
             )
         try:
-            for left in self.path.glob(".*"):  # begun by a process that was killed
-                if _BESIDE.match(left.name):
-                    left.unlink()
+            remove_leftovers(self.path)
             yield
         finally:
             (self.path / ".lock").unlink(missing_ok=True)
@@ -169,14 +171,6 @@ class RunFolder:
         files = [name for name in SUMMED if (self.path / name).is_file()]
         sums = {name: sha256_of(self.path / name) for name in files}
         self.write_json(DONE, sums | {"sha256": digest(sums)})
-
-
-def _make(folder: Path) -> None:
-    """Make a folder and those above it, so that they survive a power cut."""
-    for above in [*reversed(folder.absolute().parents), folder.absolute()]:
-        if not above.is_dir():
-            above.mkdir(exist_ok=True)
-            fsync_folder(above.parent)
 
 
 def predictions_table(

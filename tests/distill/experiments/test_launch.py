@@ -6,14 +6,8 @@ from pathlib import Path
 import pytest
 
 from distill.config import RunSettings
-from distill.experiments.launch import (
-    Done,
-    each_fold,
-    experiment_name,
-    launch,
-    plan,
-    run_settings,
-)
+from distill.experiments.launch import Done, launch
+from distill.experiments.plan import each_fold, experiment_name, plan, run_settings
 from distill.runs.request import Outcome
 from featstore.core.schema import Corrupt, Refused, TaskFailed, UserError
 from featstore.jobs.task import standings

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from distill.runs import folder as runs
 from distill.runs.folder import RunFolder, predictions_table
+from featstore.core import files
 from featstore.core.schema import Corrupt, UserError
 from featstore.core.settings import digest
 from tests import ROOT
@@ -63,7 +63,7 @@ def test_every_flipped_bit_of_the_mark_is_noticed(run):
 
 def test_its_folders_survive_a_power_cut(tmp_path, monkeypatch):
     synced = []
-    monkeypatch.setattr(runs, "fsync_folder", synced.append)
+    monkeypatch.setattr(files, "fsync_folder", synced.append)
     with RunFolder(tmp_path / "a" / "b" / "c").held():
         assert synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
 
