@@ -530,7 +530,7 @@ def report(
 
     found = reports.summarise(reports.collect(runs))
     written = reports.write(found, out) if out is not None else []
-    _print(found.to_dict(), as_json, lambda _: reports.to_tables(found))
+    _print(reports.document(found), as_json, lambda _: reports.terminal(found))
     for path in written:
         print(f"wrote {path}", file=sys.stderr)
     if not found.studies:
