@@ -129,14 +129,16 @@ def fit(
     import torch
 
     from featstore.core.training import pick_device
-    from featstore.teachers.cross_fit import fit_parts
-    from featstore.teachers.finetune import fit_whole
 
     chosen = pick_device(device)
     if chosen.type == "cpu":
         torch.set_num_threads(1)
     if groups:
+        from featstore.teachers.cross_fit import fit_parts
+
         return fit_parts(data, groups, settings, chosen, on_epoch)
+    from featstore.teachers.finetune import fit_whole
+
     return fit_whole(data, settings, chosen, on_epoch)
 
 
