@@ -184,6 +184,8 @@ def _carry_out(result: Result, request: Request, executor: ExecutorSettings) -> 
                 result.built.append(task.key)
                 note = _score(store, task.key)
             advance(task.n_steps, note=f"{task.key}: {note}")
+    if units.is_done(store.path, plan.step("lld").identity):  # whoever has committed them
+        units.remove_parts(store.path, [])
 
 
 def _no_progress(n: int = 1, note: str = "") -> None:

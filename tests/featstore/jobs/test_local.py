@@ -61,11 +61,11 @@ def test_one_worker_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("featstore.core.training.pick_device", lambda name: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert local.workers(None, "auto") == [local.Worker(True, "0"), local.Worker(True, "1")]
-    assert [one.device for one in local.workers(5, "auto")] == ["0", "1", "0", "1", "0"]
+    assert local.workers(None, "cuda") == [local.Worker(True, "0"), local.Worker(True, "1")]
+    assert [one.device for one in local.workers(5, "cuda")] == ["0", "1", "0", "1", "0"]
     tasks = [chore(tmp_path, name, sleep_s=1.0, gpus=1) for name in "ab"]
     tasks.append(chore(tmp_path, "c", sleep_s=1.0))  # beside them, on a CPU
-    assert all(error is None for _, error in carry_out(tmp_path, tasks))
+    assert all(error is None for _, error in carry_out(tmp_path, tasks, device="cuda"))
     assert {name: gpu for name, _, *gpu in who(tmp_path)} == {"a": ["0"], "b": ["1"], "c": []}
 
 
