@@ -225,12 +225,11 @@ def build(
     device: Device = "auto",
     embed_audio: bool = Option(True, help="Keep the signals in the store."),
     embed_text: bool = Option(True, help="Keep the transcripts in the store."),
-    keep_teachers: bool = Option(False, help="Keep the teachers' weights too."),
     cross_fit: int | None = Option(
         None, metavar="K", help="Also targets by K teachers that never saw the speaker."
     ),
     shards: int | None = Option(
-        None, min=1, max=1000, help="Make audio and LLDs in N parts, which resume."
+        None, min=1, max=999, help="Extract LLDs in N parts, which resume."
     ),
     where: Cluster,
     rebuild: bool = Option(False, "--rebuild", help="Replace units made from something else."),
@@ -240,9 +239,8 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Corpus -> audio, LLDs, splits, teachers' outputs per fold. Resumes."""
-    from featstore.build import plan as plans
     from featstore.build import run as builds
-    from featstore.build import units as steps
+    from featstore.build.plan import Request
     from featstore.corpora import load
     from featstore.inspection import render
 
@@ -253,17 +251,14 @@ def build(
         flags["corpus"] = {"embed_text": False}
     settings = _build_settings(dataset, preset, config, sets, flags)
     manifest = load(dataset, root, settings.corpus)
-    request = plans.Request(
-        manifest, settings, store or Path("stores") / dataset, fold, jobs, device, rebuild,
-        keep_teachers, repair, cross_fit, shards,
+    request = Request(
+        manifest, settings, store or Path("stores") / dataset, fold, jobs, device, rebuild, repair,
+        cross_fit, shards, strict,
     )  # fmt: skip
-    sums = steps.source_sums(manifest)
-    request = builds.heard_first(request, sums)
-    builds.refuse_faults(request.manifest, strict=strict)
     if dry_run:
-        _print(builds.dry_run(request, sums, where), as_json, render.plan)
+        _print(builds.dry_run(request, where), as_json, render.plan)
         return
-    result = builds.build(request, sums, where)
+    result = builds.build(request, where)
     _print(builds.result_dict(result, request), as_json, render.built)
 
 

@@ -30,7 +30,7 @@ def measure(bench: Bench) -> Answer:
     """Seconds of each with one job and with two, in turn."""
     n, rounds = bench.pick(400, 80), bench.pick(3, 1)
     request, sums = _request(bench, n)
-    build(request, sums)
+    build(request, sums=sums)
     rows, measured = [], {}
     for what, place in (("LLDs", "lld"), ("teacher fits", "folds")):
         variants = {str(jobs): _again(request, sums, place, jobs) for jobs in JOBS}
@@ -65,6 +65,6 @@ def _again(request: Request, sums: dict[str, str], place: str, jobs: int) -> Cal
 
     def make() -> None:
         shutil.rmtree(request.store / place)
-        build(replace(request, jobs=jobs), sums)
+        build(replace(request, jobs=jobs), sums=sums)
 
     return make

@@ -24,8 +24,8 @@ from distill.data.targets import FoldTargets, Pair, load_targets
 from featstore.core.config import LinguisticSettings, ProsodicSettings
 from featstore.features import lld
 from featstore.store.store import Store
-from featstore.teachers import linguistic, prosodic
-from featstore.teachers.data import Batch, Collate, FoldData
+from featstore.teachers import FoldData, linguistic, prosodic
+from featstore.teachers.finetune import Batch
 
 Rows = npt.NDArray[np.int64]
 Images = Callable[[Rows], Batch]
@@ -101,7 +101,7 @@ def _teachers(bench: Bench, store: Store, tiny: bool) -> dict[str, dict[str, Spe
     columns, table = tuple(store.unit("lld").facts["names"]), store.utterances
     data = FoldData(
         tuple(table["text"]), tuple(table["speaker"]), store.labels, store.roles[0],
-        len(store.classes), store.lld, columns,
+        len(store.classes), list(store.lld.in_order()), columns,
     )  # fmt: skip
     words = _tiny_bert(data) if tiny else _bert_base(data, bench.pick(12, 1))
     small = ProsodicSettings(channels=(16, 32, 64, 128), time_stride=8)
@@ -121,7 +121,7 @@ def _teachers(bench: Bench, store: Store, tiny: bool) -> dict[str, dict[str, Spe
 
 
 def _tiny_bert(data: FoldData) -> Speak:
-    task = linguistic.prepare(data, LinguisticSettings(model="tiny"), "tiny")
+    task = linguistic.prepare(data, LinguisticSettings(model="tiny"))
     return partial(_ask, task.model.eval(), _evaluating(task.collate))
 
 
@@ -140,7 +140,7 @@ def _bert_base(data: FoldData, layers: int) -> Speak:
     return partial(_ask, model.eval(), _evaluating(collate))
 
 
-def _evaluating(collate: Collate) -> Images:
+def _evaluating(collate: Callable[..., Batch]) -> Images:
     return lambda rows: collate(rows, None)
 
 

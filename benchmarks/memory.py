@@ -73,8 +73,9 @@ def audio(corpus: Path, out: Path) -> None:
     wanted = stores.settings()
     manifest = load("table", corpus, wanted.corpus)
     sums = steps.source_sums(manifest)
-    identity = steps.audio_identity(manifest, wanted.audio, sums)
-    steps.write_audio(Store.create(out), identity, manifest, wanted.audio, sums, JOBS)
+    step = steps.Step(steps.audio_identity(manifest, wanted.audio, sums), "build", "")
+    Store.create(out)
+    steps.write_audio(out, step, manifest, wanted.audio, sums, JOBS)
 
 
 def lld(store: Path, out: Path) -> None:
@@ -103,7 +104,7 @@ def _build(store: Path, out: Path, share: float, jobs: int) -> None:
     shutil.copytree(store, out, copy_function=os.link, ignore=without)
     corpus, sums = stores.invented(len(Store.open(store).lengths), share)
     wanted = stores.settings().model_copy(update={"teachers": {}})
-    built = build(Request(corpus, wanted, out, jobs=jobs, device="cpu"), sums).built
+    built = build(Request(corpus, wanted, out, jobs=jobs, device="cpu"), sums=sums).built
     if built != ["lld"]:
         raise TaskFailed(f"the build made {', '.join(built)}")
 

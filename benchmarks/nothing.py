@@ -17,7 +17,6 @@ from typing import TypeVar
 from benchmarks import stores
 from benchmarks.common import Answer, Bench, Row, judged, run, script, short, told
 from featstore.build.plan import Request, make_plan
-from featstore.build.run import heard_first
 from featstore.build.units import source_sums
 from featstore.core.schema import TaskFailed
 from featstore.corpora import load
@@ -92,7 +91,6 @@ def _time_parts(place: Path) -> dict[str, float]:
     corpus = timed("the corpus", lambda: load("table", place / "corpus", wanted.corpus))
     sums = timed("SHA-256 of its files", lambda: source_sums(corpus))
     request = Request(corpus, wanted, place / "store")
-    timed("whether it was heard before", lambda: heard_first(request, sums))
     timed("the plan", lambda: make_plan(request, sums))
     timed("the content hash", lambda: Store.open(place / "store").content_hash())
     return seconds

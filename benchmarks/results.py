@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.common import Answer, Row
 from featstore.core.files import write_file
-from featstore.jobs.processes import default_jobs
+from featstore.jobs.local import default_jobs
 
 PACKAGES = ("emodistill", "torch", "torchaudio", "transformers", "numpy", "zarr", "h5py",
             "soundfile", "opensmile", "datasets", "lhotse")  # fmt: skip

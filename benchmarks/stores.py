@@ -16,10 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.common import Bench
-from featstore.build.fit import TeacherJob
-from featstore.build.lld_unit import ROWS, SUMS
 from featstore.build.plan import Plan, Request, make_plan
-from featstore.build.units import AUDIO_ROWS, write_corpus, write_splits
+from featstore.build.units import (
+    AUDIO_ROWS,
+    LLD_ROWS,
+    SUMS,
+    TeacherJob,
+    write_corpus,
+    write_splits,
+)
 from featstore.core.config import BuildSettings
 from featstore.core.schema import FOUR_CLASSES, SAMPLING_RATE, Manifest
 from featstore.store.arrays import RaggedWriter, write_array, write_group
@@ -173,19 +178,21 @@ def write_store(
     wanted = settings(corpus.name)
     plan = make_plan(Request(corpus, wanted, path, folds), sums)
     made_here = Store.create(path)
-    durations_s = plan.table["duration_s"].to_numpy()
+    table = plan.manifest.utterances
+    durations_s = table["duration_s"].to_numpy()
     _write_audio(made_here, plan, sums, Noise(seed))
-    write_corpus(made_here, plan.step("corpus").identity, plan.table, corpus, wanted.corpus)
-    write_splits(made_here, plan.step("splits").identity, plan.table, plan.folds, plan.roles)
+    write_corpus(path, plan.step("corpus"), corpus, wanted)
+    write_splits(path, plan.step("splits"), table, plan.folds, plan.roles)
     _write_llds(made_here, plan, np.maximum(100 * durations_s - 4, 1).astype(np.int64), rng)
     for job in plan.jobs:
-        _write_teacher(made_here, job, len(plan.table), rng)
+        _write_teacher(made_here, job, len(table), rng)
 
 
 def _write_audio(to: Store, plan: Plan, sums: dict[str, str], noise: Noise) -> None:
     columns = ["utterance_id", "file", "duration_s"]
-    sources = plan.table[columns].assign(sha256=[sums[name] for name in plan.table["file"]])
-    n_samples = (plan.table["duration_s"] * SAMPLING_RATE).round().astype(int).tolist()
+    table = plan.manifest.utterances
+    sources = table[columns].assign(sha256=[sums[name] for name in table["file"]])
+    n_samples = (table["duration_s"] * SAMPLING_RATE).round().astype(int).tolist()
     with staged(to.path / "audio", plan.step("audio").identity) as staging:
         total = _write_ragged(
             staging.folder, "int16", (), AUDIO_ROWS, "sample", map(noise.signal, n_samples)
@@ -207,7 +214,7 @@ def _write_llds(
     values = (pool[int(rng.integers(0, size)) :][:size] for size in n_frames.tolist())
     with staged(to.path / "lld", plan.step("lld").identity) as staging:
         total = _write_ragged(
-            staging.folder, "float32", (N_LLDS,), ROWS, "frame", values, ("descriptor",)
+            staging.folder, "float32", (N_LLDS,), LLD_ROWS, "frame", values, ("descriptor",)
         )
         sums = rng.integers(-128, 128, (n, 32)).astype(np.int8)
         write_array(staging.folder, SUMS, sums, ("utterance", "byte"))
@@ -237,8 +244,8 @@ def _write_teacher(to: Store, job: TeacherJob, n: int, rng: np.random.Generator)
     """Random logits and embeddings under a fold's teacher's identity."""
     for above in reversed(Path(job.unit).parents[:-1]):
         write_group(to.path / above)
-    width, draw = WIDTHS[job.name], rng.standard_normal
-    with staged(to.path / job.unit, job.identity) as staging:
+    width, draw = WIDTHS[job.settings.kind], rng.standard_normal
+    with staged(to.path / job.unit, job.step.identity) as staging:
         write_group(staging.folder)
         logits = 3 * draw((n, len(FOUR_CLASSES)), dtype=np.float32)
         write_array(staging.folder, "logits", logits, ("utterance", "class"))

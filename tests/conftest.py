@@ -80,7 +80,7 @@ def cross_store(small_request: Any, small_store: Path, tmp_path_factory: Any) ->
     place = tmp_path_factory.mktemp("cross") / "store"
     shutil.copytree(small_store, place)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("featstore.jobs.processes.ProcessPoolExecutor", InlineExecutor)
+        patch.setattr("featstore.jobs.local.ProcessPoolExecutor", InlineExecutor)
         build(replace(small_request, store=place, folds="1", jobs=1, cross_fit=2))
     return place
 
@@ -114,7 +114,7 @@ def build_here(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Any]:
             _LLDS[key] = extract(samples, feature_set)
         return _LLDS[key].copy()
 
-    monkeypatch.setattr("featstore.jobs.processes.ProcessPoolExecutor", InlineExecutor)
+    monkeypatch.setattr("featstore.jobs.local.ProcessPoolExecutor", InlineExecutor)
     monkeypatch.setattr(lld, "extract", remembered)
     return lambda request: build(replace(request, jobs=1))
 

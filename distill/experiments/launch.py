@@ -26,8 +26,7 @@ from featstore.core.os_errors import io_failure
 from featstore.core.schema import TaskFailed, UserError, printable
 from featstore.inspection.teachers import warnings_of
 from featstore.jobs import LOCAL, ExecutorSettings, carry_out
-from featstore.jobs.local import workers
-from featstore.jobs.processes import default_jobs
+from featstore.jobs.local import default_jobs, workers
 from featstore.jobs.task import Task, fail, standings
 from featstore.store import open_store
 
@@ -136,7 +135,7 @@ def _threads_shared(requests: Sequence[RunRequest], jobs: int | None) -> list[Ru
     """The CPUs shared out over the runs that are trained at a time, those that are done included:
     a command that is given again computes the same bytes.
     """
-    at_once = workers(jobs, requests[0].device)[0] if requests else 1
+    at_once = len(workers(jobs, requests[0].device)) if requests else 1
     threads = max(1, default_jobs() // max(1, min(at_once, len(requests))))
     return [replace(one, threads=one.threads or threads) for one in requests]
 

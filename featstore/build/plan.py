@@ -7,21 +7,19 @@ is done; one that is there with another is in the way, and only ``rebuild`` repl
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any
 
 from featstore import teachers
-from featstore.build import units as steps
-from featstore.build.fit import TeacherJob
-from featstore.build.lld_unit import lld_identity
-from featstore.core.config import BuildSettings, TeacherSettings, cross_fitted
+from featstore.build import units
+from featstore.build.units import Step, TeacherJob
+from featstore.core.config import BuildSettings
 from featstore.core.schema import Corrupt, Manifest, OtherVersion, Refused, UserError
 from featstore.core.settings import differences
+from featstore.corpora.audio_check import without
 from featstore.folds import (
     TRAIN,
     Fold,
@@ -33,22 +31,29 @@ from featstore.folds import (
     resolve_validation,
     roles,
 )
-from featstore.store.store import TEACHER_UNIT, Store, unit_name
+from featstore.store.store import Store
 from featstore.store.unit import Identity, Unit
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-Status = Literal["done", "build", "replace", "conflict"]
+_DIGESTS = ("rows", "files", "sources", "groups")
+"""Settings that are SHA-256 of content: that they differ is all there is to say."""
 
 
 @dataclass(frozen=True)
 class Request:
     """What a user asks of ``featstore build``; of these only ``settings`` decide bytes.
 
-    ``cross_fit`` asks for units beside the plain ones: targets cross-fitted by so many parts.
-    ``shards`` is how many parts audio and LLDs are made in before one process commits them; as the
-    executor sees fit where not given.
+    Attributes:
+        manifest: the corpus as read; its audio has not been decoded yet.
+        settings: of the build.
+        store: the store's folder.
+        folds: ``all``, or numbers such as ``1..3,7``.
+        jobs: processes on this machine; one a CPU, or a GPU, where not given.
+        device: where teachers are fitted.
+        rebuild: replace units that were made from something else.
+        repair: read every byte, and make damaged units anew.
+        cross_fit: also targets that are cross-fitted by so many parts, beside the plain ones.
+        shards: in how many parts LLDs are extracted, each kept if the build is interrupted.
+        strict: stop where an utterance would be excluded.
     """
 
     manifest: Manifest
@@ -58,25 +63,10 @@ class Request:
     jobs: int | None = None
     device: str = "auto"
     rebuild: bool = False
-    keep_teachers: bool = False
     repair: bool = False
     cross_fit: int | None = None
     shards: int | None = None
-
-
-@dataclass(frozen=True)
-class Step:
-    """One unit of a plan: what is to happen to it, and why."""
-
-    identity: Identity
-    status: Status
-    why: str
-    n_bytes: int = 0
-
-    @property
-    def unit(self) -> str:
-        """The unit's name."""
-        return self.identity.unit
+    strict: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,16 +75,16 @@ class Plan:
 
     Attributes:
         steps: the units in the order they are made.
-        table: the utterances that the store will hold.
+        manifest: the corpus without the utterances whose audio cannot be used, as far as known.
         folds: all folds of the corpus.
         roles: ``[fold, N]``.
         jobs: the teachers that are still to be fitted.
     """
 
     steps: tuple[Step, ...]
-    table: pd.DataFrame
+    manifest: Manifest
     folds: tuple[Fold, ...]
-    roles: npt.NDArray[np.int8]
+    roles: Roles
     jobs: tuple[TeacherJob, ...] = ()
 
     def step(self, unit: str) -> Step:
@@ -107,127 +97,80 @@ class Plan:
         return [step for step in self.steps if step.status == "conflict"]
 
 
-def make_plan(request: Request, sums: dict[str, str]) -> Plan:
+def make_plan(
+    request: Request, sums: Mapping[str, str], excluded: Collection[str] | None = None
+) -> Plan:
     """Compare what is asked for with what is there; touches nothing.
 
     Args:
         request: the build.
         sums: SHA-256 of the corpus' audio files, see :func:`featstore.build.units.source_sums`.
+        excluded: utterances whose audio cannot be used; those that the store's audio unit lists
+            where not given.
 
     Raises:
         UserError: the folds cannot be made from this corpus, or not parted to cross-fit.
         Refused: the folds would leak.
     """
-    settings, manifest = request.settings, request.manifest
-    store = Store(request.store)
-    audio = steps.audio_identity(manifest, settings.audio, sums)
-    audio_step = _step(store, audio, request, _audio_bytes(manifest.utterances))
-    table = manifest.utterances
-    if audio_step.status == "done":
-        table = steps.without_excluded(manifest, store)
-    corpus = steps.corpus_identity(table, manifest, settings.corpus)
-    fold_settings = resolve_validation(table, settings.folds)
-    folds = make_folds(table, fold_settings)
-    role = roles(table, folds, fold_settings.script_disjoint)
-    prove(table, folds, role)
-    splits = steps.splits_identity(fold_settings, corpus)
-    lld = lld_identity(settings.lld, audio)
-    shared = {i.unit: i for i in (audio, corpus, splits, lld)}
-    sizes = {
-        "corpus": int(table["text"].str.len().sum()) + 150 * len(table),
-        "lld": round(float(table["duration_s"].sum()) * 10_000),
-        "splits": role.size,
-    }
-    plan = [audio_step] + [
-        _step(store, identity, request, sizes.get(identity.unit, 0))
-        for identity in (corpus, splits, lld)
+    settings, manifest, store = request.settings, request.manifest, Store(request.store)
+    audio = units.audio_identity(manifest, settings.audio, sums)
+    seconds = float(manifest.utterances["duration_s"].sum())
+    audio_step = _step(store, audio, request, round(seconds * 32_000))
+    left = without(manifest.utterances, set(_excluded(store) if excluded is None else excluded))
+    if len(left) < len(manifest.utterances):
+        manifest = replace(manifest, utterances=left, full_release=False)
+    fold_settings = resolve_validation(left, settings.folds)
+    folds = make_folds(left, fold_settings)
+    role = roles(left, folds, fold_settings.script_disjoint)
+    prove(left, folds, role)
+    corpus = units.corpus_identity(manifest, settings)
+    splits = units.splits_identity(fold_settings, corpus)
+    lld = units.lld_identity(settings, audio)
+    steps = [
+        audio_step,
+        _step(store, corpus, request, int(left["text"].str.len().sum()) + 150 * len(left)),
+        _step(store, splits, request, role.size),
+        _step(store, lld, request, round(seconds * 10_000)),
     ]
-    jobs = []
-    for job in _all_jobs(request, table, folds, role, shared):
-        step = _step(store, job.identity, request, 0)
-        keep = job.keep or (store.path / job.weights.unit).is_dir()
-        if step.status == "done" and keep:
-            weights = _step(store, job.weights, request, 0)
-            if weights.status != "done":
-                step = replace(step, status="build", why=f"its weights: {weights.why}")
-        plan.append(step)
-        if step.status != "done":
-            jobs.append(replace(job, keep=keep, replace=step.status == "replace"))
-    return Plan(tuple(plan), table, folds, role, tuple(jobs))
+    plan = Plan(tuple(steps), manifest, folds, role)
+    jobs = list(_teachers(request, plan, store))
+    fits = tuple(job for job in jobs if job.step.status != "done")
+    return replace(plan, steps=(*steps, *(job.step for job in jobs)), jobs=fits)
 
 
-def _all_jobs(
-    request: Request,
-    table: pd.DataFrame,
-    folds: Sequence[Fold],
-    role: Roles,
-    shared: dict[str, Identity],
-) -> Iterator[TeacherJob]:
-    """The plain teachers of all folds, and after them the cross-fitted ones."""
-    jobs = list(_teacher_jobs(request, table, folds, shared))
-    yield from jobs
-    if request.cross_fit is None:
-        return
-    if request.keep_teachers:
-        raise UserError(
-            f"--keep-teachers --cross-fit {request.cross_fit}: the parts of cross-fitted targets "
-            "are not kept",
-            "build twice: once with each of the two",
-        )
-    seed = request.settings.folds.seed
-    groups = {
-        number: cross_fit_groups(
-            table[role[number - 1] == TRAIN], folds[number - 1], request.cross_fit, seed
-        )
-        for number in {job.fold.number for job in jobs}
+def _teachers(request: Request, plan: Plan, store: Store) -> Iterator[TeacherJob]:
+    """For each fold, for each teacher: the job; after them those of cross-fitted targets."""
+    shared = {step.unit: step.identity for step in plan.steps}
+    texts = tuple(plan.manifest.utterances["text"])
+    portable = {
+        name: (settings, *teachers.portable(settings))
+        for name, settings in request.settings.teachers.items()
     }
-    yield from (_parted(job, groups[job.fold.number]) for job in jobs)
+    folds = [plan.folds[number - 1] for number in parse_numbers(request.folds, len(plan.folds))]
+    for parts in (0, request.cross_fit) if request.cross_fit is not None else (0,):
+        for fold in folds:
+            groups = _groups(request, plan, fold, parts) if parts != 0 else ()
+            for name, (settings, recorded, provenance) in portable.items():
+                identity = units.teacher_identity(fold, name, recorded, shared, groups)
+                yield TeacherJob(
+                    request.store, _step(store, identity, request), fold, settings, texts,
+                    provenance, groups, request.device,
+                )  # fmt: skip
 
 
-def _parted(job: TeacherJob, groups: tuple[tuple[str, ...], ...]) -> TeacherJob:
-    """The job that makes a teacher's cross-fitted targets; its unit's name tells it from others."""
-    name = cross_fitted(job.name, len(groups))
-    unit = unit_name(job.fold.number, name)
-    if not TEACHER_UNIT.match(unit):
-        raise UserError(f"--cross-fit: {name} is too long a name", "name that teacher shorter")
-    settings = {**job.identity.settings, "cross_fit": len(groups)}
-    identity = Identity(unit, settings, job.identity.parents)
-    return replace(job, name=name, identity=identity, groups=groups)
+def _groups(request: Request, plan: Plan, fold: Fold, parts: int) -> tuple[tuple[str, ...], ...]:
+    training = plan.manifest.utterances[plan.roles[fold.number - 1] == TRAIN]
+    return cross_fit_groups(training, fold, parts, request.settings.folds.seed)
 
 
-def _teacher_jobs(
-    request: Request, table: pd.DataFrame, folds: Sequence[Fold], shared: dict[str, Identity]
-) -> Iterator[TeacherJob]:
-    """A job for every fold and teacher asked for, fold by fold."""
-    wanted = set(parse_numbers(request.folds, len(folds)))
-    texts = tuple(table["text"])
-    named = request.settings.teachers
-    portable = {name: teachers.portable(settings) for name, settings in named.items()}
-    for fold in (fold for fold in folds if fold.number in wanted):
-        for name, settings in named.items():
-            recorded, provenance = portable[name]
-            yield TeacherJob(
-                store=request.store,
-                fold=fold,
-                name=name,
-                settings=settings,
-                identity=_teacher_identity(fold, name, recorded, shared),
-                texts=texts,
-                provenance=provenance,
-                keep=request.keep_teachers,
-                device=request.device,
-            )
+def _excluded(store: Store) -> list[str]:
+    """Utterances that the store's audio unit could not use; none where there is no such unit."""
+    with suppress(UserError):
+        return [str(one["utterance_id"]) for one in store.unit("audio").facts["excluded"]]
+    return []
 
 
-def _teacher_identity(
-    fold: Fold, name: str, settings: TeacherSettings, shared: dict[str, Identity]
-) -> Identity:
-    parents = {unit: shared[unit].fingerprint for unit in teachers.parents(settings)}
-    record = {"fold": fold.number, "teacher": settings.model_dump(mode="json")}
-    return Identity(unit_name(fold.number, name), record, parents)
-
-
-def _step(store: Store, identity: Identity, request: Request, n_bytes: int) -> Step:
+def _step(store: Store, identity: Identity, request: Request, n_bytes: int = 0) -> Step:
     """Compare one unit with what stands in its place; to repair, byte by byte."""
     if not os.path.lexists(store.path / identity.unit):
         return Step(identity, "build", "not there yet", n_bytes)
@@ -241,23 +184,22 @@ def _step(store: Store, identity: Identity, request: Request, n_bytes: int) -> S
         raise type(error)(error.message, "mend it with --repair") from error
     if unit.fingerprint == identity.fingerprint:
         return Step(identity, "done", "same fingerprint", unit.n_bytes)
-    why = "; ".join(_difference(unit, identity))
-    return Step(identity, "replace" if request.rebuild else "conflict", why, n_bytes)
+    why = _difference(unit, identity)
+    if why == ["files: another content"]:  # nothing else is lost, and nothing depends on them
+        return Step(identity, "replace", "its audio files have other names", n_bytes)
+    return Step(identity, "replace" if request.rebuild else "conflict", "; ".join(why), n_bytes)
 
 
 def _difference(unit: Unit, identity: Identity) -> list[str]:
     """What a unit was made from, and what is asked for."""
-    settings = differences(unit.settings, identity.settings)
+    before, after = dict(unit.settings), dict(identity.settings)
+    digests = [name for name in _DIGESTS if before.pop(name, "") != after.pop(name, "")]
     parents = [
         f"another {name}"
         for name in identity.parents
         if unit.parents.get(name) != identity.parents[name]
     ]
-    return settings + parents
-
-
-def _audio_bytes(table: pd.DataFrame) -> int:
-    return round(float(table["duration_s"].sum()) * 32_000)
+    return [*differences(before, after), *(f"{one}: another content" for one in digests), *parents]
 
 
 def plan_dict(plan: Plan, settings: BuildSettings) -> dict[str, Any]:
@@ -267,7 +209,7 @@ def plan_dict(plan: Plan, settings: BuildSettings) -> dict[str, Any]:
             {"unit": step.unit, "status": step.status, "why": step.why, "bytes": step.n_bytes}
             for step in plan.steps
         ],
-        "utterances": len(plan.table),
+        "utterances": len(plan.manifest.utterances),
         "folds": len(plan.folds),
         "fits": sum(job.n_fits for job in plan.jobs),
         "settings": settings.model_dump(mode="json"),

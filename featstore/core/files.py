@@ -23,6 +23,12 @@ MAX_JSON_BYTES = 4 * 1024**2
 """A record of 32,000 files has 3.5; read, the densest JSON takes thirty times its size."""
 _PIECE_BYTES = 1024**2
 """Read at a time: an utterance's file at once, so that threads hand Python's lock over but once."""
+_LOADED = re.compile(
+    r"((generation_|tokenizer_|preprocessor_|processor_)?config|tokenizer|special_tokens_map"
+    r"|added_tokens|vocab)\.json\Z|(vocab|merges)\.txt\Z|.+\.(model|safetensors"
+    r"|safetensors\.index\.json)\Z"
+)
+"""Files of a Hugging Face folder that a model, tokenizer or feature extractor is made of."""
 _BESIDE = re.compile(r"\..+\.[0-9a-f]{8}\Z")
 
 
@@ -140,8 +146,11 @@ def sha256_of(path: Path) -> str:
 
 
 def folder_digest(folder: Path) -> str:
-    """What tells one local model from another: ``sha256:`` and the digest of all its files."""
-    files = sorted(path for path in folder.iterdir() if path.is_file())
+    """What tells one local model from another: ``sha256:`` and a digest of what it is loaded from.
+
+    Configuration, tokenizer and weights count; a README beside them changes no model.
+    """
+    files = sorted(path for path in folder.iterdir() if _LOADED.match(path.name) and path.is_file())
     return f"sha256:{digest({path.name: sha256_of(path) for path in files})}"
 
 

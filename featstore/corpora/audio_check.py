@@ -1,39 +1,45 @@
-"""Every utterance heard before anything is built: what a header cannot tell is told here.
+"""Which utterances' audio can be used: what a header cannot tell shows when it is decoded.
 
 A manifest is made from labels, transcripts and the headers of the audio. NaN, silence, a cut-off
-file or a copy of somebody else's recording show only when it is decoded, which costs some five
-seconds for the seven hours of IEMOCAP; so a check and a build both do it first.
+file or a copy of somebody else's recording show only in the samples. ``featstore check`` decodes
+everything for this alone; a build reads each utterance by the same :func:`read` when it writes the
+audio, and excludes by the same :func:`judged`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from featstore.core.config import AudioSettings
 from featstore.core.console import Advance, progress
 from featstore.core.schema import Fault, Manifest
 from featstore.corpora.duplicates import Clip, identical_audio
 from featstore.corpora.manifest import empty_classes, fault, silent_speakers
-from featstore.features.audio import BadAudio, read_mono
+from featstore.features.audio import BadAudio, Signal, read_mono
 
 if TYPE_CHECKING:
     import pandas as pd
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 THREADS = 4
 """Decoding gives Python's lock back. Each thread may hold a long file at a high rate, so that
 there are not as many as a large machine has CPUs."""
-_AT_A_TIME = 64
-_WORTH_TELLING_S = 3600.0
+PROGRESS_FROM_S = 3600.0
+"""Less audio than this is decoded before anybody could read a progress line."""
 
 
-class _Source(NamedTuple):
+class Source(NamedTuple):
+    """Where an utterance's audio lies, and whose it is."""
+
     utterance_id: str
     speaker: str
     file: str
@@ -41,7 +47,33 @@ class _Source(NamedTuple):
     duration_s: float
 
 
-def heard(manifest: Manifest, settings: AudioSettings, threads: int = THREADS) -> Manifest:
+def sources(table: pd.DataFrame) -> list[Source]:
+    """Where the audio of each row of a manifest lies."""
+    columns = (table[name].tolist() for name in Source._fields)
+    return [Source(*row) for row in zip(*columns, strict=True)]
+
+
+def read(root: Path, source: Source, settings: AudioSettings) -> tuple[Clip, Signal, int] | Fault:
+    """An utterance decoded at its file's own rate, or what is wrong with its audio.
+
+    Returns:
+        A digest of the samples to find copies by, the samples ``[T]`` and the rate in Hz.
+    """
+    path = root / source.file
+    try:
+        signal, rate = read_mono(path, source.start_s, source.duration_s, settings)
+    except BadAudio as bad:
+        message = f"{source.utterance_id}: {bad.message.removeprefix(f'{path}: ')}"
+        return fault(
+            bad.reason, source.file, message, bad.hint, utterance_id=source.utterance_id
+        )  # fmt: skip
+    digest = hashlib.sha256(str(rate).encode("ascii"))
+    digest.update(signal.data)
+    clip = Clip(source.utterance_id, source.speaker, source.file, digest.digest())
+    return clip, signal, rate
+
+
+def judged(manifest: Manifest, clips: Sequence[Clip], faults: Sequence[Fault]) -> Manifest:
     """The manifest of those utterances whose audio can be used, with a fault for each other one.
 
     A copy under another speaker is warned of. A speaker or a class that is lost with its last
@@ -49,71 +81,77 @@ def heard(manifest: Manifest, settings: AudioSettings, threads: int = THREADS) -
 
     Args:
         manifest: a corpus as read.
-        settings: the limits on duration.
-        threads: how many decode.
+        clips: of the utterances that could be decoded.
+        faults: of the others.
     """
-    table = manifest.utterances
-    sources = _sources(table)
-    batches = [sources[at : at + _AT_A_TIME] for at in range(0, len(sources), _AT_A_TIME)]
-    hear = partial(_hear, manifest.root, settings)
-    faults: list[Fault] = []
-    clips: list[Clip] = []
-    with _progress(sources) as advance, ThreadPoolExecutor(threads) as pool:
-        for results in pool.map(hear, batches):
-            clips += [one for one in results if isinstance(one, Clip)]
-            faults += [one for one in results if isinstance(one, Fault)]
-            advance(len(results))
+    copies = identical_audio(clips)
     if not faults:
-        return replace(manifest, faults=(*manifest.faults, *identical_audio(clips)))
-    kept = table[table["utterance_id"].isin([clip.utterance_id for clip in clips])]
+        return replace(manifest, faults=(*manifest.faults, *copies))
+    kept = without(manifest.utterances, {one.utterance_id for one in faults})
     return replace(
         manifest,
-        utterances=kept.reset_index(drop=True),
-        faults=(*manifest.faults, *faults, *identical_audio(clips), *_lost(manifest, kept)),
+        utterances=kept,
+        faults=(*manifest.faults, *faults, *copies, *_lost(manifest, kept)),
         full_release=False,
     )
 
 
-def _progress(sources: Sequence[_Source]) -> AbstractContextManager[Advance]:
-    """None for a corpus that is heard before anybody could read it."""
-    if sum(source.duration_s for source in sources) < _WORTH_TELLING_S:
-        return nullcontext(lambda n: None)
-    return progress("audio checked", len(sources), unit="utterances")
+def without(table: pd.DataFrame, utterances: set[str]) -> pd.DataFrame:
+    """The rows of all other utterances."""
+    return table[~table["utterance_id"].isin(utterances)].reset_index(drop=True)
 
 
-def _sources(table: pd.DataFrame) -> list[_Source]:
-    columns = (table[name].tolist() for name in _Source._fields)
-    return [_Source(*row) for row in zip(*columns, strict=True)]
+def heard(manifest: Manifest, settings: AudioSettings, threads: int = THREADS) -> Manifest:
+    """Decode everything and keep nothing but the verdict, see :func:`judged`.
+
+    Args:
+        manifest: a corpus as read.
+        settings: the limits on duration.
+        threads: how many decode.
+    """
+    rows = sources(manifest.utterances)
+    faults: list[Fault] = []
+    clips: list[Clip] = []
+
+    def listen(source: Source) -> Clip | Fault:
+        result = read(manifest.root, source, settings)
+        return result if isinstance(result, Fault) else result[0]
+
+    with progress_of("audio checked", rows) as advance:
+        for result in in_threads(listen, rows, threads):
+            if isinstance(result, Fault):
+                faults.append(result)
+            else:
+                clips.append(result)
+            advance()
+    return judged(manifest, clips, faults)
 
 
-def _hear(root: Path, settings: AudioSettings, sources: Sequence[_Source]) -> list[Clip | Fault]:
-    return [_listen(root, settings, source) for source in sources]
+def progress_of(what: str, rows: Sequence[Source]) -> AbstractContextManager[Advance]:
+    """The progress of decoding; none where it takes no time."""
+    if sum(row.duration_s for row in rows) < PROGRESS_FROM_S:
+        return nullcontext(lambda n=1, note="": None)
+    return progress(what, len(rows), unit="utterances")
 
 
-def _listen(root: Path, settings: AudioSettings, source: _Source) -> Clip | Fault:
-    path = root / source.file
-    try:
-        signal, rate = read_mono(path, source.start_s, source.duration_s, settings)
-    except BadAudio as bad:
-        message = bad.message.removeprefix(f"{path}: ")
-        return fault(
-            bad.reason,
-            source.file,
-            f"{source.utterance_id}: {message}",
-            bad.hint,
-            utterance_id=source.utterance_id,
-        )
-    digest = hashlib.sha256(str(rate).encode("ascii"))
-    digest.update(signal.data)
-    return Clip(source.utterance_id, source.speaker, source.file, digest.digest())
+def in_threads(function: Callable[[T], R], items: Iterable[T], jobs: int) -> Iterator[R]:
+    """Map in order by ``jobs`` threads, with only a few results waiting at a time."""
+    with ThreadPoolExecutor(max(jobs, 1)) as pool:
+        pending: deque[Future[R]] = deque()
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) >= 4 * max(jobs, 1):
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
 def _lost(manifest: Manifest, kept: pd.DataFrame) -> list[Fault]:
-    """Who and what was there by the headers and is not there by ear."""
+    """Speakers and classes that the headers promise and the samples do not hold."""
     first = manifest.utterances.drop_duplicates("speaker")
     places = dict(zip(first["speaker"], ((file, None) for file in first["file"]), strict=True))
-    had = set(manifest.utterances["label"])
-    classes = [name for name in manifest.classes if name in had]
+    present = set(manifest.utterances["label"])
+    classes = [name for name in manifest.classes if name in present]
     return [
         *silent_speakers(places, set(kept["speaker"])),
         *empty_classes(classes, set(kept["label"])),

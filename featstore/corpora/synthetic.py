@@ -28,7 +28,7 @@ from featstore.core.settings import differences
 from featstore.corpora import espeak
 from featstore.corpora.iemocap import read_layout
 from featstore.corpora.synthetic_script import Durations, Turn, plan
-from featstore.jobs.processes import default_jobs
+from featstore.jobs.local import default_jobs
 from featstore.store.staging import beside
 
 if TYPE_CHECKING:

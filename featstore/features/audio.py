@@ -28,6 +28,8 @@ MAX_FILE_BYTES = 2 * 1024**3
 MAX_FILTER = 2**23
 """Taps that resampling may take: the two rates over their common divisor, multiplied. 12345 Hz
 needs 8 million; 47999 Hz would need 768 million, which is 13 GB and a minute a file."""
+UNKNOWN_SIZE = 0x7FFFF000
+"""From here on a WAV's header gives no size: it was written into a pipe (sox, ffmpeg)."""
 FULL_SCALE = 32768.0
 MAX_PEAK = 64.0
 """Floats may overshoot 1.0; a file that reaches this holds integers, and would be all clipped."""
@@ -152,8 +154,8 @@ def check_file(path: Path) -> None:
         )
     if head[:4] == b"RIFF" and len(head) >= 8:
         declared = int.from_bytes(head[4:8], "little") + 8
-        streamed = declared - 8 in (0, 0xFFFFFFFF)
-        if not streamed and declared > facts.st_size + 1:
+        is_known = 8 < declared < UNKNOWN_SIZE
+        if is_known and declared > facts.st_size + 1:
             raise BadAudio(
                 "truncated",
                 f"{path}: truncated: its header announces {declared} bytes, it has {facts.st_size}",

@@ -8,11 +8,8 @@ Source: Eyben et al. 2015; opensmile-python. PAPER.md rows 16 to 18.
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,7 +20,6 @@ import numpy.typing as npt
 
 from featstore.core.schema import SAMPLING_RATE
 from featstore.features.audio import Samples, from_samples
-from featstore.jobs.processes import worker_setup
 
 Lld = npt.NDArray[np.float32]
 
@@ -76,22 +72,6 @@ def _no_frame_lost() -> Iterator[None]:
 def names(feature_set: str = "eGeMAPSv02") -> tuple[str, ...]:
     """The descriptors in openSMILE's order, which is the order of the store's columns."""
     return tuple(str(name) for name in _smile(feature_set).feature_names)
-
-
-def extract_all(signals: Iterable[Samples], feature_set: str, jobs: int) -> Iterator[Lld]:
-    """LLDs of many utterances in order, by ``jobs`` processes, holding only a few at a time."""
-    if jobs <= 1:
-        yield from (extract(samples, feature_set) for samples in signals)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=worker_setup) as pool:
-        pending: deque[Future[Lld]] = deque()
-        for samples in signals:
-            pending.append(pool.submit(extract, samples, feature_set))
-            if len(pending) >= 8 * jobs:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
 
 
 def measured(lld: Lld, columns: Sequence[str]) -> npt.NDArray[np.bool_]:

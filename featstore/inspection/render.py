@@ -187,23 +187,9 @@ def plan(facts: Facts) -> Iterator[Any]:
           step["why"]] for step in facts["steps"]),
         left=(0, 3),
     )  # fmt: skip
-    groups = facts["tasks"]["groups"]
-    if groups:
-        sums = ("count", "cpu_hours", "gpu_hours", "bytes")
-        total = {name: sum(group[name] for group in groups) for name in sums}
-        yield grid(
-            "Tasks", ["tasks", "count", "needs", "CPU-hours", "GPU-hours", "disk"],
-            ([group["tasks"], *_cost(group, _names(group["needs"]) or "-")] for group in groups),
-            total=["all", *_cost(total, "")],
-        )  # fmt: skip
     yield f"{facts['utterances']} utterances, {facts['folds']} folds, {facts['fits']} fit(s) to do"
-    if groups:
-        yield facts["tasks"]["basis"]
-
-
-def _cost(group: Facts, needs: str) -> tuple[Any, ...]:
-    hours = (f"{group[name]:.2f}" if group[name] else "-" for name in ("cpu_hours", "gpu_hours"))
-    return (group["count"], needs, *hours, size(group["bytes"]))
+    if facts["tasks"]:
+        yield "tasks: " + ", ".join(f"{n} {clean(kind)}" for kind, n in facts["tasks"].items())
 
 
 def built(facts: Facts) -> Iterator[Any]:

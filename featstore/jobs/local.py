@@ -1,21 +1,132 @@
-"""Tasks on this machine: a bounded pool of processes, one a GPU where there are several."""
+"""Tasks on this machine: processes that do one task at a time, one a GPU where there are several.
+
+Each process is a pool of its own, so one that the system kills (out of memory, say) takes nothing
+but its own task with it, and the others go on.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+import signal
+import threading
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from multiprocessing import get_context
+from dataclasses import dataclass
+from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from featstore.core.config import device_kind
-from featstore.jobs.body import perform
-from featstore.jobs.processes import default_jobs, each, worker_setup
-from featstore.jobs.task import Task
-from featstore.jobs.waves import failed_needs
+from featstore.core.schema import TaskFailed
+from featstore.jobs.task import Outcome, Task, attended, failed_needs
 
-Outcome = tuple[Task, Exception | None]
+T = TypeVar("T")
+R = TypeVar("R")
+
+_POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One process that works beside others.
+
+    Attributes:
+        gpu: whether it is for tasks that want a GPU.
+        device: what CUDA_VISIBLE_DEVICES is set to; as it is where empty.
+    """
+
+    gpu: bool = False
+    device: str = ""
+
+
+def default_jobs() -> int:
+    """How many CPUs this process may use; in a SLURM job, those it was given."""
+    cpus = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if cpus.isdecimal() and int(cpus):
+        return int(cpus)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def workers(jobs: int | None, device: str) -> list[Worker]:
+    """The processes that work at a time: one for each CPU, or for each GPU, which it sees alone.
+
+    Args:
+        jobs: how many; None for one a CPU or a GPU, and one where a single GPU is named.
+        device: auto, cpu, cuda or cuda:N.
+    """
+    if device_kind(device) == "cpu":
+        return [Worker()] * (jobs or default_jobs())
+    from featstore.core.training import pick_device
+
+    chosen = pick_device(device)
+    gpus: list[str] = visible_gpus() if chosen.index is None else []
+    if len(gpus) < 2:
+        return [Worker(gpu=True)] * (jobs or 1)
+    return [Worker(True, name) for name in islice(cycle(gpus), jobs or len(gpus))]
+
+
+def visible_gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES may name: the GPUs that this process sees."""
+    import torch
+
+    names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return names or [str(index) for index in range(torch.cuda.device_count())]
+
+
+def worker_setup(device: str = "", setup: Callable[..., None] | None = None, *more: Any) -> None:
+    """Called first in every worker.
+
+    A worker leaves Ctrl-C to its parent, and ends when the parent is gone, even by SIGKILL: an
+    orphan would go on burning a shared machine's CPU and hold the locks of its staging folder.
+
+    Args:
+        device: the GPU that it is to see alone, if any.
+        setup: called with ``more`` at the end.
+        *more: arguments of ``setup``.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def leave() -> None:
+            parent.join()
+            os._exit(1)
+
+        threading.Thread(target=leave, daemon=True).start()
+    if device:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
+    if setup is not None:
+        setup(*more)
+
+
+def each(
+    function: Callable[[T], R],
+    items: Sequence[T],
+    team: Sequence[Worker],
+    *,
+    setup: Callable[..., None] | None = None,
+    setup_arguments: tuple[Any, ...] = (),
+    idle: Callable[[], None] = lambda: None,
+) -> Generator[tuple[T, R | Exception], None, None]:
+    """Every item in some worker process; yields each with its result, or why there is none.
+
+    Close the generator to end the workers.
+
+    Args:
+        function: the work; it and the items cross into processes by pickle.
+        items: what is to be done, in order.
+        team: the processes.
+        setup: called first in every worker, with ``setup_arguments``.
+        setup_arguments: for ``setup``.
+        idle: called several times a second meanwhile.
+    """
+    left = iter(items)
+    begin = (setup, *setup_arguments) if setup else ()
+    return _pooled(function, lambda worker: next(left, None), team[: len(items)], begin, idle)
 
 
 def carry_out(
@@ -27,91 +138,112 @@ def carry_out(
         root: where notes are kept.
         tasks: with all that they need, but for what is done already.
         jobs: processes at a time; see :func:`workers`.
-        device: where the tasks compute.
+        device: where the tasks that want a GPU compute.
     """
     left = {task.key: task for task in tasks}
+    waiting = list(tasks)
     failed: set[str] = set()
-    while left:
-        for task, error in failed_needs(left.values(), failed):
-            failed.add(left.pop(task.key).key)
-            yield task, error
-        ready = [task for task in left.values() if not left.keys() & set(task.needs)]
-        if not left:
-            return
-        if not ready:
-            raise ValueError(f"tasks that wait for each other: {', '.join(left)}")
-        here = next((task for task in ready if task.here), None)
-        settled = _here(root, here) if here else _pooled(root, ready, jobs, device)
-        for task, result in settled:
-            del left[task.key]
-            if result is not None:
-                failed.add(task.key)
-            yield task, result
+    team = workers(jobs, device if any(task.demand.gpus for task in tasks) else "cpu")
+    has_gpu = any(worker.gpu for worker in team)
+    if has_gpu:
+        team = [*team, *workers(jobs, "cpu")]
 
+    def ready(worker: Worker) -> Task | None:
+        for task in waiting:
+            suits = worker.gpu == (has_gpu and task.demand.gpus > 0)
+            if suits and task.key in left and not left.keys() & set(task.needs):
+                waiting.remove(task)
+                return task
+        return None
 
-def workers(jobs: int | None, device: str) -> tuple[int, Callable[..., None], tuple[Any, ...]]:
-    """How many processes work at a time, and what begins each of them.
-
-    As many as there are CPUs; on GPUs as many as there are GPUs, each process seeing one; one where
-    a single one was named.
-
-    Args:
-        jobs: as many as the user wants; None for as many as fit.
-        device: auto, cpu, cuda or cuda:N.
-
-    Returns:
-        Their number, ``setup`` and ``setup_arguments`` of :func:`featstore.jobs.processes.each`.
-    """
-    if device_kind(device) == "cpu":
-        return jobs or default_jobs(), worker_setup, ()
-    from featstore.core.training import pick_device
-
-    chosen = pick_device(device)
-    gpus: list[str] = visible_gpus() if chosen.index is None else []
-    if len(gpus) < 2:
-        return jobs or 1, worker_setup, ()
-    return jobs or len(gpus), on_one_gpu, (tuple(gpus), get_context("spawn").Value("i", 0))
-
-
-def visible_gpus() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES may name: the GPUs that this process sees."""
-    import torch
-
-    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    return named or [str(index) for index in range(torch.cuda.device_count())]
-
-
-def on_one_gpu(gpus: Sequence[str], taken: Any) -> None:
-    """Called first in a worker: it sees one GPU alone, in turn with the others."""
-    worker_setup()
-    with taken.get_lock():
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[taken.value % len(gpus)]
-        taken.value += 1
-
-
-class _Perform:
-    """Does a task of a root; can be pickled."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def __call__(self, task: Task) -> None:
-        perform(self.root, task)
-
-
-def _here(root: Path, task: Task) -> Iterator[Outcome]:
-    try:
-        perform(root, task)
-    except Exception as error:
-        yield task, error
-    else:
-        yield task, None
-
-
-def _pooled(root: Path, ready: Sequence[Task], jobs: int | None, device: str) -> Iterator[Outcome]:
-    count, setup, arguments = workers(jobs, device)
-    with closing(
-        each(_Perform(root), ready, count, setup=setup, setup_arguments=arguments)
-    ) as results:
+    with closing(_pooled(partial(perform, root), ready, team)) as results:
         for task, result in results:
+            del left[task.key]
             yield task, result if isinstance(result, Exception) else None
+            failed |= {task.key} if isinstance(result, Exception) else set()
+            while lost := failed_needs(left.values(), failed):
+                for task, error in lost:
+                    failed.add(left.pop(task.key).key)
+                    yield task, error
+    if left:
+        raise ValueError(f"tasks that wait for each other: {', '.join(left)}")
+
+
+def perform(root: Path, task: Task, log: str = "") -> None:
+    """Do a task unless it is done, with notes for all to see.
+
+    What another process has committed meanwhile is no failure.
+    """
+    if task.is_done():
+        return
+    with attended(root, task.key, log=log):
+        try:
+            task.work()
+        except Exception:
+            if not task.is_done():
+                raise
+
+
+def _pooled(
+    function: Callable[[T], R],
+    ready: Callable[[Worker], T | None],
+    team: Sequence[Worker],
+    begin: tuple[Any, ...] = (),
+    idle: Callable[[], None] = lambda: None,
+) -> Generator[tuple[T, R | Exception], None, None]:
+    """What is ready for each worker in turn, until nothing runs and nothing is ready."""
+    pools: dict[int, ProcessPoolExecutor] = {}
+    running: dict[Future[R], tuple[T, int]] = {}
+    try:
+        while True:
+            busy = {at for _, at in running.values()}
+            for at in (at for at in range(len(team)) if at not in busy):
+                if (item := ready(team[at])) is not None:
+                    future = _submit(pools, at, (team[at].device, *begin), function, item)
+                    running[future] = item, at
+            if not running:
+                break
+            finished, _ = wait(running, _POLL_S, return_when=FIRST_COMPLETED)
+            idle()
+            for future in sorted(finished, key=list(running).index):
+                item, at = running.pop(future)
+                error = future.exception()
+                if isinstance(error, BrokenProcessPool):
+                    del pools[at]
+                    why = "its process was killed by the system, or crashed"
+                    error = TaskFailed(why, "look for lack of memory in the system's log")
+                if error is not None and not isinstance(error, Exception):
+                    raise error
+                yield item, future.result() if error is None else error
+    except BaseException:
+        for pool in pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)
+        processes = multiprocessing.active_children()
+        for process in processes:
+            process.terminate()
+        for process in processes:  # until they are gone, they hold the locks of their staging
+            process.join()
+        raise
+    for pool in pools.values():
+        pool.shutdown()
+
+
+def _submit(
+    pools: dict[int, ProcessPoolExecutor],
+    at: int,
+    begin: tuple[Any, ...],
+    function: Callable[[T], R],
+    item: T,
+) -> Future[R]:
+    """Hand an item to a worker; one that died while it had nothing to do is replaced."""
+    for _ in range(2):
+        if at not in pools:
+            context = multiprocessing.get_context("spawn")
+            pools[at] = ProcessPoolExecutor(
+                1, mp_context=context, initializer=worker_setup, initargs=begin
+            )
+        try:
+            return pools[at].submit(function, item)
+        except BrokenProcessPool:
+            del pools[at]
+    raise TaskFailed("a worker process does not start", "look for lack of memory")

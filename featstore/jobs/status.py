@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from featstore.core.schema import UserError
-from featstore.jobs.squeue import living
+from featstore.jobs.slurm import living
 from featstore.jobs.task import FOLDER, Standing, standings
 from featstore.store.store import TEACHER_UNIT, Store
 

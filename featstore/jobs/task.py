@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,8 +78,6 @@ class Task:
         needs: keys of the tasks that come first.
         demand: what it wants of a machine.
         n_steps: as many steps its progress counts.
-        here: it spreads over the CPUs by itself. On this machine it is done by the process that
-            carries out, and alone.
     """
 
     key: str
@@ -89,7 +87,19 @@ class Task:
     needs: tuple[str, ...] = ()
     demand: Demand = field(default_factory=Demand)
     n_steps: int = 1
-    here: bool = False
+
+
+Outcome = tuple[Task, Exception | None]
+
+
+def failed_needs(tasks: Iterable[Task], failed: Collection[str]) -> list[Outcome]:
+    """The tasks that need one that has failed, each with the error that says so."""
+    hint = "mend its cause and run the same command again"
+    return [
+        (task, TaskFailed(f"needs {', '.join(lost)}, which failed", hint))
+        for task in tasks
+        if (lost := sorted(set(task.needs) & set(failed)))
+    ]
 
 
 @dataclass(frozen=True)

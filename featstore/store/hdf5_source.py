@@ -137,7 +137,7 @@ class Source:
         return units
 
     def _check_parents(self, units: list[Unit]) -> None:
-        known = {unit.unit: unit.fingerprint for unit in units}
+        known = {unit.unit: unit.content for unit in units}
         for unit in units:
             for parent, fingerprint in unit.parents.items():
                 if known.get(parent) != fingerprint:

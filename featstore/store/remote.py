@@ -277,7 +277,7 @@ def _is_other(objects: Objects, records: Mapping[str, Unit], name: str) -> bool:
     if name in records:
         return not same(theirs, records[name])
     parents = theirs.parents.items()
-    return any(one in records and records[one].fingerprint != sha for one, sha in parents)
+    return any(one in records and records[one].content != made for one, made in parents)
 
 
 def _publish_unit(upload: _Upload, unit: Unit) -> bool:

@@ -325,7 +325,7 @@ class Store:
     def fingerprint(self) -> str:
         """What a run's key is made from: the corpus, the audio and the splits."""
         shared = ("corpus", "audio", "splits")
-        return digest({name: self.record(name).fingerprint for name in shared})
+        return digest({name: self.record(name).content for name in shared})
 
     def check_parents(self, unit: Unit) -> None:
         """Refuse a unit that was made from another parent than the store has now.
@@ -333,8 +333,8 @@ class Store:
         Raises:
             Refused: naming both.
         """
-        for parent, fingerprint in unit.parents.items():
-            if self.record(parent).fingerprint != fingerprint:
+        for parent, content in unit.parents.items():
+            if self.record(parent).content != content:
                 raise Refused(
                     f"{unit.unit}: made from another {parent} than the one in "
                     f"{self.url or self.path}",

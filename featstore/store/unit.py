@@ -56,6 +56,19 @@ class Identity:
             }
         )
 
+    @property
+    def content(self) -> str:
+        """What the units made from this one depend on: all but how its values are kept.
+
+        Without its signals or transcripts, or after its files were renamed, a unit has another
+        fingerprint, but what teachers are fitted on is the same.
+        """
+        kept = {name: value for name, value in self.settings.items() if name != "files"}
+        for name, option in (("audio", "embed_audio"), ("corpus", "embed_text")):
+            if isinstance(table := kept.get(name), Mapping):
+                kept[name] = {key: value for key, value in table.items() if key != option}
+        return Identity(self.unit, kept, self.parents).fingerprint
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -72,6 +85,11 @@ class Unit:
     verified: bool = False
     """Whether every file has just been compared with its SHA-256."""
     _checked: set[str] = field(default_factory=set, compare=False, repr=False)
+
+    @property
+    def content(self) -> str:
+        """See :attr:`Identity.content`."""
+        return Identity(self.unit, self.settings, self.parents).content
 
     @property
     def n_bytes(self) -> int:

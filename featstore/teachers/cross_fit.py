@@ -23,13 +23,12 @@ import torch
 from featstore.core.config import TeacherSettings
 from featstore.core.schema import TaskFailed
 from featstore.core.training import count_parameters
-from featstore.folds import OUT, TEST, VALIDATION, Fold
-from featstore.teachers import prepare
-from featstore.teachers.data import FoldData
-from featstore.teachers.finetune import Fit, Floats, OnEpoch, finetune, predict, score
+from featstore.folds import OUT, TEST, VALIDATION
+from featstore.teachers import Floats, FoldData, OnEpoch, prepare
+from featstore.teachers.finetune import Fit, finetune, predict, score
 
 BEYOND_TRAINING = "mean of the parts"
-"""What is kept of all other rows: nobody is taught these, and no one part is theirs."""
+"""What is kept of all other rows, which no student learns from: the parts' mean."""
 
 HOLD = 0.01
 """How much, beside the class means, each axis is held where it is; see :func:`common_space`."""
@@ -50,7 +49,6 @@ class _Spoken:
 
 def fit_parts(
     data: FoldData,
-    fold: Fold,
     groups: Sequence[Sequence[str]],
     settings: TeacherSettings,
     device: torch.device,
@@ -60,7 +58,6 @@ def fit_parts(
 
     Args:
         data: the corpus as the fold sees it.
-        fold: its speakers.
         groups: the fold's training speakers, each in one group.
         settings: of the teacher; all parts have the same, and the same seed.
         device: where to compute.
@@ -77,6 +74,8 @@ def fit_parts(
     beyond = [rows for role in (VALIDATION, TEST, OUT) if len(rows := data.rows(role))]
     own = [data.train_rows[np.isin(speakers[data.train_rows], group)] for group in groups]
     parts = [_fit_part(data, rows, beyond, settings, device, on_epoch) for rows in own]
+    trained = sorted(name for group in groups for name in group)
+    validated = sorted(set(speakers[data.rows(VALIDATION)].tolist()))
     unseen = np.stack([part.beyond[1] for part in parts])
     n, width = len(data.labels), unseen.shape[2]
     logits = np.empty((n, data.n_classes), dtype=np.float32)
@@ -90,8 +89,8 @@ def fit_parts(
         "parts": [
             {
                 "held_out": list(group),
-                "fitted_on": [name for name in fold.train if name not in group],
-                "selected_on": list(fold.validation),
+                "fitted_on": [name for name in trained if name not in group],
+                "selected_on": validated,
                 "residual": part.residual,
                 "parameters": part.parameters,
                 "best_epoch": part.fit.best_epoch,
@@ -185,12 +184,14 @@ def _fit_part(
     roles = data.roles.copy()
     roles[own] = OUT
     seen = replace(data, roles=roles)
-    task = prepare(seen, settings, getattr(settings, "model", ""))
-    fit = finetune(task, seen, settings.optim, settings.seed, device, on_epoch)
-    groups = [predict(task, rows, device) for rows in (seen.train_rows, own, *beyond)]
+    teacher = prepare(seen, settings)
+    fit = finetune(teacher, seen, settings.optim, settings.seed, device, on_epoch)
+    groups = [predict(teacher, rows, device) for rows in (seen.train_rows, own, *beyond)]
     if not all(np.isfinite(values).all() for pair in groups for values in pair):
         raise TaskFailed("the teacher's outputs are not finite", "lower its learning rate")
     rotation, residual = common_space(groups[0][1], data.labels[seen.train_rows], data.n_classes)
     turned = [(logits, _turned(values, rotation)) for logits, values in groups]
     others = tuple(np.concatenate(values) for values in zip(*turned[2:], strict=True))
-    return _Spoken(fit, count_parameters(task.model), residual, turned[1], (others[0], others[1]))
+    return _Spoken(
+        fit, count_parameters(teacher.model), residual, turned[1], (others[0], others[1])
+    )

@@ -14,12 +14,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from featstore.core.config import OptimSettings
+from featstore.core.config import OptimSettings, TeacherSettings
 from featstore.core.metrics import confusion, ua, wa
 from featstore.core.schema import TaskFailed
 from featstore.core.training import (
     Indices,
     class_weights,
+    count_parameters,
     generator,
     make_optimiser,
     make_schedule,
@@ -28,11 +29,25 @@ from featstore.core.training import (
     sorted_batches,
 )
 from featstore.folds import OUT, TEST, TRAIN, VALIDATION
-from featstore.teachers.data import FoldData, Task
+from featstore.teachers import Floats, FoldData, OnEpoch, prepare
 
 EVAL_BATCH = 64
-Floats = npt.NDArray[np.float32]
-OnEpoch = Callable[[dict[str, float]], None]
+Batch = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A fold's teacher, ready to be fitted.
+
+    Attributes:
+        model: ``model(**batch) -> (logits [B, C], embeddings [B, D])``.
+        collate: ``collate(rows, rng)`` gives a batch; ``rng`` augments, None evaluates.
+        lengths: how long each row is to the model, ``[N]``.
+    """
+
+    model: nn.Module
+    collate: Callable[[npt.NDArray[np.int64], np.random.Generator | None], Batch]
+    lengths: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -43,8 +58,25 @@ class Fit:
     best_epoch: int
 
 
+def fit_whole(
+    data: FoldData, settings: TeacherSettings, device: torch.device, on_epoch: OnEpoch
+) -> tuple[Floats, Floats, dict[str, Any]]:
+    """Fit one teacher on all training rows: logits and embeddings of all rows, and its facts."""
+    teacher = prepare(data, settings)
+    result = finetune(teacher, data, settings.optim, settings.seed, device, on_epoch)
+    logits, embeddings = run_once(teacher, data, device)
+    facts = {
+        "parameters": count_parameters(teacher.model),
+        "embedding_width": int(embeddings.shape[1]),
+        "scores": score(logits, data),
+        "best_epoch": result.best_epoch,
+        "history": list(result.history),
+    }
+    return logits, embeddings, facts
+
+
 def finetune(
-    task: Task,
+    teacher: Prepared,
     data: FoldData,
     optim: OptimSettings,
     seed: int,
@@ -61,7 +93,7 @@ def finetune(
         TaskFailed: the loss is not finite.
     """
     seed_all(seed)
-    model = task.model.to(device)
+    model = teacher.model.to(device)
     train, validation = data.train_rows, data.rows(VALIDATION)
     labels = torch.from_numpy(data.labels.astype(np.int64)).to(device)
     weights = class_weights(data.labels[train], data.n_classes) if optim.class_weights else None
@@ -72,10 +104,10 @@ def finetune(
     best, best_key, best_state = 0, (-1.0, 0.0), None
     for epoch in range(1, optim.epochs + 1):
         rng = generator(seed, epoch)
-        loss = _epoch(task, train, labels, weights, optim, optimiser, schedule, rng, device)
+        loss = _epoch(teacher, train, labels, weights, optim, optimiser, schedule, rng, device)
         entry = {"epoch": float(epoch), "loss": loss}
         if len(validation):
-            logits, _ = predict(task, validation, device)
+            logits, _ = predict(teacher, validation, device)
             truth = data.labels[validation]
             entry["validation_ua"] = ua(truth, logits.argmax(1), data.n_classes)
             entry["validation_loss"] = cross_entropy(logits, truth)
@@ -93,12 +125,12 @@ def finetune(
 
 
 @torch.inference_mode()
-def predict(task: Task, rows: Indices, device: torch.device) -> tuple[Floats, Floats]:
+def predict(teacher: Prepared, rows: Indices, device: torch.device) -> tuple[Floats, Floats]:
     """Raw logits ``[len(rows), C]`` and embeddings ``[len(rows), D]`` in evaluation mode."""
-    task.model.eval()
+    teacher.model.eval()
     found: dict[int, tuple[Floats, Floats]] = {}
-    for batch in sorted_batches(rows, task.lengths, EVAL_BATCH):
-        logits, embeddings = task.model(**_to(task.collate(batch, None), device))
+    for batch in sorted_batches(rows, teacher.lengths, EVAL_BATCH):
+        logits, embeddings = teacher.model(**_to(teacher.collate(batch, None), device))
         pairs = zip(logits.float().cpu().numpy(), embeddings.float().cpu().numpy(), strict=True)
         found.update(zip(batch.tolist(), pairs, strict=True))
     return (
@@ -107,14 +139,14 @@ def predict(task: Task, rows: Indices, device: torch.device) -> tuple[Floats, Fl
     )
 
 
-def run_once(task: Task, data: FoldData, device: torch.device) -> tuple[Floats, Floats]:
+def run_once(teacher: Prepared, data: FoldData, device: torch.device) -> tuple[Floats, Floats]:
     """Logits ``[N, C]`` and embeddings ``[N, D]`` of all utterances by the frozen teacher.
 
     Each role goes through in batches of its own, so that not even a last bit of a training row's
     output can depend on which test utterances it was padded with.
     """
     parts = [data.rows(role) for role in (TRAIN, VALIDATION, TEST, OUT)]
-    outputs = [(rows, *predict(task, rows, device)) for rows in parts if len(rows)]
+    outputs = [(rows, *predict(teacher, rows, device)) for rows in parts if len(rows)]
     order = np.argsort(np.concatenate([rows for rows, _, _ in outputs]))
     logits = np.concatenate([part for _, part, _ in outputs])[order]
     embeddings = np.concatenate([part for _, _, part in outputs])[order]
@@ -147,7 +179,7 @@ def cross_entropy(logits: Floats, truth: npt.NDArray[np.integer[Any]]) -> float:
 
 
 def _epoch(
-    task: Task,
+    teacher: Prepared,
     train: Indices,
     labels: torch.Tensor,
     weights: torch.Tensor | None,
@@ -158,11 +190,11 @@ def _epoch(
     device: torch.device,
 ) -> float:
     """One pass over the training rows; the mean loss."""
-    task.model.train()
+    teacher.model.train()
     weights = None if weights is None else weights.to(device)
     total = 0.0
-    for rows in shuffled_batches(train, task.lengths, optim.batch_size, rng):
-        logits, _ = task.model(**_to(task.collate(rows, rng), device))
+    for rows in shuffled_batches(train, teacher.lengths, optim.batch_size, rng):
+        logits, _ = teacher.model(**_to(teacher.collate(rows, rng), device))
         loss = F.cross_entropy(
             logits.float(), labels[rows], weights, label_smoothing=optim.label_smoothing
         )
@@ -170,12 +202,12 @@ def _epoch(
             raise TaskFailed("the teacher's loss is not finite", "lower its learning rate")
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(task.model.parameters(), optim.clip_norm)
+        nn.utils.clip_grad_norm_(teacher.model.parameters(), optim.clip_norm)
         optimiser.step()
         schedule.step()
         total += float(loss.detach()) * len(rows)
     return total / len(train)
 
 
-def _to(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+def _to(batch: Batch, device: torch.device) -> Batch:
     return {name: value.to(device) for name, value in batch.items()}

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,8 @@ from featstore.core.os_errors import is_library_failure
 from featstore.core.schema import UserError
 from featstore.core.training import seed_all
 from featstore.core.weights import check_weights, quiet
-from featstore.teachers.data import Batch, FoldData, Task
+from featstore.teachers import FoldData
+from featstore.teachers.finetune import Batch, Prepared
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
@@ -51,32 +51,32 @@ class LinguisticTeacher(nn.Module):
         return self.classifier(self.dropout(embeddings)), embeddings
 
 
-def prepare(data: FoldData, settings: LinguisticSettings, model: str) -> Task:
+def prepare(data: FoldData, settings: LinguisticSettings) -> Prepared:
     """A fold's teacher with its tokenizer.
 
     Args:
         data: the corpus and the fold's roles.
         settings: of this teacher.
-        model: a Hugging Face name, a local folder, or ``tiny``.
 
     Raises:
         UserError: the weights are neither on this machine nor to be had.
     """
     seed_all(settings.seed)
-    if model == TINY:
-        tokenizer = train_tokenizer([data.texts[row] for row in data.train_rows], settings)
-        encoder = tiny_encoder(tokenizer.vocab_size, settings)
-    else:
-        tokenizer, encoder = load_encoder(model)
+    tokenizer, encoder = load(data, settings)
     tokens = tokenizer(
         list(data.texts), truncation=True, max_length=settings.max_tokens
     )["input_ids"]  # fmt: skip
     lengths = np.array([len(ids) for ids in tokens], dtype=np.int64)
     teacher = LinguisticTeacher(encoder, encoder.config.hidden_size, settings, data.n_classes)
-    return Task(
-        teacher, partial(collate, tokens, int(tokenizer.pad_token_id)), lengths,
-        partial(_save, tokenizer, encoder.config),
-    )  # fmt: skip
+    return Prepared(teacher, partial(collate, tokens, int(tokenizer.pad_token_id)), lengths)
+
+
+def load(data: FoldData, settings: LinguisticSettings) -> tuple[Any, Any]:
+    """Tokenizer and encoder; those of ``tiny`` are made from the fold's training transcripts."""
+    if settings.model != TINY:
+        return load_encoder(settings.model)
+    tokenizer = train_tokenizer([data.texts[row] for row in data.train_rows], settings)
+    return tokenizer, tiny_encoder(tokenizer.vocab_size, settings)
 
 
 def collate(
@@ -159,7 +159,7 @@ def load_encoder(model: str) -> tuple[Any, Any]:
     from transformers import AutoModel, AutoTokenizer
 
     check_weights(model, local=False)
-    with _telling_what_to_do(model), quiet():
+    with _with_remedy(model), quiet():
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
         encoder, found = AutoModel.from_pretrained(
             model, trust_remote_code=False, use_safetensors=True, dtype=torch.float32,
@@ -184,12 +184,12 @@ def check(model: str) -> None:
     """
     from transformers import AutoConfig
 
-    with _telling_what_to_do(model):
+    with _with_remedy(model):
         AutoConfig.from_pretrained(model, trust_remote_code=False)
 
 
 @contextmanager
-def _telling_what_to_do(model: str) -> Iterator[None]:
+def _with_remedy(model: str) -> Iterator[None]:
     from safetensors import SafetensorError
 
     try:
@@ -203,8 +203,3 @@ def _telling_what_to_do(model: str) -> Iterator[None]:
             f"on a machine with a network: `hf download {model}`, then copy the folder and give "
             "--set teachers.linguistic.model=FOLDER; or try --preset tiny, which needs no weights",
         ) from error
-
-
-def _save(tokenizer: Any, config: Any, folder: Path) -> None:
-    tokenizer.save_pretrained(folder)
-    config.save_pretrained(folder)

@@ -8,7 +8,6 @@ utterance gives the same output alone and in any batch. PAPER.md rows 9, 16, 17,
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +18,8 @@ from torch.nn import functional as F
 from featstore.core.config import ProsodicSettings
 from featstore.core.training import seed_all
 from featstore.features.lld import Normaliser
-from featstore.teachers.data import Batch, FoldData, Task
+from featstore.teachers import FoldData
+from featstore.teachers.finetune import Batch, Prepared
 
 Image = npt.NDArray[np.float32]
 
@@ -85,25 +85,20 @@ class ProsodicTeacher(nn.Module):
         return self.classifier(self.dropout(embeddings)), embeddings
 
 
-def prepare(data: FoldData, settings: ProsodicSettings) -> Task:
+def prepare(data: FoldData, settings: ProsodicSettings) -> Prepared:
     """A fold's teacher: its normaliser is fitted here, on the training rows alone."""
-    if data.lld is None:
-        raise ValueError("a prosodic teacher needs LLDs")
-    llds = [data.lld.read(row) for row in range(len(data.lld))]
-    normaliser = Normaliser.fit((llds[row] for row in data.train_rows), data.lld_names)
-    images = _normalise(llds, data, settings, normaliser)
-    lengths = np.minimum(data.lld.lengths, settings.max_frames)
+    images = normalised(data, settings)
+    lengths = np.array([min(len(lld), settings.max_frames) for lld in data.llds], dtype=np.int64)
     seed_all(settings.seed)
     model = ProsodicTeacher(settings, data.n_classes)
     for module in model.modules():
         if isinstance(module, nn.Conv2d):  # a quarter less time on a CPU
             module.weight.data = module.weight.contiguous(memory_format=torch.channels_last)
-    return Task(
-        model,
-        partial(collate, images, settings),
-        lengths,
-        partial(_save, normaliser),
-    )
+    return Prepared(model, partial(collate, images, settings), lengths)
+
+
+def check(model: str) -> None:
+    """Nothing: there are no weights to be had."""
 
 
 def collate(
@@ -141,16 +136,13 @@ def _crop(image: Image, settings: ProsodicSettings, rng: np.random.Generator | N
     return image
 
 
-def _normalise(
-    llds: list[npt.NDArray[np.float32]],
-    data: FoldData,
-    settings: ProsodicSettings,
-    by_train: Normaliser,
-) -> list[Image]:
-    columns = data.lld_names
+def normalised(data: FoldData, settings: ProsodicSettings) -> list[Image]:
+    """z-scores and mask of every utterance ``[2, frames, D]``."""
+    columns, llds = data.lld_names, data.llds
     if settings.normalisation == "utterance":
         return [Normaliser.fit([lld], columns).apply(lld) for lld in llds]
     if settings.normalisation == "train":
+        by_train = Normaliser.fit((llds[row] for row in data.train_rows), columns)
         return [by_train.apply(lld) for lld in llds]
     speakers = {
         speaker: Normaliser.fit(
@@ -159,12 +151,6 @@ def _normalise(
         for speaker in sorted(set(data.speakers))
     }
     return [speakers[who].apply(lld) for lld, who in zip(llds, data.speakers, strict=True)]
-
-
-def _save(normaliser: Normaliser, folder: Path) -> None:
-    from safetensors.numpy import save_file
-
-    save_file({"mean": normaliser.mean, "std": normaliser.std}, folder / "normaliser.safetensors")
 
 
 def _after(n_frames: torch.Tensor, stride: int) -> torch.Tensor:

@@ -25,7 +25,7 @@ def changed(small_request: Any) -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def toy_fold(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def toy_fold() -> Any:
     """A fold that a teacher learns in a moment: 24 utterances, 2 classes told by word and pitch.
 
     Rows 0 to 15 are training, 16 to 19 validation, 20 to 23 test; the test speaker alone says
@@ -33,23 +33,18 @@ def toy_fold(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """
     from featstore.features.lld import F0, LOUDNESS
     from featstore.folds import TEST, TRAIN, VALIDATION
-    from featstore.store.arrays import RaggedWriter, write_group
-    from featstore.store.ragged import Ragged
-    from featstore.teachers.data import FoldData
+    from featstore.teachers import FoldData
 
     rng = np.random.default_rng(7)
     labels = np.arange(24, dtype=np.int16) % 2
     columns = (LOUDNESS, F0, "F1amplitudeLogRelF0_sma3nz", "mfcc1_sma3")
-    folder = tmp_path_factory.mktemp("toy")
-    write_group(folder)
-    writer = RaggedWriter(folder, "float32", (4,), 64, "frame", ("descriptor",))
+    llds = []
     for row, label in enumerate(labels.tolist()):
         frames = rng.normal(0, 1, (int(rng.integers(60, 140)), 4)).astype(np.float32)
         frames[:, 0] += 1000.0 * (row >= 20)
         frames[:, 1] = np.where(rng.random(len(frames)) < 0.7, 25 + 10 * label + frames[:, 1], 0)
         frames[frames[:, 1] == 0, 2] = -201.0
-        writer.append(frames)
-    writer.close()
+        llds.append(frames)
     cues = ("terrible news", "lovely day")
     texts = [f"what a {cues[label]} number {row}" for row, label in enumerate(labels.tolist())]
     texts[20:] = [f"{text} xylophone" for text in texts[20:]]
@@ -59,6 +54,6 @@ def toy_fold(tmp_path_factory: pytest.TempPathFactory) -> Any:
         labels=labels,
         roles=np.array([TRAIN] * 16 + [VALIDATION] * 4 + [TEST] * 4, dtype=np.int8),
         n_classes=2,
-        lld=Ragged(folder),
+        llds=llds,
         lld_names=columns,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import shutil
 import tomllib
 import types
@@ -13,20 +14,22 @@ from typing import Any, get_args
 
 import numpy as np
 import soundfile
+import torch
 
 from distill.config import PRESETS, VARIANTS, RunSettings
 from distill.runs.request import Outcome, RunRequest
 from distill.training.loop import run_fold
-from featstore.build.fit import fit
 from featstore.build.plan import Request, make_plan
 from featstore.build.run import build
-from featstore.build.units import source_sums
+from featstore.build.units import fit_teacher, fold_data, source_sums
 from featstore.core.config import BuildSettings
 from featstore.core.files import sha256_of
 from featstore.core.settings import Settings, overrides, resolve
 from featstore.corpora import load
 from featstore.store.arrays import read_array, read_metadata, write_array
 from featstore.store.store import Store
+from featstore.teachers import prepare
+from featstore.teachers.finetune import finetune
 from tests.reliability.harness import CONFIG, LABELS, SPEAKERS
 
 FOLDS = (1, 2, 3, 4)
@@ -72,8 +75,28 @@ def build_now(request: Request) -> Store:
     shared = request.settings.model_copy(update={"teachers": {}})
     build(replace(request, settings=shared))
     for job in make_plan(request, source_sums(request.manifest)).jobs:
-        fit(job)
+        fit_teacher(job)
     return Store.open(request.store)
+
+
+def teachers_of(request: Request, folder: Path) -> dict[str, str]:
+    """SHA-256 of all that a store's teachers have learnt, by unit: fitted again from its shared
+    units, their weights, and the training rows as tokenizer or normaliser hand them over.
+    """
+    place = folder / "without-teachers"
+    shutil.copytree(request.store, place, ignore=shutil.ignore_patterns("folds"))
+    learnt = {}
+    for job in make_plan(replace(request, store=place), source_sums(request.manifest)).jobs:
+        data, optim = fold_data(job), job.settings.optim
+        teacher = prepare(data, job.settings)
+        finetune(teacher, data, optim, job.settings.seed, torch.device("cpu"))
+        batch = teacher.collate(data.train_rows, None)
+        every = {**teacher.model.state_dict(), **{f"batch.{k}": v for k, v in batch.items()}}
+        digest = hashlib.sha256()
+        for name, values in sorted(every.items()):
+            digest.update(name.encode() + values.contiguous().numpy().tobytes())
+        learnt[job.unit] = digest.hexdigest()
+    return learnt
 
 
 def run_settings(*sets: str, variant: str = "full") -> RunSettings:

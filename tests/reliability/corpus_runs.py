@@ -11,7 +11,7 @@ import numpy as np
 
 import cli
 from featstore.build.plan import Request
-from featstore.build.run import build, refuse_faults
+from featstore.build.run import build
 from featstore.core.config import BuildSettings
 from featstore.core.schema import Fault, Manifest
 from featstore.corpora import load
@@ -43,21 +43,21 @@ def settings_of(dataset: str) -> BuildSettings:
 
 
 def read(layout: Layout) -> Manifest:
-    settings = settings_of(layout.dataset)
-    return heard(load(layout.dataset, layout.root, settings.corpus), settings.audio)
+    return load(layout.dataset, layout.root, settings_of(layout.dataset).corpus)
 
 
 def checked(manifest: Manifest) -> list[Fault]:
     """What ``featstore check`` finds; printed as it prints it."""
-    facts = audit(manifest, settings_of(manifest.name).folds)
+    settings = settings_of(manifest.name)
+    facts = audit(heard(manifest, settings.audio), settings.folds)
     cli._print(facts, False, render.audit)
     return [Fault(**fault) for fault in facts["faults"]]
 
 
-def built(manifest: Manifest, store: Path) -> Store:
+def built(manifest: Manifest, store: Path, *, strict: bool = False) -> Store:
     """What ``featstore build`` does, without teachers."""
-    refuse_faults(manifest, strict=False)
-    build(Request(manifest, settings_of(manifest.name), store, jobs=1, device="cpu"))
+    settings = settings_of(manifest.name)
+    build(Request(manifest, settings, store, jobs=1, device="cpu", strict=strict))
     return Store.open(store)
 
 

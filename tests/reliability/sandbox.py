@@ -231,9 +231,9 @@ _IMPORTED = (
 def _serve() -> None:
     for name in _IMPORTED:
         import_module(name)
-    from featstore.jobs import processes
+    from featstore.jobs import local
 
-    processes.ProcessPoolExecutor = _Inline  # type: ignore[misc,assignment]
+    local.ProcessPoolExecutor = _Inline  # type: ignore[misc,assignment]
     print("{}", flush=True)
     for line in sys.stdin:
         print(json.dumps(_forked(json.loads(line))), flush=True)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from featstore.build.plan import Request
-from featstore.build.run import build, refuse_faults
+from featstore.build.run import build
 from featstore.core.schema import Fault, Manifest, UserError
 from featstore.corpora import load
 from featstore.features import lld
@@ -131,7 +131,7 @@ def test_one_fault(
             assert RIGHT[name](found[victim], before.kept[victim], before.kept[hurt.sound()])
         excludes = damage.effect == "exclude"
         assert excluded(Store.open(store)) == (damage.reasons if excludes else {})
-        strictly(manifest, stops=excludes)
+        strictly(manifest, tmp_path / "strict", stops=excludes)
     out = capsys.readouterr()
     assert STEERING.findall(out.out + out.err) == []
     assert all(fault.message in out.out for fault in faults)
@@ -161,13 +161,14 @@ def compare(found: Mapping[str, Kept], before: Clean, damage: Damage, victim: st
     return len(unhurt)
 
 
-def strictly(manifest: Manifest, *, stops: bool) -> None:
+def strictly(manifest: Manifest, store: Path, *, stops: bool) -> None:
     if not stops:
-        refuse_faults(manifest, strict=True)
+        built(manifest, store, strict=True)
         return
     with pytest.raises(UserError, match="stop the build") as stopped:
-        refuse_faults(manifest, strict=True)
+        built(manifest, store, strict=True)
     assert stopped.value.exit_code == 2
+    assert not (store / "audio").exists()
 
 
 def as_it_was(found: Kept, was: Kept, other: Kept) -> bool:
@@ -211,12 +212,12 @@ def test_all_that_is_odd_and_used_is_judged() -> None:
 
 
 def test_build_alone_loses_no_speaker(clean: Mapping[str, Clean], tmp_path: Path) -> None:
-    """Also where nobody listened before, or the files have changed since."""
+    """What only decoding tells stops it, too."""
     hurt = copy_of(clean["table"].layout, tmp_path / "corpus")
     DAMAGES["table"]["speaker silent by ear"].make(hurt, "")
     settings = settings_of("table")
     manifest = load("table", hurt.root, settings.corpus)
-    with pytest.raises(UserError, match=r"no usable audio of speaker\(s\) cy") as stopped:
+    with pytest.raises(UserError, match=r"speaker cy has no usable turn") as stopped:
         build(Request(manifest, settings, tmp_path / "store", jobs=1, device="cpu"))
     assert stopped.value.exit_code == 2
     assert not (tmp_path / "store" / "audio").exists()

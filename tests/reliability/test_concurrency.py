@@ -43,7 +43,7 @@ def test_builds_at_once(n: int, arguments: Arguments, undisturbed: Path, tmp_pat
     print(f"\n{n} builds at once: equal to one, {time.monotonic() - began:.0f} s")
 
 
-@pytest.mark.parametrize("begun", [".staging-lld-*/lock", "folds/01/.staging-*/lock"])
+@pytest.mark.parametrize("begun", [".parts/lld-*/.staging-*/lock", "folds/01/.staging-*/lock"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_lock_holder_that_is_gone_or_sleeps_blocks_nobody(
     number: signal.Signals, begun: str, arguments: Arguments, undisturbed: Path, tmp_path: Path

@@ -32,9 +32,9 @@ CLEAN = 50
 
 @pytest.fixture(scope="module")
 def whole(tone_corpus: Path, tone_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with kept teachers, so that there is a file of every kind."""
+    """A store of two folds."""
     store = tmp_path_factory.mktemp("whole") / "store"
-    arguments = build_arguments(tone_corpus, tone_config, store, "--keep-teachers")
+    arguments = build_arguments(tone_corpus, tone_config, store)
     done = call("featstore", *arguments)
     assert done.returncode == 0, done.stderr
     return store
@@ -51,9 +51,7 @@ def request(corpus: Path, store: Path, **more: Any) -> Request:
 
     settings = resolve(BuildSettings, tomllib.loads(CONFIG), {"corpus": {"name": "table"}})
     manifest = load("table", corpus, settings.corpus)
-    return Request(
-        manifest, settings, store, folds="1..2", device="cpu", keep_teachers=True, **more
-    )
+    return Request(manifest, settings, store, folds="1..2", device="cpu", **more)
 
 
 def files(store: Path) -> list[Path]:
@@ -253,9 +251,6 @@ DAMAGE = {
     "table cut": Damage(cut("corpus/utterances.parquet"), "utterances.parquet: "),
     "record cut": Damage(cut("folds/02/prosodic/unit.json"), "not valid JSON"),
     "chunk emptied": Damage(empty("folds/01/prosodic/logits/c/0/0"), "0 bytes instead of"),
-    "weights emptied": Damage(
-        empty("weights/01/prosodic/model.safetensors"), "model.safetensors: 0 bytes"
-    ),
     "metadata emptied": Damage(empty("splits/role/zarr.json"), "role/zarr.json: 0 bytes"),
     "file added to a unit": Damage(add("audio/extra"), "audio/extra: not listed"),
     "file added to an array": Damage(add("lld/values/c/1"), "lld/values/c/1: not listed"),
@@ -328,7 +323,7 @@ def test_everything_damaged_at_once_is_mended_by_one_command(
     done = call("featstore", "verify", store)
     assert done.returncode == 3
     assert "--repair" in done.stdout
-    arguments = build_arguments(tone_corpus, tone_config, store, "--keep-teachers")
+    arguments = build_arguments(tone_corpus, tone_config, store)
     refused = call("featstore", *arguments)
     assert refused.returncode == 3
     assert "--repair" in refused.stderr

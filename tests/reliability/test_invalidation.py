@@ -20,6 +20,8 @@ from featstore.build.units import source_sums
 from featstore.core.config import BuildSettings, LinguisticSettings, ProsodicSettings
 from featstore.core.schema import UserError
 from featstore.core.settings import Settings, overrides, resolve
+from featstore.corpora import load
+from tests.inline import InlineExecutor
 from tests.reliability.at_once import build_now, keys_of, models_in, request_of, run_settings, tree
 from tests.reliability.harness import build_arguments, call
 
@@ -46,11 +48,11 @@ SHARED: dict[str, tuple[str | None, frozenset[str]]] = {
     "corpus.kind": ("scripted", CORPUS),
     "corpus.classes": ('["low", "high"]', CORPUS),
     "corpus.label_map": ('{high = "low", low = "high"}', CORPUS),
-    "corpus.embed_text": ("false", CORPUS),
+    "corpus.embed_text": ("false", frozenset({"corpus"})),
     "audio.sampling_rate": (None, AUDIO),
     "audio.min_duration_s": ("0.2", AUDIO),
     "audio.max_duration_s": ("30", AUDIO),
-    "audio.embed_audio": ("false", AUDIO),
+    "audio.embed_audio": ("false", frozenset({"audio"})),
     "lld.feature_set": ("GeMAPSv01b", LLD),
     "folds.scheme": ("groups", SPLITS),
     "folds.groups": ("4", SPLITS),
@@ -62,6 +64,7 @@ SHARED: dict[str, tuple[str | None, frozenset[str]]] = {
 _MEANT = ("stream.augment.invalidates_targets=true",)
 COMPANIONS: Mapping[str, tuple[str, ...]] = {
     "folds.scheme": ("folds.groups=4",),
+    "folds.groups": ("folds.scheme=groups", "folds.groups=3"),
     "stream.augment.codec_share": ('stream.augment.codecs=["mulaw"]',),
     "stream.augment.speed": _MEANT,
     "stream.augment.time_crop": _MEANT,
@@ -157,9 +160,12 @@ def stale(request: Request, sums: dict[str, str]) -> frozenset[str]:
 
 
 def changed(request: Request, *pairs: str) -> Request:
-    """The same corpus asked for with other settings."""
+    """The same corpus asked for with other settings, and read again where they say how."""
     given = request.settings.model_dump(mode="json", exclude_none=True)
-    return replace(request, settings=resolve(BuildSettings, given, overrides(pairs)))
+    settings, manifest = resolve(BuildSettings, given, overrides(pairs)), request.manifest
+    if any(pair.startswith(("corpus.classes", "corpus.label_map")) for pair in pairs):
+        manifest = load("table", manifest.root, settings.corpus)
+    return replace(request, settings=settings, manifest=manifest)
 
 
 def test_each_key_rebuilds_what_is_declared_and_nothing_else(
@@ -252,6 +258,7 @@ def test_llds_of_the_other_recordings_are_taken_over(
         return extract(samples, feature_set)
 
     monkeypatch.setattr(lld, "extract", counted)
+    monkeypatch.setattr("featstore.jobs.local.ProcessPoolExecutor", InlineExecutor)
     request = request_of(corpus, tone_store, folds="1..2", rebuild=True)
     build_now(replace(request, settings=request.settings.model_copy(update={"teachers": {}})))
     assert seen == [len(samples) - 100]

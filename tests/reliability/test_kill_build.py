@@ -167,7 +167,9 @@ def test_the_installed_command(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("begun", [".staging-lld-*/unit/values/zarr.json", "folds/01/.staging-*"])
+@pytest.mark.parametrize(
+    "begun", [".parts/lld-*/.staging-*/unit/values/zarr.json", "folds/01/.staging-*"]
+)
 def test_stopped_by_signal(
     number: signal.Signals, begun: str, arguments: Arguments, undisturbed: Path,
     whole: dict[str, Any], tmp_path: Path,

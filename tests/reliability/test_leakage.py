@@ -23,7 +23,15 @@ from featstore.core.schema import Refused
 from featstore.folds import TEST, TRAIN
 from featstore.store.store import Store
 from featstore.store.unit import RECORD
-from tests.reliability.at_once import FOLDS, build_now, request_of, rewrite, run_now, scramble, tree
+from tests.reliability.at_once import (
+    FOLDS,
+    build_now,
+    request_of,
+    rewrite,
+    run_now,
+    scramble,
+    teachers_of,
+)
 from tests.reliability.forgery import reseal
 from tests.reliability.harness import SPEAKERS, call
 
@@ -45,9 +53,9 @@ LEARNT = ("student/model.safetensors", "student/student.json")
 
 @pytest.fixture(scope="module")
 def built(tone_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """All four folds with three teachers each, weights kept."""
+    """All four folds with three teachers each."""
     place = tmp_path_factory.mktemp("leakage") / "store"
-    return build_now(request_of(tone_corpus, place, *TEACHERS, keep_teachers=True))
+    return build_now(request_of(tone_corpus, place, *TEACHERS))
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +90,7 @@ def test_another_test_speaker_changes_no_teacher_and_no_student(
     began = time.monotonic()
     speaker = SPEAKERS[fold - 1]
     corpus = scramble(tone_corpus, tmp_path / "corpus", speaker)
-    request = request_of(corpus, tmp_path / "store", *TEACHERS, folds=str(fold), keep_teachers=True)
+    request = request_of(corpus, tmp_path / "store", *TEACHERS, folds=str(fold))
     other = build_now(request)
     assert built.folds[fold - 1].test == other.folds[fold - 1].test == (speaker,)
     compared = 0
@@ -93,10 +101,11 @@ def test_another_test_speaker_changes_no_teacher_and_no_student(
         }, name
         assert all(before[i] != after[i] for i in mine & set(after)), name  # he was scrambled
         compared += len(before) - len(mine)
-    weights = [tree(s.path / f"weights/{fold:02d}", without=(RECORD,)) for s in (built, other)]
+    mine = request_of(tone_corpus, built.path, *TEACHERS, folds=str(fold))
+    places = tmp_path / "before", tmp_path / "after"
+    weights = [teachers_of(*one) for one in zip((mine, request), places, strict=True)]
     assert weights[0] == weights[1]
-    kinds = {Path(name).name for name in weights[0]}
-    assert {"model.safetensors", "normaliser.safetensors", "tokenizer.json"} <= kinds
+    assert len(weights[0]) == 3
     for name in built.teacher_names(fold):
         units = [s.unit(f"folds/{fold:02d}/{name}").facts for s in (built, other)]
         for key in ("history", "best_epoch", "fitted_on", "selected_on"):
@@ -105,7 +114,7 @@ def test_another_test_speaker_changes_no_teacher_and_no_student(
     models = [[(run / name).read_bytes() for name in LEARNT] for run in runs]
     assert models[0] == models[1]
     print(
-        f"fold {fold}: {len(weights[0])} teacher files, {compared} rows and the student unchanged "
+        f"fold {fold}: {len(weights[0])} teachers, {compared} rows and the student unchanged "
         f"by another {speaker}, {time.monotonic() - began:.1f} s"
     )
 
@@ -118,11 +127,12 @@ def test_labels_of_whom_it_learns_from_do_matter(
     fold = built.folds[0]
     speaker = {"training": fold.train, "validation": fold.validation}[role][0]
     corpus = scramble(tone_corpus, tmp_path / "corpus", speaker, only="label")
-    request = request_of(corpus, tmp_path / "store", *TEACHERS, folds="1", keep_teachers=True)
+    request = request_of(corpus, tmp_path / "store", *TEACHERS, folds="1")
     other = build_now(request)
+    mine = request_of(tone_corpus, built.path, *TEACHERS, folds="1")
+    before, after = teachers_of(mine, tmp_path / "before"), teachers_of(request, tmp_path / "after")
     for name in built.teacher_names(1):
-        model = f"weights/01/{name}/model.safetensors"
-        same = (built.path / model).read_bytes() == (other.path / model).read_bytes()
+        same = before[f"folds/01/{name}"] == after[f"folds/01/{name}"]
         histories = [s.unit(f"folds/01/{name}").facts["history"] for s in (built, other)]
         assert histories[0] != histories[1], name
         assert role == "validation" or not same, name

@@ -11,7 +11,7 @@ from distill.experiments.launch import launch
 from distill.runs.request import Outcome
 from featstore.core.schema import Corrupt, TaskFailed, UserError
 from featstore.jobs import LOCAL, executor_settings
-from featstore.jobs.body import perform
+from featstore.jobs.local import perform
 from featstore.jobs.task import standings
 from tests.distill.small_runs import copied, flip_byte, folder_of, request, results
 

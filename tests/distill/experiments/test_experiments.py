@@ -27,7 +27,7 @@ from distill.runs.records import read_records
 from distill.runs.request import Keys, RunRequest
 from featstore.core.schema import UserError
 from featstore.core.settings import flat
-from featstore.jobs.body import perform
+from featstore.jobs.local import perform
 from featstore.store.store import Store
 from tests.distill.small_runs import results, settings_of, train
 

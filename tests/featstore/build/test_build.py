@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,10 +11,10 @@ from typing import Any
 import pytest
 import soundfile
 
-from featstore.build import build_tasks as module
+from featstore.build import run as module
 from featstore.build.plan import make_plan, plan_dict
-from featstore.build.run import heard_first, refuse_faults, result_dict
-from featstore.build.units import source_sums
+from featstore.build.run import result_dict
+from featstore.build.units import refuse, source_sums
 from featstore.core.schema import Corrupt, Fault, TaskFailed, UserError
 from featstore.store.store import Store
 from featstore.store.verify import verify
@@ -81,10 +82,9 @@ class TestPlan:
             ("teachers.prosodic.dropout=0.3", VOICE, "teacher.dropout: 0.2 -> 0.3"),
             ("teachers.linguistic.optim.lr=0.002", WORDS, "teacher.optim.lr: 0.001 -> 0.002"),
             ("lld.feature_set=GeMAPSv01b", ["lld", *VOICE], "another lld"),
-            ("folds.seed=43", ["splits", *TEACHERS], "another splits"),
             ("folds.validation=random", ["splits", *TEACHERS], "another splits"),
-            ("corpus.embed_text=false", ["corpus", "splits", *TEACHERS], "another corpus"),
-            ("audio.embed_audio=false", ["audio", "lld", *VOICE], "another lld"),
+            ("corpus.embed_text=false", ["corpus"], "corpus.embed_text: true -> false"),
+            ("audio.embed_audio=false", ["audio"], "audio.embed_audio: true -> false"),
         ],
     )
     def test_names_exactly_what_a_setting_invalidates(
@@ -94,6 +94,37 @@ class TestPlan:
         assert units(request, "conflict") == conflicts
         assert why in plan(request)[conflicts[-1]][1]
         assert units(replace(request, rebuild=True), "replace") == conflicts
+
+    @pytest.mark.parametrize("pair", ["folds.seed=43", "folds.groups=4"])
+    def test_a_setting_that_is_not_used_invalidates_nothing(
+        self, changed: Change, small_store: Path, pair: str
+    ) -> None:
+        assert units(changed(pair, store=small_store), "done") == SHARED + TEACHERS
+
+    def test_nor_do_default_classes_that_are_spelled_out(
+        self, changed: Change, small_store: Path
+    ) -> None:
+        classes = list(changed().manifest.classes)
+        request = changed(f"corpus.classes={json.dumps(classes)}", store=small_store)
+        assert units(request, "done") == SHARED + TEACHERS
+
+    def test_renamed_audio_files_are_written_anew_and_nothing_else(
+        self, build_here: Build, changed: Change, store_copy: Path, corpus_copy: Path
+    ) -> None:
+        request = changed(store=store_copy)
+        table = request.manifest.utterances.copy()
+        old = corpus_copy / table["file"][0]
+        old.rename(old.with_name("renamed.wav"))
+        table.loc[0, "file"] = old.with_name("renamed.wav").relative_to(corpus_copy).as_posix()
+        manifest = replace(request.manifest, root=corpus_copy, utterances=table)
+        request = replace(request, manifest=manifest)
+        assert units(request, "replace") == ["corpus"]
+        before = inodes(store_copy, [*SHARED[2:], *TEACHERS, "audio"])
+        assert build_here(request).built == ["corpus"]
+        assert inodes(store_copy, list(before)) == before
+        assert Store.open(store_copy).utterances["file"][0] == table["file"][0]
+        assert verify(Store.open(store_copy)).exit_code == 0
+        assert units(request, "done") == SHARED + TEACHERS
 
     def test_teacher_of_another_name_stands_beside(
         self, changed: Change, small_store: Path
@@ -138,9 +169,9 @@ class TestBuild:
 
         from featstore.features import lld
 
-        request = changed(store=tmp_path / "store")
+        request = changed(store=tmp_path / "store", shards=3)
         store = Store(request.store)
-        extract, fit = lld.extract, module.fit
+        extract, fit = lld.extract, module.fit_teacher
         calls: list[str] = []
 
         def extract_30(samples: Any, feature_set: str = "eGeMAPSv02") -> Any:
@@ -161,10 +192,11 @@ class TestBuild:
                 build_here(request)
         assert store.units() == ["corpus", "audio", "splits"]
         assert not list(store.path.rglob(".staging-*"))
+        assert len(list((store.path / ".parts").glob("lld-*/*"))) == 1  # of three
 
         calls.clear()
         with monkeypatch.context() as patch:
-            patch.setattr(module, "fit", fit_two)
+            patch.setattr(module, "fit_teacher", fit_two)
             with pytest.raises(Killed):
                 build_here(request)
         assert store.units() == ["corpus", "audio", "lld", "splits", *TEACHERS[:2]]
@@ -248,26 +280,6 @@ class TestBuild:
         assert Store.open(store_copy).content_hash() == content
         assert (store_copy / "lld").stat().st_ino == untouched
 
-    def test_a_corpus_that_the_store_holds_is_not_heard_again(
-        self, changed: Change, store_copy: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        heard: list[str] = []
-
-        def hear(manifest: Any, settings: Any) -> Any:
-            heard.append(manifest.name)
-            return manifest
-
-        monkeypatch.setattr("featstore.build.run.heard", hear)
-        request = changed(store=store_copy)
-        sums = source_sums(request.manifest)
-        assert heard_first(request, sums) == request
-        assert heard == []
-        edited = dict.fromkeys(sums, "0" * 64)
-        heard_first(request, edited)
-        heard_first(changed("corpus.kind=improvised", store=store_copy), sums)
-        heard_first(changed(store=store_copy / "elsewhere"), sums)
-        assert len(heard) == 3
-
     def test_repair_tells_what_it_cannot_mend(
         self, build_here: Build, changed: Change, store_copy: Path
     ) -> None:
@@ -301,12 +313,12 @@ class TestBuild:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         shutil.rmtree(store_copy / "folds" / "01")
-        fit = module.fit
+        fit = module.fit_teacher
 
         def odd(job: Any) -> Any:
-            return [][1] if job.name == "linguistic" else fit(job)
+            return [][1] if job.settings.kind == "linguistic" else fit(job)
 
-        monkeypatch.setattr(module, "fit", odd)
+        monkeypatch.setattr(module, "fit_teacher", odd)
         with pytest.raises(TaskFailed, match="folds/01/linguistic: IndexError: list index"):
             build_here(changed(store=store_copy))
         assert "folds/01/prosodic" in Store(store_copy).units()
@@ -322,43 +334,54 @@ class TestBuild:
         assert Store(tmp_path / "store").units() == []
 
 
-class TestKeptTeachers:
-    def test_are_units_beside_and_change_no_other(
-        self, build_here: Build, changed: Change, store_copy: Path, content: str
-    ) -> None:
-        names = SHARED + TEACHERS
-        before = {name: files(store_copy / name) for name in names}
-        request = changed(store=store_copy, keep_teachers=True, folds="1")
-        assert plan(request)["folds/01/prosodic"] == ("build", "its weights: not there yet")
-        build_here(request)
-        assert {name: files(store_copy / name) for name in names} == before
-        store = Store.open(store_copy)
-        kept = ["weights/01/linguistic", "weights/01/prosodic"]
-        assert store.units() == ["corpus", "audio", "lld", "splits", *TEACHERS, *kept]
-        assert {*files(store_copy / kept[1])} == {
-            "unit.json", "model.safetensors", "normaliser.safetensors",
-        }  # fmt: skip
-        assert "tokenizer.json" in files(store_copy / kept[0])
-        assert set(plan(request).values()) == {("done", "same fingerprint")}
-        assert verify(store).exit_code == 0
-        shutil.rmtree(store_copy / "weights")
-        assert store.content_hash() == content
+class TestOneDecode:
+    @pytest.fixture
+    def decoded(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """Names of the files that were decoded."""
+        names: list[str] = []
+        opened = soundfile.SoundFile
 
-    def test_stay_in_step_with_a_teacher_that_is_replaced(
-        self, build_here: Build, changed: Change, store_copy: Path
+        def counted(name: Any, *rest: Any, **more: Any) -> Any:
+            names.append(Path(os.fsdecode(name)).name)
+            return opened(name, *rest, **more)
+
+        monkeypatch.setattr(soundfile, "SoundFile", counted)
+        return names
+
+    def test_each_file_is_decoded_once_in_a_build_and_never_again(
+        self,
+        build_here: Build,
+        changed: Change,
+        corpus_copy: Path,
+        decoded: list[str],
+        tmp_path: Path,
     ) -> None:
-        """Else the store would refuse its own weights, and no build would mend them."""
-        one = {"folds": "1", "store": store_copy}
-        build_here(changed(keep_teachers=True, **one))
-        before = files(store_copy / "weights" / "01" / "prosodic")["model.safetensors"]
-        build_here(changed("teachers.prosodic.seed=1", rebuild=True, **one))
-        assert verify(Store.open(store_copy)).exit_code == 0
-        after = files(store_copy / "weights" / "01" / "prosodic")["model.safetensors"]
-        assert after != before
-        shutil.rmtree(store_copy / VOICE[0])  # and with one that was removed by hand
-        build_here(changed(**one))
-        assert verify(Store.open(store_copy)).exit_code == 0
-        assert files(store_copy / "weights" / "01" / "prosodic")["model.safetensors"] == before
+        """With a bad file, too, of which the store knows from then on."""
+        request = changed(store=tmp_path / "store")
+        settings = request.settings.model_copy(update={"teachers": {}})
+        manifest = replace(request.manifest, root=corpus_copy)
+        files = [Path(name).name for name in manifest.utterances["file"]]
+        soundfile.write(corpus_copy / manifest.utterances["file"][3], [0.0] * 9_000, 16_000)
+        request = replace(request, manifest=manifest, settings=settings)
+        decoded.clear()
+        build_here(request)
+        assert sorted(decoded) == sorted(files)
+        decoded.clear()
+        assert build_here(request).built == []
+        assert decoded == []
+        with pytest.raises(UserError, match="1 utterance"):
+            build_here(replace(request, strict=True))
+
+    def test_strictly_nothing_is_built_where_audio_is_bad(
+        self, build_here: Build, changed: Change, corpus_copy: Path, tmp_path: Path
+    ) -> None:
+        request = changed(store=tmp_path / "store", strict=True)
+        manifest = replace(request.manifest, root=corpus_copy)
+        (corpus_copy / manifest.utterances["file"][3]).write_bytes(b"no sound")
+        with pytest.raises(UserError, match=r"1 fault\(s\) stop the build") as caught:
+            build_here(replace(request, manifest=manifest))
+        assert manifest.utterances["file"][3] in caught.value.message
+        assert Store(request.store).units() == []
 
 
 class TestFaults:
@@ -371,18 +394,26 @@ class TestFaults:
     def test_that_falsify_the_protocol_stop(self, small_request: Any) -> None:
         manifest = replace(small_request.manifest, faults=self.FAULTS)
         with pytest.raises(UserError, match=r"1 fault\(s\) stop the build") as caught:
-            refuse_faults(manifest, strict=False)
+            refuse(manifest, manifest.faults, strict=False)
         assert "a.txt:3: two labels (keep one)" in caught.value.message
         with pytest.raises(UserError, match=r"2 fault\(s\) stop the build"):
-            refuse_faults(manifest, strict=True)
+            refuse(manifest, manifest.faults, strict=True)
 
     def test_that_exclude_are_counted_aloud(
-        self, small_request: Any, capsys: pytest.CaptureFixture[str]
+        self,
+        build_here: Build,
+        changed: Change,
+        store_copy: Path,
+        capsys: pytest.CaptureFixture[str],
     ) -> None:
-        refuse_faults(replace(small_request.manifest, faults=self.FAULTS[1:]), strict=False)
-        assert "excluded for a fault: 1 missing-audio" in capsys.readouterr().err
-        refuse_faults(replace(small_request.manifest, faults=self.FAULTS[2:]), strict=True)
-        assert capsys.readouterr().err == "warning: c.txt: odd line; nothing\n"
+        request = changed(store=store_copy)
+        manifest = replace(request.manifest, faults=self.FAULTS[1:])
+        build_here(replace(request, manifest=manifest))
+        told = capsys.readouterr().err
+        assert "excluded for a fault: 1 missing-audio" in told
+        assert told.startswith("warning: c.txt: odd line; nothing\n")
+        with pytest.raises(UserError, match=r"1 fault\(s\) stop the build"):
+            build_here(replace(request, manifest=manifest, strict=True))
 
 
 def test_licence_is_told_once_where_there_is_one(

@@ -15,8 +15,8 @@ from featstore.core.config import (
     TeacherSettings,
 )
 from featstore.folds import OUT, TEST, TRAIN, VALIDATION, Fold
+from featstore.teachers import FoldData
 from featstore.teachers.cross_fit import HOLD, agreement, common_space, fit_parts
-from featstore.teachers.data import FoldData
 from featstore.teachers.finetune import run_once
 from tests.fast import FAST
 
@@ -33,7 +33,7 @@ Outputs = tuple[Any, Any, dict[str, Any]]
 
 
 def parted(data: FoldData, kind: str, groups: tuple[tuple[str, ...], ...] = PAIRS) -> Outputs:
-    return fit_parts(data, TOY, groups, SETTINGS[kind], CPU)
+    return fit_parts(data, groups, SETTINGS[kind], CPU)
 
 
 def alone(data: FoldData, kind: str, group: tuple[str, ...] = ()) -> tuple[Any, Any]:
@@ -47,7 +47,7 @@ def alone(data: FoldData, kind: str, group: tuple[str, ...] = ()) -> tuple[Any, 
     roles = data.roles.copy()
     roles[np.isin(data.speakers, group)] = OUT
     seen, settings = replace(data, roles=roles), SETTINGS[kind]
-    task = prepare(seen, settings, getattr(settings, "model", ""))
+    task = prepare(seen, settings)
     finetune(task, seen, settings.optim, settings.seed, CPU)
     logits, embeddings = run_once(task, seen, CPU)
     rows = seen.train_rows
@@ -74,27 +74,14 @@ def made(toy_fold: Any, kind: str) -> Outputs:
     return parted(toy_fold, kind)
 
 
-class Backwards:
-    """LLDs of which some rows run backwards in time: as many frames, other content."""
-
-    def __init__(self, lld: Any, rows: list[int]) -> None:
-        self._lld, self._rows, self.lengths = lld, rows, lld.lengths
-
-    def __len__(self) -> int:
-        return len(self._lld)
-
-    def read(self, row: int) -> Any:
-        values = self._lld.read(row)
-        return values[::-1].copy() * 3 if row in self._rows else values
-
-
 def scrambled(data: FoldData, rows: list[int]) -> FoldData:
     """Other words and other speech in some rows, as long as before."""
     texts = [
         " ".join(reversed(text.split())) if row in rows else text
         for row, text in enumerate(data.texts)
     ]
-    return replace(data, texts=tuple(texts), lld=Backwards(data.lld, rows))  # type: ignore[arg-type]
+    llds = [lld[::-1].copy() * 3 if row in rows else lld for row, lld in enumerate(data.llds)]
+    return replace(data, texts=tuple(texts), llds=llds)
 
 
 def relabelled(data: FoldData, speaker: str) -> FoldData:
@@ -239,8 +226,8 @@ def test_without_validation_and_with_rows_left_out(toy_fold: Any) -> None:
     roles = toy_fold.roles.copy()
     roles[roles == VALIDATION] = OUT
     roles[0] = OUT
-    fold, data = replace(TOY, validation=()), replace(toy_fold, roles=roles)
-    logits, _, facts = fit_parts(data, fold, PAIRS, SETTINGS["linguistic"], CPU)
+    data = replace(toy_fold, roles=roles)
+    logits, _, facts = fit_parts(data, PAIRS, SETTINGS["linguistic"], CPU)
     assert np.isfinite(logits).all()
     assert facts["scores"].keys() == {"train", "test"}
     assert [part["best_epoch"] for part in facts["parts"]] == [2, 2]

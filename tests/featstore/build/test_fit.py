@@ -7,30 +7,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from featstore import teachers
-from featstore.build.fit import TeacherJob, _fold_data, fit
 from featstore.build.plan import make_plan
-from featstore.build.units import source_sums
+from featstore.build.units import TeacherJob, fit_teacher, source_sums
 from featstore.core.config import LinguisticSettings
 from featstore.core.schema import TaskFailed
 from featstore.store.store import Store
-from featstore.store.verify import verify
-from featstore.teachers.finetune import predict
 from featstore.teachers.linguistic import tiny_encoder, train_tokenizer
 
 
 @pytest.fixture
 def jobs(store_copy: Path, changed: Callable[..., Any]) -> dict[str, TeacherJob]:
-    """The jobs of fold 1 in a store that has lost both its teachers."""
+    """The jobs of fold 1, by kind, in a store that has lost both its teachers."""
     shutil.rmtree(store_copy / "folds" / "01")
     request = changed(store=store_copy, folds="1")
     plan = make_plan(request, source_sums(request.manifest))
-    return {job.name: job for job in plan.jobs}
+    return {job.settings.kind: job for job in plan.jobs}
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -41,16 +35,19 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
+def with_seed(job: TeacherJob, seed: int) -> TeacherJob:
+    return replace(job, settings=job.settings.model_copy(update={"seed": seed}))
+
+
 class TestFit:
     @pytest.mark.parametrize("name", ["linguistic", "prosodic"])
     def test_gives_the_bytes_that_another_process_gave(
         self, jobs: dict[str, TeacherJob], name: str, small_store: Path
     ) -> None:
         """The small store's were fitted by a spawned worker, two beside each other."""
-        facts = fit(pickle.loads(pickle.dumps(jobs[name])))
+        fit_teacher(pickle.loads(pickle.dumps(jobs[name])))
         unit = jobs[name].unit
         assert files(jobs[name].store / unit) == files(small_store / unit)
-        assert facts == Store(small_store).unit(unit).facts
 
     def test_facts_name_who_was_seen_and_who_was_not(self, small_store: Path) -> None:
         store = Store.open(small_store)
@@ -78,68 +75,71 @@ class TestFit:
 
     def test_unit_that_stands_is_left_alone(self, jobs: dict[str, TeacherJob]) -> None:
         job = jobs["prosodic"]
-        fit(job)
+        fit_teacher(job)
         before = files(job.store / job.unit)
-        fit(replace(job, settings=job.settings.model_copy(update={"seed": 1})))
+        fit_teacher(with_seed(job, 1))
         assert files(job.store / job.unit) == before
-        fit(replace(job, settings=job.settings.model_copy(update={"seed": 1}), replace=True))
+        fit_teacher(replace(with_seed(job, 1), step=replace(job.step, status="replace")))
         assert files(job.store / job.unit) != before
 
     def test_failure_leaves_nothing(self, jobs: dict[str, TeacherJob]) -> None:
         job = jobs["prosodic"]
         optim = job.settings.optim.model_copy(update={"lr": 1e30, "clip_norm": 1e30})
         with pytest.raises(TaskFailed, match="not finite"):
-            fit(replace(job, settings=job.settings.model_copy(update={"optim": optim}), keep=True))
+            fit_teacher(replace(job, settings=job.settings.model_copy(update={"optim": optim})))
         assert not (job.store / "folds" / "01").exists() or not list(
             (job.store / "folds" / "01").iterdir()
         )
-        assert not (job.store / "weights").exists()
 
 
-class TestKeptWeights:
-    def test_give_the_stored_outputs_again(self, jobs: dict[str, TeacherJob]) -> None:
-        for job in jobs.values():
-            fit(replace(job, keep=True))
-            weights = job.store / job.weights.unit
-            data = _fold_data(job)
-            task = teachers.prepare(data, job.settings, getattr(job.settings, "model", ""))
-            task.model.load_state_dict(load_file(weights / "model.safetensors"))
-            rows = data.train_rows
-            logits, embeddings = predict(task, rows, torch.device("cpu"))
-            stored = Store(job.store).fold(1)[job.name]
-            np.testing.assert_array_equal(logits, stored.logits[rows])
-            np.testing.assert_array_equal(embeddings, stored.embeddings[rows])
-        assert verify(Store.open(job.store)).exit_code == 0
+class TestLocalModel:
+    @pytest.fixture
+    def model(self, jobs: dict[str, TeacherJob], tmp_path: Path) -> LinguisticSettings:
+        """A random BERT in a folder, as somebody would have downloaded it."""
+        job = jobs["linguistic"]
+        folder = tmp_path / "secret-place" / "our-bert"
+        optim = job.settings.optim.model_copy(update={"epochs": 1})
+        settings = LinguisticSettings(model=str(folder), optim=optim)
+        tokenizer = train_tokenizer(list(job.texts), settings)
+        tokenizer.save_pretrained(folder)
+        tiny_encoder(tokenizer.vocab_size, settings).save_pretrained(folder)
+        return settings
 
-    def test_of_another_teacher_are_replaced(self, jobs: dict[str, TeacherJob]) -> None:
-        job = replace(jobs["prosodic"], keep=True)
-        other = replace(job, settings=job.settings.model_copy(update={"seed": 1}))
-        fit(other)
-        before = files(job.store / job.weights.unit)["model.safetensors"]
-        fit(replace(job, replace=True))
-        assert files(job.store / job.weights.unit)["model.safetensors"] != before
+    def test_leaves_no_trace_of_its_place(
+        self, jobs: dict[str, TeacherJob], model: LinguisticSettings, tmp_path: Path
+    ) -> None:
+        job = jobs["linguistic"]
+        recorded, provenance = teachers.portable(model)
+        made_from = {"fold": 1, "teacher": recorded.model_dump(mode="json")}
+        identity = replace(job.step.identity, settings=made_from)
+        step = replace(job.step, identity=identity)
+        fit_teacher(replace(job, settings=model, step=step, provenance=provenance))
+        assert Store(job.store).unit(job.unit).provenance["model_name"] == "our-bert"
+        found = files(job.store / job.unit)
+        for secret in ("secret-place", str(tmp_path)):
+            names = [name for name, content in found.items() if secret.encode() in content]
+            assert names == [], secret
 
+    def test_is_known_by_what_it_is_loaded_from(self, model: LinguisticSettings) -> None:
+        """A README beside it makes no other teacher; other weights or words do."""
+        folder, before = Path(model.model), teachers.portable(model)[0]
+        assert before.model_dump()["model"].startswith("sha256:")
+        for name in ("README.md", ".gitattributes", "pytorch_model.bin", "trainer_state.json"):
+            (folder / name).write_text("nothing that is loaded")
+        assert teachers.portable(model)[0] == before
+        seen = {before}
+        for name in ("config.json", "tokenizer.json", "model.safetensors"):
+            path = folder / name
+            path.write_bytes(path.read_bytes() + b" ")
+            seen.add(teachers.portable(model)[0])
+        assert len(seen) == 4
 
-def test_local_model_leaves_no_trace_of_its_place(
-    jobs: dict[str, TeacherJob], tmp_path: Path
-) -> None:
-    """Neither in the unit, nor in the kept weights' own configuration files."""
-    job = jobs["linguistic"]
-    folder = tmp_path / "secret-place" / "our-bert"
-    settings = LinguisticSettings(
-        model=str(folder), optim=job.settings.optim.model_copy(update={"epochs": 1})
-    )
-    tokenizer = train_tokenizer(list(job.texts), settings)
-    tokenizer.save_pretrained(folder)
-    tiny_encoder(tokenizer.vocab_size, settings).save_pretrained(folder)
-    recorded, provenance = teachers.portable(settings)
-    identity = replace(
-        job.identity, settings={"fold": 1, "teacher": recorded.model_dump(mode="json")}
-    )
-    fit(replace(job, settings=settings, identity=identity, provenance=provenance, keep=True))
-    unit = Store(job.store).unit(job.unit)
-    assert unit.provenance["model_name"] == "our-bert"
-    found = {**files(job.store / job.unit), **files(job.store / job.weights.unit)}
-    assert {"unit.json", "config.json", "tokenizer.json", "model.safetensors"} <= set(found)
-    for secret in ("secret-place", str(tmp_path)):
-        assert not [name for name, content in found.items() if secret.encode() in content], secret
+    def test_a_vocabulary_is_for_tiny_alone(self) -> None:
+        small, large = (
+            teachers.portable(LinguisticSettings(model=name, vocabulary=size))[0]
+            for name, size in (("some/bert", 100), ("some/bert", 900))
+        )
+        assert small == large
+        assert teachers.portable(LinguisticSettings(model="tiny", vocabulary=100))[0].model_dump()[
+            "vocabulary"
+        ] == 100  # fmt: skip

@@ -118,20 +118,18 @@ def test_progress_is_told_where_it_takes_time(
     before = manifest(tmp_path, "a0", "a1")
     heard(before, SETTINGS)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(hearing, "_WORTH_TELLING_S", 0.1)
+    monkeypatch.setattr(hearing, "PROGRESS_FROM_S", 0.1)
     heard(before, SETTINGS)
     assert "audio checked: 2/2 utterances" in capsys.readouterr().err
 
 
-def test_batches_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_many_threads_decode_does_not_show(tmp_path: Path) -> None:
     names = [f"{speaker}{n}" for speaker in "abc" for n in range(5)]
     write(tmp_path, **{name: at for at, name in enumerate(names) if at % 4})
     before = manifest(tmp_path, *names)
-    whole = heard(before, SETTINGS)
-    monkeypatch.setattr(hearing, "_AT_A_TIME", 2)
-    parts = heard(before, SETTINGS)
-    assert whole.utterances.equals(parts.utterances)
-    assert whole.faults == parts.faults
+    one, many = heard(before, SETTINGS, threads=1), heard(before, SETTINGS, threads=3)
+    assert one.utterances.equals(many.utterances)
+    assert one.faults == many.faults
 
 
 class TestIdenticalAudio:

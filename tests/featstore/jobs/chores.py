@@ -35,10 +35,10 @@ def is_there(folder: Path, name: str) -> bool:
     return (folder / name).exists()
 
 
-def chore(folder: Path, name: str, *needs: str, here: bool = False, **how: object) -> Task:
-    demand = Demand(memory_gb=0.5, hours=0.1)
+def chore(folder: Path, name: str, *needs: str, gpus: int = 0, **how: object) -> Task:
+    demand = Demand(memory_gb=0.5, hours=0.1, gpus=gpus)
     work = Chore(folder, name, **how)  # type: ignore[arg-type]
-    return Task(name, work, partial(is_there, folder, name), needs=needs, demand=demand, here=here)
+    return Task(name, work, partial(is_there, folder, name), needs=needs, demand=demand)
 
 
 def ran(folder: Path) -> list[str]:

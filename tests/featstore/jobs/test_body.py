@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 
 from featstore.core.schema import TaskFailed
-from featstore.jobs import body
+from featstore.jobs import slurm
 from featstore.jobs import task as tasks
-from featstore.jobs.body import Body, alone
+from featstore.jobs.slurm import Body, alone
 from tests.featstore.jobs.chores import chore, is_there, ran
 
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(body, "_LOOK_S", 0.02)
-    monkeypatch.setattr(body, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(slurm, "LOOK_S", 0.02)
+    monkeypatch.setattr(slurm, "PATIENCE_S", 0.2)
 
 
-def needs(folder: Path, *names: str) -> body.Needs:
+def needs(folder: Path, *names: str) -> slurm.Needs:
     return tuple((name, partial(is_there, folder, name)) for name in names)
 
 
@@ -41,14 +41,14 @@ def test_done_or_needing_what_is_not_it_begins_nothing(
 def test_what_is_not_seen_yet_is_waited_for_but_not_what_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(body, "PATIENCE_S", 60.0)
+    monkeypatch.setattr(slurm, "PATIENCE_S", 60.0)
     late = threading.Timer(0.2, (tmp_path / "b").touch)
     late.start()
     Body(tmp_path, chore(tmp_path, "a"), needs(tmp_path, "b"))()
     assert ran(tmp_path) == ["a"]
     tasks.fail(tmp_path, "c", TaskFailed("no"), {})
     began = time.monotonic()
-    assert body.unmet(tmp_path, needs(tmp_path, "c")) == ["c"]
+    assert slurm.unmet(tmp_path, needs(tmp_path, "c")) == ["c"]
     assert time.monotonic() - began < 30
 
 
@@ -60,7 +60,7 @@ def test_another_process_is_waited_for(tmp_path: Path, capsys: pytest.CaptureFix
         assert facts is not None
         other = {**facts, "pid": 1, "host": "elsewhere"}
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(body, "attendant", lambda root, key: other)
+            patch.setattr(tasks, "attendant", lambda root, key: other)
             tasks_of_two[0].start()
             time.sleep(0.3)
             assert not (tmp_path / "ran.log").exists()
@@ -79,8 +79,8 @@ def test_the_same_job_on_another_machine_goes_on_at_once(
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     assert tasks.job_id() == "7_3"
     said = iter([{"job": "7_3", "host": "elsewhere", "pid": 1}])
-    real = body.attendant
-    monkeypatch.setattr(body, "attendant", lambda root, key: next(said, None) or real(root, key))
+    real = tasks.attendant
+    monkeypatch.setattr(tasks, "attendant", lambda root, key: next(said, None) or real(root, key))
     alone(tmp_path, chore(tmp_path, "a"))
     assert ran(tmp_path) == ["a"]
 

@@ -10,7 +10,7 @@ import pytest
 from featstore.core.schema import UserError
 from featstore.jobs import LOCAL, executor_settings
 from featstore.jobs.settings import SlurmSettings
-from featstore.jobs.submit import parameters
+from featstore.jobs.slurm import parameters
 from featstore.jobs.task import Demand
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +46,9 @@ def test_needs_come_first_and_one_failure_stops_only_what_needs_it(tmp_path: Pat
     assert str(os.getpid()) not in {pid for _, pid, *_ in who(tmp_path)}
 
 
-def test_what_spreads_by_itself_runs_here_and_alone(tmp_path: Path) -> None:
-    tasks = [chore(tmp_path, "b", "a", here=True), chore(tmp_path, "a", here=True)]
-    assert outcomes(tmp_path, tasks) == {"a": "", "b": ""}
-    assert who(tmp_path) == [["a", str(os.getpid())], ["b", str(os.getpid())]]
-    bad = chore(tmp_path, "c", here=True, fails=True)
-    assert outcomes(tmp_path, [bad]) == {"c": "c is poisoned"}
-
-
 def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
-    assert outcomes(tmp_path, [chore(tmp_path, "a", here=True)]) == {"a": ""}
+    assert outcomes(tmp_path, [chore(tmp_path, "a")]) == {"a": ""}
     assert not (tmp_path / "ran.log").exists()
 
 
@@ -67,12 +61,23 @@ def test_one_worker_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("featstore.core.training.pick_device", lambda name: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    count, setup, arguments = local.workers(None, "auto")
-    assert (count, setup, arguments[0]) == (2, local.on_one_gpu, ("0", "1"))
-    assert local.workers(5, "auto")[0] == 5
-    tasks = [chore(tmp_path, name, sleep_s=1.0) for name in "ab"]
-    assert all(error is None for _, error in carry_out(tmp_path, tasks))
-    assert {gpu for _, _, gpu in who(tmp_path)} == {"0", "1"}
+    assert local.workers(None, "cuda") == [local.Worker(True, "0"), local.Worker(True, "1")]
+    assert [one.device for one in local.workers(5, "cuda")] == ["0", "1", "0", "1", "0"]
+    tasks = [chore(tmp_path, name, sleep_s=1.0, gpus=1) for name in "ab"]
+    tasks.append(chore(tmp_path, "c", sleep_s=1.0))  # beside them, on a CPU
+    assert all(error is None for _, error in carry_out(tmp_path, tasks, device="cuda"))
+    assert {name: gpu for name, _, *gpu in who(tmp_path)} == {"a": ["0"], "b": ["1"], "c": []}
+
+
+def test_what_another_has_committed_meanwhile_is_no_failure(tmp_path: Path) -> None:
+    late = replace(chore(tmp_path, "a", fails=True), is_done=partial(beaten, tmp_path))
+    assert outcomes(tmp_path, [late], jobs=1) == {"a": ""}
+    assert ran(tmp_path) == ["a"]
+
+
+def beaten(folder: Path) -> bool:
+    """Not done at first, done once it has begun."""
+    return (folder / "ran.log").exists()
 
 
 @pytest.mark.parametrize(
@@ -85,13 +90,13 @@ def test_one_gpu_has_one_worker_however_many_there_are_beside_it(
     monkeypatch.setattr("featstore.core.training.pick_device", torch.device)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    count, _, arguments = local.workers(None, device)
-    assert count == workers
-    assert arguments[:1] == ((("2", "5"),) if workers == 2 else ())
+    team = local.workers(None, device)
+    assert [one.device for one in team] == (["2", "5"] if workers == 2 else [""])
+    assert all(one.gpu for one in team)
 
 
 def test_an_odd_error_is_an_outcome_too(tmp_path: Path) -> None:
     (tmp_path / "ran.log").mkdir()
-    ((_, error),) = carry_out(tmp_path, [chore(tmp_path, "a", here=True)])
+    ((_, error),) = carry_out(tmp_path, [chore(tmp_path, "a")], device="cpu")
     assert isinstance(error, IsADirectoryError)
     assert not isinstance(error, TaskFailed)

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from featstore.core.schema import TaskFailed
-from featstore.jobs.processes import default_jobs, each
+from featstore.jobs.local import Worker, default_jobs, each
 from tests import ROOT
 
 PARENT = """
 import multiprocessing, os, sys, time
 from concurrent.futures import ProcessPoolExecutor
-from featstore.jobs.processes import worker_setup
+from featstore.jobs.local import worker_setup
 
 if __name__ == "__main__":
     context = multiprocessing.get_context("spawn")
@@ -88,7 +88,7 @@ def double(item: int) -> int:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_item_that_kills_its_process_fails_alone(workers: int) -> None:
-    found = dict(each(double, [1, 2, 3, 4], workers))
+    found = dict(each(double, [1, 2, 3, 4], [Worker()] * workers))
     assert found[1] == 2
     assert isinstance(found[2], TaskFailed)
     assert "killed" in found[2].message
@@ -96,9 +96,28 @@ def test_an_item_that_kills_its_process_fails_alone(workers: int) -> None:
     assert found[4] == 8
 
 
+def meets_another(item: tuple[int, Path]) -> bool:
+    """Item 0 kills its process; two others are done only while both are at work."""
+    number, folder = item
+    if number == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    (folder / f"{number}").touch()
+    end = time.monotonic() + 60
+    while len(list(folder.iterdir())) < 2 and time.monotonic() < end:
+        time.sleep(0.01)
+    return len(list(folder.iterdir())) == 2
+
+
+def test_after_a_killed_worker_the_others_go_on_side_by_side(tmp_path: Path) -> None:
+    items = [(number, tmp_path) for number in range(3)]
+    found = dict(each(meets_another, items, [Worker()] * 2))
+    assert isinstance(found[items[0]], TaskFailed)
+    assert (found[items[1]], found[items[2]]) == (True, True)
+
+
 def test_closing_it_ends_the_workers() -> None:
     ticks: list[int] = []
-    results = each(time.sleep, [0.0, 60.0], 2, idle=lambda: ticks.append(1))
+    results = each(time.sleep, [0.0, 60.0], [Worker()] * 2, idle=lambda: ticks.append(1))
     assert next(results) == (0.0, None)
     began = time.monotonic()
     results.close()

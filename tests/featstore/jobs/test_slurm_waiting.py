@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -156,9 +158,18 @@ def test_a_process_that_is_at_it_without_a_job_is_waited_for(
     commands: Commands, tmp_path: Path
 ) -> None:
     commands(squeue="exit 0")
-    with tasks.attended(tmp_path, "a"):
-        going = slurm._Watch(tmp_path, settings().slurm, {"a": chore(tmp_path, "a")})
-        going.take_up(submit_new=True)
-        assert submitted(tmp_path) == 0
-        (standing,) = tasks.standings(tmp_path)
-        assert list(going._settled({"a": standing}, set())) == []
+    release = threading.Event()
+
+    def at_it() -> None:
+        with tasks.attended(tmp_path, "a"):
+            release.wait(60)
+            (tmp_path / "a").touch()
+
+    other = threading.Thread(target=at_it)
+    other.start()
+    while not tasks.standings(tmp_path):
+        time.sleep(0.01)
+    threading.Timer(0.3, release.set).start()
+    assert outcomes(tmp_path, [chore(tmp_path, "a")]) == {"a": None}
+    other.join()
+    assert submitted(tmp_path) == 0

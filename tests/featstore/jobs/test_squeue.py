@@ -8,7 +8,7 @@ import pytest
 
 from featstore.core.schema import UserError
 from featstore.jobs import carry_out, executor_settings
-from featstore.jobs.squeue import living
+from featstore.jobs.slurm import living
 from tests.featstore.jobs.chores import chore
 
 SLURM = executor_settings("slurm", partition="nowhere")

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from featstore.build import units
-from featstore.core.config import CorpusSettings, FoldSettings
+from featstore.core.config import BuildSettings, FoldSettings
 from featstore.core.files import MAX_JSON_BYTES
 from featstore.core.schema import COLUMNS, Corrupt, Manifest, TaskFailed
 from featstore.folds import make_folds, prove, roles
@@ -35,12 +35,14 @@ def leave_one_speaker_out(place: Path, n_speakers: int) -> Store:
     }).astype(dict(COLUMNS))  # fmt: skip
     manifest = Manifest("many", place, table, ("a", "b"))
     store = Store.create(place / "store")
-    corpus = units.corpus_identity(table, manifest, CorpusSettings())
-    units.write_corpus(store, corpus, table, manifest, CorpusSettings())
+    wanted = BuildSettings()
+    corpus = units.corpus_identity(manifest, wanted)
+    units.write_corpus(store.path, units.Step(corpus, "build", "new"), manifest, wanted)
     settings = FoldSettings(validation="random")
     folds = make_folds(table, settings)
     assigned = roles(table, folds, script_disjoint=False)
-    units.write_splits(store, units.splits_identity(settings, corpus), table, folds, assigned)
+    splits = units.Step(units.splits_identity(settings, corpus), "build", "new")
+    units.write_splits(store.path, splits, table, folds, assigned)
     assert Store.open(store.path).folds == folds
     prove(store.utterances, store.folds, store.roles)
     return store

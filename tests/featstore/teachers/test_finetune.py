@@ -15,15 +15,14 @@ from featstore.core.schema import TaskFailed
 from featstore.folds import OUT, TEST, TRAIN, VALIDATION
 from featstore.teachers import finetune as module
 from featstore.teachers import prosodic
-from featstore.teachers.data import Task
-from featstore.teachers.finetune import cross_entropy, finetune, predict, run_once, score
+from featstore.teachers.finetune import Prepared, cross_entropy, finetune, predict, run_once, score
 
 CPU = torch.device("cpu")
 OPTIM = OptimSettings(lr=3e-3, epochs=4, batch_size=8)
 SMALL = ProsodicSettings(channels=(4, 4, 8, 8), time_stride=4, max_frames=100)
 
 
-def state(task: Task) -> dict[str, torch.Tensor]:
+def state(task: Prepared) -> dict[str, torch.Tensor]:
     return {key: value.clone() for key, value in task.model.state_dict().items()}
 
 
@@ -54,14 +53,14 @@ class Watched(nn.Module):
         return self.layer(x), x
 
 
-def watched(n: int = 24) -> Task:
+def watched(n: int = 24) -> Prepared:
     torch.manual_seed(0)
     points = torch.randn(n, 2)
 
     def collate(rows: Any, rng: Any) -> dict[str, torch.Tensor]:
         return {"x": points[rows], "rows": torch.from_numpy(rows)}
 
-    return Task(Watched(), collate, np.full(n, 3), lambda folder: None)
+    return Prepared(Watched(), collate, np.full(n, 3))
 
 
 class TestFit:
@@ -98,12 +97,12 @@ class TestSelection:
 
     def scripted(
         self, monkeypatch: pytest.MonkeyPatch, toy_fold: Any, outcomes: list[tuple[int, float]]
-    ) -> tuple[list[dict[str, torch.Tensor]], Task]:
+    ) -> tuple[list[dict[str, torch.Tensor]], Prepared]:
         """``outcomes``: hits of the four validation rows, and their margin, epoch by epoch."""
         states: list[dict[str, torch.Tensor]] = []
         truth = toy_fold.labels[toy_fold.rows(VALIDATION)]
 
-        def dictated(task: Task, rows: Any, device: Any) -> tuple[Any, Any]:
+        def dictated(task: Prepared, rows: Any, device: Any) -> tuple[Any, Any]:
             states.append(state(task))
             hits, margin = outcomes[len(states) - 1]
             said = np.where(np.arange(4) < hits, truth, 1 - truth)

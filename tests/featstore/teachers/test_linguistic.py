@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from featstore import teachers
-from featstore.core.config import LinguisticSettings
+from featstore.core.config import LinguisticSettings, ProsodicSettings
 from featstore.core.schema import Corrupt, UserError
 from featstore.teachers import linguistic
 from featstore.teachers.linguistic import SPECIAL, check, collate, load_encoder, train_tokenizer
@@ -28,7 +28,7 @@ TINY = LinguisticSettings(model="tiny")
 
 @pytest.fixture(scope="module")
 def tiny_task(toy_fold: Any) -> Any:
-    task = linguistic.prepare(toy_fold, TINY, "tiny")
+    task = linguistic.prepare(toy_fold, TINY)
     task.model.eval()
     return task
 
@@ -44,9 +44,8 @@ def local_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def vocabulary(task: Any, folder: Path) -> set[str]:
-    task.save(folder)
-    return set(json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"])
+def vocabulary(data: Any) -> set[str]:
+    return set(linguistic.load(data, TINY)[0].get_vocab())
 
 
 class TestTokenizer:
@@ -107,15 +106,14 @@ class TestTokenizer:
         ).get_vocab()
         assert set(letters) <= set(vocab)
 
-    def test_learns_from_the_training_rows_alone(self, toy_fold: Any, tmp_path: Path) -> None:
+    def test_learns_from_the_training_rows_alone(self, toy_fold: Any) -> None:
         """Not one piece of a word that only the test speaker says."""
-        with_test = vocabulary(linguistic.prepare(toy_fold, TINY, "tiny"), tmp_path / "a")
+        with_test = vocabulary(toy_fold)
         assert "lovely" in with_test
         assert not [piece for piece in with_test if "x" in piece.lower() and piece not in SPECIAL]
         others = [text if row < 16 else "quite other words" for row, text in
                   enumerate(toy_fold.texts)]  # fmt: skip
-        task = linguistic.prepare(replace(toy_fold, texts=tuple(others)), TINY, "tiny")
-        assert vocabulary(task, tmp_path / "b") == with_test
+        assert vocabulary(replace(toy_fold, texts=tuple(others))) == with_test
 
 
 class TestOutputs:
@@ -123,7 +121,7 @@ class TestOutputs:
     def test_are_the_same_alone_and_in_a_batch(self, toy_fold: Any, pooling: str) -> None:
         texts = ("yes", *toy_fold.texts[1:23], " ".join(toy_fold.texts[:4]))
         settings = LinguisticSettings(model="tiny", pooling=pooling)
-        task = linguistic.prepare(replace(toy_fold, texts=texts), settings, "tiny")
+        task = linguistic.prepare(replace(toy_fold, texts=texts), settings)
         task.model.eval()
         with torch.inference_mode():
             logits, embeddings = task.model(**task.collate(np.arange(24), None))
@@ -151,13 +149,13 @@ class TestOutputs:
 
     def test_longer_texts_are_cut(self, toy_fold: Any) -> None:
         settings = LinguisticSettings(model="tiny", max_tokens=8)
-        task = linguistic.prepare(toy_fold, settings, "tiny")
+        task = linguistic.prepare(toy_fold, settings)
         assert int(task.lengths.max()) == 8
         assert task.collate(np.arange(24), None)["input_ids"].shape == (24, 8)
 
     def test_seed_decides_the_weights(self, toy_fold: Any) -> None:
         one, same, other = (
-            linguistic.prepare(toy_fold, LinguisticSettings(seed=seed), "tiny").model.state_dict()
+            linguistic.prepare(toy_fold, TINY.model_copy(update={"seed": seed})).model.state_dict()
             for seed in (1, 1, 2)
         )
         assert all(torch.equal(one[key], same[key]) for key in one)
@@ -166,7 +164,7 @@ class TestOutputs:
 
 class TestLocalModel:
     def test_works_offline(self, toy_fold: Any, local_bert: Path) -> None:
-        task = linguistic.prepare(toy_fold, LinguisticSettings(), str(local_bert))
+        task = linguistic.prepare(toy_fold, LinguisticSettings(model=str(local_bert)))
         tokenizer, encoder = load_encoder(str(local_bert))
         key = "encoder.layer.1.output.dense.weight"
         assert torch.equal(task.model.encoder.state_dict()[key], encoder.state_dict()[key])
@@ -247,4 +245,4 @@ class TestMissingModel:
 
     def test_tiny_and_prosodic_teachers_need_none(self) -> None:
         teachers.check(TINY)
-        teachers.check(teachers.ProsodicSettings())
+        teachers.check(ProsodicSettings())

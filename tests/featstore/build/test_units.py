@@ -13,12 +13,15 @@ import pytest
 import soundfile
 
 from featstore.build import units as steps
-from featstore.core.config import AudioSettings, CorpusSettings, FoldSettings
+from featstore.core.config import AudioSettings, BuildSettings, CorpusSettings, FoldSettings
 from featstore.core.schema import COLUMNS, Fault, Manifest, UserError
+from featstore.corpora.audio_check import in_threads
 from featstore.folds import make_folds, roles
 from featstore.store.store import Store
+from featstore.store.unit import Identity
 
-AUDIO, CORPUS = AudioSettings(), CorpusSettings()
+AUDIO, SETTINGS = AudioSettings(), BuildSettings()
+WORDLESS = BuildSettings(corpus=CorpusSettings(embed_text=False))
 
 
 def tone(seed: int, n: int = 4_000) -> Any:
@@ -55,9 +58,13 @@ def identity(manifest: Manifest, settings: AudioSettings = AUDIO) -> str:
 def written(manifest: Manifest, place: Path, settings: AudioSettings = AUDIO) -> Store:
     store = Store.create(place)
     sums = steps.source_sums(manifest)
-    unit = steps.audio_identity(manifest, settings, sums)
-    steps.write_audio(store, unit, manifest, settings, sums, jobs=2, replace=False)
+    step = new(steps.audio_identity(manifest, settings, sums))
+    steps.write_audio(place, step, manifest, settings, sums, threads=2)
     return store
+
+
+def new(identity: Identity) -> steps.Step:
+    return steps.Step(identity, "build", "not there yet")
 
 
 class TestAudioIdentity:
@@ -119,14 +126,11 @@ class TestWriteAudio:
         ]
         assert facts["n_utterances"] == len(store.audio) == 6
         assert list(store.sources["utterance_id"]) == ["u0", "u2", "u3", "u5", "u6", "u7"]
-        kept = steps.without_excluded(manifest, store)
-        assert list(kept["utterance_id"]) == list(store.sources["utterance_id"])
-        assert kept.index.tolist() == list(range(6))
 
-    def test_needs_one_good_file(self, manifest: Manifest, tmp_path: Path) -> None:
-        for path in (manifest.root / "wav").iterdir():
-            path.write_bytes(b"no sound at all")
-        with pytest.raises(UserError, match="not one usable utterance"):
+    def test_loses_no_speaker(self, manifest: Manifest, tmp_path: Path) -> None:
+        for at in (0, 1):
+            (manifest.root / "wav" / f"{at}.wav").write_bytes(b"no sound at all")
+        with pytest.raises(UserError, match="speaker s0F has no usable turn"):
             written(manifest, tmp_path / "store")
         assert [path.name for path in (tmp_path / "store").iterdir()] == ["zarr.json"]
 
@@ -139,31 +143,32 @@ class TestWriteAudio:
         assert not (store.path / "audio" / "values").exists()
         with pytest.raises(UserError, match="holds no signals"):
             _ = store.audio
-        found = steps.sources(manifest.utterances)
-        root, rows = manifest.root, range(8)
-        signals = list(steps.signals(store, rows, found, root, settings, jobs=2))
-        np.testing.assert_array_equal(signals[7], tone(6, 8_000)[4_000:])
 
 
 class TestCorpus:
-    def unit(self, manifest: Manifest, place: Path, settings: CorpusSettings = CORPUS) -> Store:
+    def unit(self, manifest: Manifest, place: Path, settings: BuildSettings = SETTINGS) -> Store:
         store = Store.create(place)
-        unit = steps.corpus_identity(manifest.utterances, manifest, settings)
-        steps.write_corpus(store, unit, manifest.utterances, manifest, settings, replace=False)
+        step = new(steps.corpus_identity(manifest, settings))
+        steps.write_corpus(place, step, manifest, settings)
         return store
 
-    def test_identity_is_of_meaning_and_not_of_where_audio_lies(self, manifest: Manifest) -> None:
-        def fingerprint(table: pd.DataFrame, settings: CorpusSettings = CORPUS) -> str:
-            return steps.corpus_identity(table, manifest, settings).fingerprint
+    def test_content_is_of_meaning_and_not_of_where_audio_lies(self, manifest: Manifest) -> None:
+        def identity(table: pd.DataFrame, settings: BuildSettings = SETTINGS) -> Identity:
+            return steps.corpus_identity(replace(manifest, utterances=table), settings)
 
         table = manifest.utterances
-        before = fingerprint(table)
-        for column, value in (("file", "x"), ("start_s", 9.0), ("duration_s", 9.0)):
-            assert fingerprint(table.assign(**{column: value})) == before
-        changes = [fingerprint(table.assign(**{column: "x"})) for column in steps._MEANING]
-        changes.append(fingerprint(table, CorpusSettings(embed_text=False)))
-        changes.append(fingerprint(table.iloc[1:]))
-        assert len({before, *changes}) == len(changes) + 1
+        before = identity(table)
+        for column, value in (("file", "x"), ("start_s", 9.0)):  # kept in the unit all the same
+            after = identity(table.assign(**{column: value}))
+            assert after.content == before.content
+            assert after.fingerprint != before.fingerprint
+        assert identity(table, WORDLESS).content == before.content
+        assert identity(table, WORDLESS).fingerprint != before.fingerprint
+        assert identity(table.assign(duration_s=9.0)).fingerprint == before.fingerprint
+        meaning = set(COLUMNS) - {"file", "start_s", "duration_s"}
+        changes = [identity(table.assign(**{column: "x"})).content for column in sorted(meaning)]
+        changes.append(identity(table.iloc[1:]).content)
+        assert len({before.content, *changes}) == len(changes) + 1
 
     def test_holds_strings_and_codes(self, manifest: Manifest, tmp_path: Path) -> None:
         store = self.unit(manifest, tmp_path / "store")
@@ -178,7 +183,7 @@ class TestCorpus:
         assert (facts["name"], facts["full_release"]) == ("toy", False)
 
     def test_leaves_texts_out_where_asked(self, manifest: Manifest, tmp_path: Path) -> None:
-        store = self.unit(manifest, tmp_path / "store", CorpusSettings(embed_text=False))
+        store = self.unit(manifest, tmp_path / "store", WORDLESS)
         assert set(store.utterances["text"]) == {""}
         assert manifest.utterances["text"][0] == "words 0"
         assert b"words" not in (store.path / "corpus" / "utterances.parquet").read_bytes()
@@ -190,16 +195,16 @@ def test_splits_hold_roles_speakers_and_overlap(manifest: Manifest, tmp_path: Pa
     folds = make_folds(table, settings)
     role = roles(table, folds, script_disjoint=False)
     store = Store.create(tmp_path / "store")
-    corpus = steps.corpus_identity(table, manifest, CORPUS)
-    steps.write_corpus(store, corpus, table, manifest, CORPUS, replace=False)
+    corpus = steps.corpus_identity(replace(manifest, utterances=table), SETTINGS)
+    steps.write_corpus(store.path, new(corpus), replace(manifest, utterances=table), SETTINGS)
     unit = steps.splits_identity(settings, corpus)
-    steps.write_splits(store, unit, table, folds, role, replace=False)
+    steps.write_splits(store.path, new(unit), table, folds, role)
     np.testing.assert_array_equal(store.roles, role)
     assert store.folds == folds
     first = store.unit("splits").facts["text_overlap"][0]
     assert (first["fold"], first["n_test"], first["n_shared"], first["share"]) == (1, 2, 2, 1.0)
     assert first["share_improvised"] is None  # a share of nothing, not NaN, which JSON lacks
-    assert unit.parents == {"corpus": corpus.fingerprint}
+    assert unit.parents == {"corpus": corpus.content}
 
 
 class TestInThreads:
@@ -213,7 +218,7 @@ class TestInThreads:
                 later.set()
             return n * n
 
-        assert list(steps.in_threads(slow_first, range(9), jobs=4)) == [n * n for n in range(9)]
+        assert list(in_threads(slow_first, range(9), jobs=4)) == [n * n for n in range(9)]
 
     def test_draws_only_a_few_ahead(self) -> None:
         drawn: list[int] = []
@@ -223,10 +228,10 @@ class TestInThreads:
                 drawn.append(n)
                 yield n
 
-        results = steps.in_threads(lambda n: n, source(), jobs=2)
+        results = in_threads(lambda n: n, source(), jobs=2)
         assert next(results) == 0
         assert len(drawn) == 8
 
     def test_tells_the_first_error(self) -> None:
         with pytest.raises(ZeroDivisionError):
-            list(steps.in_threads(lambda n: 1 // (n - 3), range(9), jobs=2))
+            list(in_threads(lambda n: 1 // (n - 3), range(9), jobs=2))
