@@ -193,50 +193,23 @@ Db = Annotated[float, Field(ge=-100, le=100)]
 DbRange = Annotated[tuple[Db, Db], AfterValidator(_rising)]
 
 
-_UNSPOKEN = {
-    "speed": "it changes tempo and pitch, of which the cached prosodic targets speak",
-    "time_crop": "it may cut off words and phrases of which the cached targets speak",
-}
-Factor = Annotated[float, Field(ge=0.5, le=2)]
-
-
 class AugmentSettings(Settings):
     """What is done to training utterances; every draw is uniform and each utterance's own."""
 
-    noise_snr_db: Annotated[tuple[Db, Db], AfterValidator(_rising)] | None = None
+    noise_snr_db: DbRange | None = None
     """White noise at a signal-to-noise ratio from this range."""
-    gain_db: Annotated[tuple[Db, Db], AfterValidator(_rising)] | None = None
+    gain_db: DbRange | None = None
     """Change of level; what goes beyond full scale is clipped, as a recorder would."""
     codecs: tuple[Codec, ...] = ()
     """One of these is drawn: ``mulaw`` (8 bit, G.711's curve), ``narrowband`` (as if sampled at
     8 kHz), ``telephone`` (both)."""
     codec_share: float = Field(0.5, gt=0, le=1)
     """Share of the utterances that go through a codec, where there are any."""
-    speed: Annotated[tuple[Factor, Factor], AfterValidator(_rising)] | None = None
-    """Played so many times as fast, in steps of 0.01. Invalidates targets."""
-    time_crop: float | None = Field(None, gt=0, lt=1)
-    """A random stretch of at least this share is kept. Invalidates targets."""
-    invalidates_targets: bool = False
-    """Allow what makes the teachers' cached targets speak of other audio than the student hears."""
-
-    @model_validator(mode="after")
-    def _targets_stay_valid(self) -> AugmentSettings:
-        """Refuse what the cached targets do not speak of, with the reason."""
-        faults = [
-            f"{name}: {why}" for name, why in _UNSPOKEN.items() if getattr(self, name) is not None
-        ]
-        if faults and not self.invalidates_targets:
-            raise ValueError(
-                f"{'; '.join(faults)}. Leave it out, or say that this is meant: "
-                "stream.augment.invalidates_targets = true"
-            )
-        return self
 
     @property
     def idle(self) -> bool:
         """Whether nothing is altered."""
-        chosen = (self.noise_snr_db, self.gain_db, self.speed, self.time_crop)
-        return not self.codecs and all(value is None for value in chosen)
+        return not self.codecs and self.noise_snr_db is None and self.gain_db is None
 
 
 class StudentOptim(OptimSettings):
@@ -280,7 +253,8 @@ class RunSettings(Settings):
     optim: StudentOptim = StudentOptim()
     stream: StreamSettings = StreamSettings()
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto: bf16 where the GPU has it, else fp32. Losses are float32 always."""
+    """Of the backbone while it trains. auto: bf16 on a GPU, fp32 on a CPU. Heads, losses and every
+    evaluation are float32 always."""
     seed: int = Field(42, ge=0, lt=2**63)
 
 
@@ -365,27 +339,55 @@ def source_of(kind: str) -> str:
     )
 
 
+def precision_in_use(settings: RunSettings, device: str) -> str:
+    """``fp32``, ``bf16`` or ``fp16``: what the backbone computes in on a kind of device.
+
+    Args:
+        settings: of the run.
+        device: ``cpu`` or ``cuda``, see :func:`featstore.core.config.device_kind`.
+
+    Raises:
+        UserError: the device cannot compute in it.
+
+    >>> [precision_in_use(RunSettings(), device) for device in ("cpu", "cuda")]
+    ['fp32', 'bf16']
+    """
+    if settings.precision == "auto":
+        return "bf16" if device == "cuda" else "fp32"
+    if settings.precision == "fp16" and device != "cuda":
+        raise UserError("precision = fp16 needs a GPU", "use precision = auto or fp32")
+    return settings.precision
+
+
 def run_key(
     settings: RunSettings,
     store: str,
     teachers: Sequence[Mapping[str, Any]],
     weights: str | None = None,
+    device: str = "cpu",
 ) -> str:
     """Twelve hex digits that name runs which differ in nothing but fold and seed.
 
+    Settings that alter no result but its last bits do not count: how a batch is cut into
+    micro-batches, recomputed activations, where a local model folder lies.
+
     Args:
-        settings: of the run; the seed does not count, nor where a local model folder lies.
+        settings: of the run; the seed does not count.
         store: the fingerprint of corpus, audio and splits.
         teachers: what each teacher was made from.
-        weights: SHA-256 of the file of weights that the backbone was given, if it was.
+        weights: SHA-256 of the file of weights that the backbone starts from, if there is one.
+        device: the kind that is trained on; it counts, and so does the precision in use there.
+
+    Raises:
+        UserError: as :func:`precision_in_use`.
     """
-    told = portable(settings).model_dump(mode="json", exclude={"seed"})
-    del told["student"]["gradient_checkpointing"]  # the same numbers from less memory
-    told["targets"] = settings.targets.model_dump(mode="json", exclude_defaults=True)
-    if not told["targets"]:  # as all runs were before there was a choice
-        del told["targets"]
+    values = portable(settings).model_dump(mode="json", exclude={"seed", "precision"})
+    del values["student"]["gradient_checkpointing"]
+    del values["stream"]["max_batch_s"]
     made_from: dict[str, Any] = {
-        "settings": told,
+        "settings": values,
+        "device": device,
+        "precision": precision_in_use(settings, device),
         "store": store,
         "teachers": list(teachers),
     }

@@ -44,7 +44,7 @@ def train(store: Path, runs: Path, *sets: str, **over: Any) -> Outcome:
 
 def folder_of(order: RunRequest) -> RunFolder:
     """Where it leaves what it makes."""
-    key = key_of(Store.open(order.store), order.fold, order.settings)
+    key = key_of(Store.open(order.store), order.fold, order.settings, device=order.device)
     return RunFolder.of(order.runs, order.experiment, key, order.fold, order.settings.seed)
 
 
@@ -120,7 +120,6 @@ def without_validation(store: Path) -> None:
         rewrite(store / "splits", "role", join)
         record["settings"]["folds"]["validation"] = "none"
         for fold in record["facts"]["folds"]:
-            fold["train"] = sorted(fold["train"] + fold["validation"])
             fold["validation"] = []
     splits = Store.open(store).unit("splits").fingerprint
     for unit in sorted(path.parent for path in (store / "folds").glob(f"*/*/{RECORD}")):
