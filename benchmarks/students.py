@@ -16,7 +16,7 @@ from benchmarks.common import Bench
 from distill.config import PRESETS, RunSettings
 from distill.data.stream import MicroBatch, MicroBatchPlan, plan_steps, training_steps
 from distill.data.targets import FoldTargets, load_targets, rows_of
-from distill.model.backbones import architecture, build_backbone
+from distill.model.encoders import build
 from distill.model.student import Student, build_student
 from distill.training.step import Stepper
 from featstore.core.schema import SAMPLING_RATE

@@ -28,7 +28,7 @@ Trainable = Literal["transformer", "all", "none"]
 """What the optimiser may change (PAPER.md row 11): the default keeps the CNN as pretrained."""
 
 Context = Literal["utterance", "window"]
-"""What a frame may attend to; :class:`distill.model.whisper.Whisper` offers both."""
+"""What a frame may attend to; :class:`distill.model.encoders.Whisper` offers both."""
 
 Pooling = Literal["mean", "weighted", "attention"]
 Direction = Literal["teacher_student", "student_teacher"]
