@@ -18,6 +18,7 @@ from distill.data.stream import MicroBatch, MicroBatchPlan, plan_steps, training
 from distill.data.targets import FoldTargets, load_targets, rows_of
 from distill.model.encoders import build
 from distill.model.student import Student, build_student
+from distill.model.weights import architecture
 from distill.training.step import Stepper
 from featstore.core.schema import SAMPLING_RATE
 from featstore.core.settings import resolve
@@ -94,10 +95,8 @@ def student_of(bench: Bench, settings: RunSettings, widths: Mapping[str, int]) -
     if wanted.backbone == "tiny" or not bench.quick:
         return build_student(wanted, classes, widths)
     shape = architecture(wanted.backbone)
-    params = {**shape.params, "encoder_num_layers": 1}
-    return Student(
-        wanted, build_backbone(shape.model_copy(update={"params": params})), classes, widths
-    )
+    params = {**shape.params, "num_hidden_layers": 1}
+    return Student(wanted, build(shape.model_copy(update={"params": params})), classes, widths)
 
 
 def stepper_of(bench: Bench, case: Case, targets: FoldTargets) -> Stepper:

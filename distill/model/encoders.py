@@ -333,10 +333,11 @@ def _wavlm_attention(
         mask: [B, T'], True on valid frames.
         bias: [B * heads, T', T'], the gated position bias.
     """
-    heads = (attention.num_heads, attention.head_dim)
+    batch, size, _ = hidden.shape
+    heads = (batch, size, attention.num_heads, attention.head_dim)
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-    query, key, value = (p(hidden).unflatten(2, heads).transpose(1, 2) for p in projections)
-    scores = bias.unflatten(0, (len(hidden), -1))
+    query, key, value = (p(hidden).view(heads).transpose(1, 2) for p in projections)
+    scores = bias.view(batch, attention.num_heads, size, size)
     if mask is not None:
         scores = scores.masked_fill(~mask[:, None, None], -torch.inf)
     rate = attention.dropout if attention.training else 0.0
@@ -427,7 +428,7 @@ class Whisper(Encoder):
         # Two more than the utterance's own: what its last frame sees through two convolutions.
         levels = self._log_mel(signals, lengths, -(-size // window) * window if whole else size + 2)
         if whole:
-            levels = levels.unflatten(2, (-1, window)).transpose(1, 2).flatten(0, 1)
+            levels = levels.reshape(*levels.shape[:2], -1, window).transpose(1, 2).flatten(0, 1)
         frames = nn.functional.gelu(self.model.conv1(levels.to(self.model.conv1.weight.dtype)))
         frames = nn.functional.gelu(self.model.conv2(frames)).transpose(1, 2)
         if whole:

@@ -127,8 +127,8 @@ def load_backbone(name: str, weights: Path | None = None, seed: int = 42) -> Enc
             ``hubert-base``; ``hf:<id or folder>``; or ``random:`` and one of the latter two: the
             same architecture with weights drawn from ``seed``, for tests and benchmarks. Missing
             weights are an error, never a reason to draw some.
-        weights: for a bundle, a ``.safetensors``, ``.pt`` or ``.pth`` state dict in torchaudio's
-            layout, to use in place of torch hub's cache.
+        weights: for a bundle, a ``.safetensors``, ``.pt`` or ``.pth`` state dict by torchaudio's
+            names of tensors (or by Hugging Face's), to use in place of torch hub's cache.
         seed: of drawn weights (a pretrained model's vector for masked frames, where its file holds
             none, among them); PyTorch's own generator is left as it was.
 
@@ -330,10 +330,8 @@ def _bundle(name: str, weights: Path | None) -> Encoder:
         ours = {"masked_spec_embed": torch.empty(size).uniform_(), **from_torchaudio(state)}
         encoder.model.load_state_dict(ours, assign=True)
     except (RuntimeError, ValueError) as error:
-        hint = "give the file that torchaudio publishes for it" if weights else again
-        if any(key.startswith(("encoder.layers.", "feature_projection.")) for key in state):
-            hint = "it looks like a Hugging Face state dict: use hf:<its folder>"
         why = _first_line(error)
+        hint = "give the file that torchaudio publishes for it" if weights else again
         raise UserError(f"{path}: not the weights of {name} ({why})", hint) from error
     return encoder
 
