@@ -552,10 +552,10 @@ def model_of(shape: Architecture) -> Any:
     Raises:
         UserError: where its sizes fit together in no way.
     """
+    config = configuration(shape)
     from transformers import AutoModel
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-    config = configuration(shape)
     make = WhisperEncoder._from_config if shape.type == "whisper" else AutoModel.from_config
     try:
         with quiet():
@@ -570,6 +570,7 @@ def configuration(shape: Architecture) -> Any:
     Raises:
         UserError: for unknown keys, and sizes that are none.
     """
+    load_torchaudio()  # transformers imports it, and would say less where it cannot be loaded
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 

@@ -39,6 +39,7 @@ from distill.model.encoders import (
 )
 from featstore.core.os_errors import is_library_failure
 from featstore.core.schema import SAMPLING_RATE, Refused, UserError, listed, printable
+from featstore.core.torch_pair import load_torchaudio
 from featstore.core.training import count_parameters
 from featstore.core.weights import (
     MAX_BYTES,
@@ -217,6 +218,7 @@ def catalogue(names: Iterable[str] = ()) -> list[dict[str, Any]]:
     Raises:
         UserError: for a name that is none.
     """
+    load_torchaudio()  # without it no size is known
     return [_facts(name) for name in [*names] or [*BACKBONES, *_cached()]]
 
 
