@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -57,54 +57,36 @@ from featstore.core.weights import check_weights as check_files
 T = TypeVar("T")
 
 
-class Bundle(NamedTuple):
-    """One of torchaudio's pretrained models."""
-
-    file: str
-    """In torch hub's cache, and below :data:`URL`."""
-    type: str
-    params: dict[str, Any]
-    """What differs from the defaults of Hugging Face's configuration."""
-    normalise: bool = False
-
-
 URL = "https://download.pytorch.org/torchaudio/models/"
 _LARGE = {
     **{"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16},
     **{"intermediate_size": 4096},
 }
-_XLARGE = {
-    **{"hidden_size": 1280, "num_hidden_layers": 48, "num_attention_heads": 16},
-    **{"intermediate_size": 5120},
-}
+_XLARGE = _LARGE | {"hidden_size": 1280, "num_hidden_layers": 48, "intermediate_size": 5120}
 _PRE_NORM = {"feat_extract_norm": "layer", "do_stable_layer_norm": True}
 _RATES = {
     **{"feat_proj_dropout": 0.1, "hidden_dropout": 0.1, "attention_dropout": 0.1},
     **{"activation_dropout": 0.0},
 }
-_NO_DROPOUT = dict.fromkeys(_RATES, 0.0)
-_NO_HIDDEN = _RATES | {"hidden_dropout": 0.0}
-BUNDLES: Mapping[str, Bundle] = {
-    "hubert-base": Bundle("hubert_fairseq_base_ls960.pth", "hubert", _RATES),
-    "hubert-large": Bundle(
-        "hubert_fairseq_large_ll60k.pth", "hubert", _LARGE | _PRE_NORM | _NO_DROPOUT, True
-    ),
-    "hubert-xlarge": Bundle(
-        "hubert_fairseq_xlarge_ll60k.pth", "hubert", _XLARGE | _PRE_NORM | _NO_DROPOUT, True
-    ),
-    "wav2vec2-base": Bundle("wav2vec2_fairseq_base_ls960.pth", "wav2vec2", _RATES),
-    "wav2vec2-large": Bundle("wav2vec2_fairseq_large_ls960.pth", "wav2vec2", _LARGE | _NO_HIDDEN),
-    "wav2vec2-large-lv60k": Bundle(
+_NO_DROPOUT = _PRE_NORM | dict.fromkeys(_RATES, 0.0)
+_NO_HIDDEN = _LARGE | _RATES | {"hidden_dropout": 0.0}
+BUNDLES: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "hubert-base": ("hubert_fairseq_base_ls960.pth", _RATES),
+    "hubert-large": ("hubert_fairseq_large_ll60k.pth", _LARGE | _NO_DROPOUT),
+    "hubert-xlarge": ("hubert_fairseq_xlarge_ll60k.pth", _XLARGE | _NO_DROPOUT),
+    "wav2vec2-base": ("wav2vec2_fairseq_base_ls960.pth", _RATES),
+    "wav2vec2-large": ("wav2vec2_fairseq_large_ls960.pth", _NO_HIDDEN),
+    "wav2vec2-large-lv60k": (
         "wav2vec2_fairseq_large_lv60k.pth",
-        "wav2vec2",
-        _LARGE | _PRE_NORM | _NO_HIDDEN | {"conv_bias": True},
-        True,
+        _NO_HIDDEN | _PRE_NORM | {"conv_bias": True},
     ),
-    "wavlm-base": Bundle("wavlm_base.pth", "wavlm", _RATES),
-    "wavlm-base-plus": Bundle("wavlm_base_plus.pth", "wavlm", _RATES),
-    "wavlm-large": Bundle("wavlm_large.pth", "wavlm", _LARGE | _PRE_NORM | _RATES, True),
+    "wavlm-base": ("wavlm_base.pth", _RATES),
+    "wavlm-base-plus": ("wavlm_base_plus.pth", _RATES),
+    "wavlm-large": ("wavlm_large.pth", _LARGE | _PRE_NORM | _RATES),
 }
-"""Backbone name -> torchaudio's bundle; all are published under the MIT licence."""
+"""Backbone name -> a pretrained model of torchaudio's: its file, in torch hub's cache and below
+:data:`URL`, and what differs from the defaults of Hugging Face's configuration. All are published
+under the MIT licence; those with layer norm in the CNN take normalised waveforms."""
 
 _FAMILIES = {
     "tiny": "HuBERT on log-mel",
@@ -185,9 +167,9 @@ def architecture(name: str, fetch: bool = True) -> Architecture:
     if kind == "tiny":
         return Architecture(type="tiny", params=TINY)
     if kind in BUNDLES:
-        bundle = BUNDLES[kind]._asdict()
-        del bundle["file"]
-        return Architecture(**bundle)
+        params = BUNDLES[kind][1]
+        normalise = "feat_extract_norm" in params
+        return Architecture(type=kind.split("-")[0], params=params, normalise=normalise)
     return _configured(source_of(kind), fetch)
 
 
@@ -340,7 +322,7 @@ def _bundle(name: str, weights: Path | None) -> Encoder:
 
 def cache_file(name: str) -> Path:
     """Where torch hub keeps a bundle's weights; ``TORCH_HOME`` moves it."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / BUNDLES[name].file
+    return Path(torch.hub.get_dir()) / "checkpoints" / BUNDLES[name][0]
 
 
 def offline() -> bool:
@@ -607,26 +589,22 @@ def _config(source: str, local: bool) -> dict[str, Any]:
     """The whole configuration, defaults filled in; no code of the repository is run."""
     from transformers import AutoConfig
 
-    if (path := model_file(source, "config.json", local)) is not None:
-        _refuse_other_kinds(source, read_json(path))
-    config = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=local)
-    values: dict[str, Any] = config.to_dict()
-    _refuse_other_kinds(source, values)
-    return values
-
-
-def _refuse_other_kinds(source: str, config: Mapping[str, Any]) -> None:
-    kind, ours = config.get("model_type"), [*PARAMS][1:]
+    path = model_file(source, "config.json", local)
+    if path is None:
+        raise OSError("no config.json")
+    config, ours = read_json(path), [*PARAMS][1:]
+    kind, hint = config.get("model_type"), f"use one of the types {', '.join(ours)}"
     if kind in ours:
-        return
-    hint = f"use one of the types {', '.join(ours)}"
+        values: dict[str, Any] = AutoConfig.from_pretrained(
+            path.parent, trust_remote_code=False
+        ).to_dict()
+        return values
     if config.get("auto_map"):
         raise Refused(f"hf:{source}: needs code of its own, which is never run", hint)
     if not kind:
         raise UserError(f"hf:{source}: its config.json names no model_type", hint)
-    raise UserError(
-        f"hf:{source}: a {printable(str(kind))[:80]} model is no speech encoder known here", hint
-    )
+    kind = printable(str(kind))[:80]
+    raise UserError(f"hf:{source}: a {kind} model is no speech encoder known here", hint)
 
 
 def _front(source: str, fetch: bool) -> dict[str, Any] | None:
@@ -654,17 +632,16 @@ def _fetch(source: str, load: Callable[[bool], T], fetch: bool = True) -> T:
     if path_like and not Path(source).is_dir():
         raise UserError(f"hf:{source}: no such folder", "give a folder with config.json")
     failures = (OSError, ValueError, TypeError, StrictDataclassError)
-    try:
-        return load(True)
-    except failures as error:
-        if is_library_failure(error):  # an installation that is broken, not a missing model
-            raise
-        if not fetch or Path(source).is_dir() or offline():
-            raise _missing(source, error) from error
-    try:
-        return load(False)
-    except failures as error:
-        raise _missing(source, error) from error
+    local = True
+    while True:
+        try:
+            return load(local)
+        except failures as error:
+            if is_library_failure(error):  # an installation that is broken, not a missing model
+                raise
+            if not local or not fetch or Path(source).is_dir() or offline():
+                raise _missing(source, error) from error
+        local = False
 
 
 def _missing(source: str, error: Exception) -> NotHere:
