@@ -577,9 +577,10 @@ def backbones(
     as_json: Json = False,
 ) -> None:
     """What a student can be built on, and whose weights are here."""
-    from distill.model import catalogue
+    from distill.experiments import terminal as render
+    from distill.model.weights import catalogue
 
-    _print(catalogue.facts(names or []), as_json, catalogue.render)
+    _print(catalogue(names or []), as_json, render.backbones)
 
 
 def _build_settings(

@@ -23,8 +23,9 @@ from distill.data import (
     rows_of,
     training_steps,
 )
-from distill.model.backbones import architecture, build_backbone
+from distill.model.encoders import build
 from distill.model.student import Student, build_student
+from distill.model.weights import architecture
 from distill.training.loop import Learner, make_learner, train_step
 from featstore.core.schema import SAMPLING_RATE
 from featstore.core.settings import resolve
@@ -101,10 +102,8 @@ def student_of(bench: Bench, settings: RunSettings, widths: Mapping[str, int]) -
     if wanted.backbone == "tiny" or not bench.quick:
         return build_student(wanted, classes, widths)
     shape = architecture(wanted.backbone)
-    params = {**shape.params, "encoder_num_layers": 1}
-    return Student(
-        wanted, build_backbone(shape.model_copy(update={"params": params})), classes, widths
-    )
+    params = {**shape.params, "num_hidden_layers": 1}
+    return Student(wanted, build(shape.model_copy(update={"params": params})), classes, widths)
 
 
 def learner_of(bench: Bench, case: Case, targets: FoldTargets) -> Learner:

@@ -28,7 +28,7 @@ Trainable = Literal["transformer", "all", "none"]
 """What the optimiser may change (PAPER.md row 11): the default keeps the CNN as pretrained."""
 
 Context = Literal["utterance", "window"]
-"""What a frame may attend to; :class:`distill.model.whisper.Whisper` offers both."""
+"""What a frame may attend to; :class:`distill.model.encoders.Whisper` offers both."""
 
 Pooling = Literal["mean", "weighted", "attention"]
 Direction = Literal["teacher_student", "student_teacher"]
@@ -49,7 +49,12 @@ class DropoutSettings(Settings):
 
 
 class SpecAugmentSettings(Settings):
-    """Time spans and feature bands that are set to 0 in training (Park et al. 2019).
+    """Time spans and feature bands hidden from the transformer in training (Park et al. 2019).
+
+    As wav2vec 2.0 is fine-tuned: after the projection, a hidden frame becomes the vector that the
+    model was pretrained with for masked frames (drawn from the seed where its file holds none) and
+    a hidden feature 0. Whisper has no such vector: frames and features become 0 before its
+    positions are added. All draws are PyTorch's own generator's.
 
     Off by default: the paper does not speak of it. Nothing is hidden in evaluation, nor where
     nothing of the backbone trains.
@@ -96,8 +101,8 @@ class StudentSettings(Settings):
     dropout: DropoutSettings = DropoutSettings()
     """Inside the backbone."""
     layerdrop: float = Field(default=0.0, ge=0, lt=1)
-    """Probability of leaving out each of the transformer's layers but the first in a training step;
-    off, since the paper does not speak of it."""
+    """Probability of leaving out each of the transformer's layers (WavLM's first one always stays)
+    in a training step; off, since the paper does not speak of it. Not with weighted pooling."""
     spec_augment: SpecAugmentSettings = SpecAugmentSettings()
     """Time and feature masks on the transformer's input in a training step; off likewise."""
     gradient_checkpointing: bool = False

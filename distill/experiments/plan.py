@@ -192,10 +192,10 @@ def estimate(student: str, runs: Iterable[RunState]) -> dict[str, Any]:
 
 
 def weights_note(backbone: str, weights: Path | None) -> str:
-    """What a run would download first, see :func:`distill.model.backbones.check_weights`."""
+    """What a run would download first, see :func:`distill.model.weights.check_weights`."""
     if backbone == "tiny" and weights is None:
         return ""
-    from distill.model.backbones import check_weights
+    from distill.model.weights import check_weights
 
     return check_weights(backbone, weights)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from featstore.inspection.render import clean, counted, percent, table, tasks
@@ -124,3 +125,31 @@ def predictions(rows: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
         values = [f"{row[name]:.4f}" for name in names]
         out.add_row(clean(row["file"]), clean(row["label"]), *values)
     yield out
+
+
+def backbones(facts: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
+    """``distill backbones``: a table, where files are looked for, and what is missing."""
+    columns = ("name", "family", "width", "layers", "parameters", "normalised", "weights", "here")
+    out = table("Backbones", *columns)
+    out.columns[1].justify = out.columns[6].justify = "left"
+    out.columns[0].no_wrap = True
+    words = {None: "-", True: "yes", False: "no"}
+    for row in facts:
+        n_weights = "-" if row["parameters"] is None else f"{row['parameters'] / 1e6:.1f} M"
+        sizes = ["-" if row[key] is None else str(row[key]) for key in ("width", "layers")]
+        out.add_row(
+            clean(row["name"]), clean(row["family"]), *sizes, n_weights, words[row["normalise"]],
+            clean(row["source"]), words[row["here"]],
+        )  # fmt: skip
+    yield out
+    places = [row["path"] for row in facts if row["path"]]
+    notes = [clean(row["note"]) for row in facts if row["note"]]
+    for place in places if len(facts) <= 3 else sorted({str(Path(path).parent) for path in places}):
+        yield f"looked for in {clean(place)}"
+    if len(notes) > 3:
+        notes = [f"{len(notes)} are not here: `distill backbones NAME` says what to do about one"]
+    yield from notes
+    yield (
+        "also hf:<id or folder> of a HuBERT, wav2vec 2.0, WavLM, data2vec-audio or Whisper model, "
+        "and random:<name>: the same with weights drawn from the seed"
+    )

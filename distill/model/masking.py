@@ -98,6 +98,38 @@ def normalise_signals(signals: Tensor, lengths: Tensor) -> Tensor:
     return centred * torch.rsqrt(variance + WAVEFORM_EPS)
 
 
+def spans(counts: Tensor, size: int, ratio: float, length: int) -> Tensor:
+    """Random stretches of each row, drawn from PyTorch's CPU generator.
+
+    The run's seed starts that generator and its checkpoints bring it back, so that an interrupted
+    run hides the same frames as an undisturbed one, on whatever device. A row of n entries gets
+    ``ratio * n / length`` stretches, rounded up or down at random so that the mean is exact. No
+    stretch is longer than half of its row: a word or two may go, never the utterance.
+
+    Args:
+        counts: [B] int64, entries of each row that may be drawn; on the CPU.
+        size: N, entries of a row.
+        ratio: share of a row under stretches.
+        length: entries of one stretch.
+
+    Returns:
+        [B, N] bool, True inside a stretch.
+
+    >>> _ = torch.manual_seed(0)
+    >>> spans(torch.tensor([8, 2]), 8, ratio=0.5, length=4).sum(dim=1).tolist()
+    [4, 1]
+    """
+    lengths = torch.div(counts, 2, rounding_mode="floor").clamp(max=length)
+    expected = ratio * counts / lengths.clamp(min=1)
+    n_spans = torch.floor(expected + torch.rand(len(counts))).where(lengths > 0, torch.tensor(0.0))
+    draws = torch.rand(len(counts), int(n_spans.max()))
+    starts = torch.floor(draws * (counts - lengths + 1)[:, None])[:, :, None]
+    place = torch.arange(size)
+    inside = (place >= starts) & (place < starts + lengths[:, None, None])
+    chosen = torch.arange(draws.shape[1]) < n_spans[:, None]
+    return (inside & chosen[:, :, None]).any(dim=1)
+
+
 class MaskedGroupNorm(nn.GroupNorm):
     """Group norm with one channel a group, its statistics over each utterance's own frames.
 

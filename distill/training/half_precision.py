@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from distill.model.encoder import Backbone
+from distill.model.encoders import Encoder
 from featstore.core.schema import SAMPLING_RATE, UserError
 
 LIMIT = 2.0**-3
@@ -18,7 +18,7 @@ LIMIT = 2.0**-3
 wrong kernel errs by about the size of its output."""
 
 
-def bfloat16_error(backbone: Backbone) -> float:
+def bfloat16_error(backbone: Encoder) -> float:
     """How far hidden frames in bfloat16 are off those in float32, for a second of noise on the CPU.
 
     Args:
@@ -45,7 +45,7 @@ def bfloat16_error(backbone: Backbone) -> float:
     return float(torch.stack(errors).max())
 
 
-def require_bfloat16(backbone: Backbone) -> None:
+def require_bfloat16(backbone: Encoder) -> None:
     """Refuse to train in bfloat16 where this machine computes it wrongly.
 
     Raises:

@@ -189,7 +189,7 @@ def read_everything(store: str) -> None:
 
 def load_backbone(name: str, weights: str = "") -> None:
     """A student's encoder, as ``distill run`` loads it."""
-    from distill.model.backbones import load_backbone as load
+    from distill.model.weights import load_backbone as load
 
     load(name, Path(weights) if weights else None)
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from distill.model.encoders import TINY
 from featstore.core.settings import digest
 from tests.reliability import forgery
 from tests.reliability.attacks import BAD, finished_run
@@ -92,16 +93,16 @@ def arch(**changes: Any) -> Callable[[dict[str, Any]], None]:
 
 
 def hf(**changes: Any) -> Callable[[dict[str, Any]], None]:
-    return arch(family="transformers", type="hubert", params={**HUBERT, **changes})
+    return arch(type="hubert", params={**HUBERT, **changes})
 
 
-def torchaudio(**changes: Any) -> Callable[[dict[str, Any]], None]:
-    return arch(family="torchaudio", type="Wav2Vec2", params=changes)
+def tiny(**changes: Any) -> Callable[[dict[str, Any]], None]:
+    return arch(type="tiny", params={**TINY, **changes})
 
 
 CARDS: dict[str, Callable[[dict[str, Any]], None]] = {
-    "another family": arch(family="os"),
-    "a type that is a path": arch(family="transformers", type="../evil", params={}),
+    "another key": arch(family="os"),
+    "a type that is a path": arch(type="../evil", params={}),
     "code": hf(auto_map={"AutoModel": "evil.C"}),
     "a kernel from the hub": hf(attn_implementation="somebody/kernel"),
     "giant": hf(**GIANT),
@@ -112,9 +113,11 @@ CARDS: dict[str, Callable[[dict[str, Any]], None]] = {
     "sizes that are text": hf(hidden_size="16"),
     "sizes that are tables": hf(conv_dim={"a": 1}),
     "other numbers of layers": hf(conv_dim=[8, 8]),
-    "torchaudio without sizes": torchaudio(),
-    "torchaudio with others": torchaudio(extractor_mode="x", layers=[1]),
-    "tiny and giant": arch(params={"width": 10**9}),
+    "tiny without sizes": arch(type="tiny", params={}),
+    "tiny with others": tiny(conv_kernel=[1], layers=[1]),
+    "tiny and giant": tiny(hidden_size=10**9),
+    "tiny with giant bands": tiny(n_mels=65_536, frames_per_token=65_536),
+    "tiny with bands of text": tiny(n_mels="40"),
     "300 teachers": lambda raw: raw.update(teachers={f"t{n}": 65_536 for n in range(300)}),
     "a teacher that is a path": lambda raw: raw.update(teachers={"../x": 8}),
     "a million classes": lambda raw: raw.update(classes=[str(n) for n in range(1_000_000)]),

@@ -5,19 +5,25 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill.config import DropoutSettings, SpecAugmentSettings
-from distill.model.backbones import build_backbone, load_backbone
-from distill.model.layerdrop import passed_by
-from distill.model.spec_augment import spans, spec_augment
+from distill.config import DropoutSettings, SpecAugmentSettings, StudentSettings
+from distill.model.encoders import build
+from distill.model.masking import spans
+from distill.model.weights import load_backbone
 from distill.training import loop as trainer
 from featstore.core.schema import UserError
 from featstore.core.settings import resolve
-from tests.distill.model.test_backbones import LENGTHS, SHAPES, hf
+from tests.distill.model.test_encoders import LENGTHS, SHAPES
 from tests.distill.small_runs import STEPS, history, request, same, train
 from tests.distill.training.test_resuming import resumed
 
 OFF = DropoutSettings(**dict.fromkeys(DropoutSettings.model_fields, 0.0))
 MASKS = SpecAugmentSettings(time_ratio=0.4, time_length=3, feature_ratio=0.3, feature_length=4)
+
+
+def configured(backbone, **settings):
+    """The encoder in training, without dropout."""
+    backbone.configure(StudentSettings(**{"trainable": "all", "dropout": OFF, **settings}))
+    return backbone.train()
 
 
 @pytest.fixture
@@ -29,9 +35,7 @@ def signals():
 @pytest.fixture(params=SHAPES)
 def backbone(request):
     torch.manual_seed(3)
-    built = build_backbone(SHAPES[request.param])
-    built.set_dropout(OFF)
-    return built.train()
+    return configured(build(SHAPES[request.param]))
 
 
 def run(backbone, signals, seed=0):
@@ -69,22 +73,45 @@ def test_the_ratio_is_kept_on_average():
     assert starts[20:80].min() > 0.5 * starts[20:80].max()  # no place is favoured
 
 
-def test_bands_and_stretches_are_zero_and_the_rest_untouched():
-    torch.manual_seed(0)
-    features = torch.randn(4, 50, 32)
-    out = spec_augment(features, torch.tensor([50, 40, 30, 20]), MASKS)
-    hidden = out == 0
-    assert torch.equal(out[~hidden], features[~hidden])
-    frames, bands = hidden.all(dim=2), hidden.all(dim=1)
-    assert torch.equal(hidden, frames[:, :, None] | bands[:, None, :])
-    assert frames.any()
+def test_what_is_replaced(backbone, signals):
+    """Frames by the vector for masked frames (Whisper's by 0), then features by 0; nothing else."""
+    lengths = torch.tensor(LENGTHS)
+    whole, n_frames = backbone.states(signals, lengths)
+    configured(backbone, spec_augment=MASKS)
+    torch.manual_seed(2)
+    masked, _ = backbone.states(signals, lengths)
+    if "whisper" in backbone.architecture.type:
+        place = torch.arange(whole[0].shape[1]) % len(backbone.positions)
+        before, after = (states[0] - backbone.positions[place] for states in (whole, masked))
+        vector = torch.zeros(backbone.hidden_size)
+    else:
+        before, after = (seen(backbone, signals, masks) for masks in (None, MASKS))
+        vector = backbone.model.masked_spec_embed
+    same = torch.isclose(after, before, atol=1e-6)
+    bands = (after.abs() < 1e-6).all(dim=1)  # [B, D]
+    frames = (torch.isclose(after, vector, atol=1e-6) | bands[:, None]).all(dim=2)  # [B, T']
     assert bands.any()
-    assert not frames[3, 20:].any()
+    assert frames.any()
+    assert (same | bands[:, None] | frames[:, :, None]).all()
+    for row, count in zip(frames & ~same.all(dim=2), n_frames, strict=True):
+        assert not row[count:].any()
+
+
+def seen(backbone, signals, masks):
+    """What the transformer is fed, its positional convolution included."""
+    configured(backbone, **({"spec_augment": masks} if masks else {}))
+    inputs = []
+    hook = backbone.model.encoder.register_forward_pre_hook(
+        lambda _, args: inputs.append(args[0].detach().clone())
+    )
+    run(backbone, signals, 2)
+    hook.remove()
+    return inputs[0]
 
 
 def test_masks_act_in_training_only_and_come_from_the_seed(backbone, signals):
     wanted = run(backbone, signals)
-    backbone.spec_augment = MASKS
+    configured(backbone, spec_augment=MASKS)
     first, again, other = (run(backbone, signals, seed) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert (first - other).abs().max() > 1e-4
@@ -92,17 +119,25 @@ def test_masks_act_in_training_only_and_come_from_the_seed(backbone, signals):
     torch.testing.assert_close(run(backbone.eval(), signals), wanted)
 
 
+def test_the_vector_for_masked_frames_trains_with_the_masks(signals):
+    backbone = configured(load_backbone("tiny"))
+    assert not backbone.model.masked_spec_embed.requires_grad
+    configured(backbone, spec_augment=MASKS)
+    run(backbone, signals).square().sum().backward()
+    assert backbone.model.masked_spec_embed.grad.any()
+    configured(backbone, spec_augment=MASKS, trainable="none")
+    assert not backbone.model.masked_spec_embed.requires_grad
+
+
 def test_nothing_is_hidden_where_nothing_of_the_backbone_trains(signals):
-    backbone = load_backbone("tiny")
-    backbone.spec_augment, backbone.layerdrop = MASKS, 0.9
-    backbone.freeze("none")
-    assert torch.equal(run(backbone.train(), signals, 1), run(backbone.train(), signals, 2))
+    settings = {"spec_augment": MASKS, "layerdrop": 0.9, "trainable": "none"}
+    backbone = configured(load_backbone("tiny"), **settings)
+    assert torch.equal(run(backbone, signals, 1), run(backbone, signals, 2))
 
 
 def test_a_seed_and_a_state_bring_back_the_same_masks(signals):
     """As a resumed run does: the generator's state is all there is to keep."""
-    backbone = load_backbone("tiny").train()
-    backbone.spec_augment, backbone.layerdrop = MASKS, 0.4
+    backbone = configured(load_backbone("tiny"), spec_augment=MASKS, layerdrop=0.4)
     torch.manual_seed(0)
     backbone(signals, torch.tensor(LENGTHS))
     state = torch.get_rng_state()
@@ -112,47 +147,41 @@ def test_a_seed_and_a_state_bring_back_the_same_masks(signals):
     assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
 
 
-def test_layer_drop_passes_layers_by(backbone, signals):
-    """All but the first gone: the states above it are copies of its output."""
-    backbone.layerdrop = 1 - 1e-9
-    torch.manual_seed(0)
-    states, _ = backbone.states(signals, torch.tensor(LENGTHS))
-    assert len(states) == backbone.n_states
-    assert (states[1] - states[0]).abs().max() > 1e-4
-    for state in states[2:-1]:
-        assert torch.equal(state, states[1])
-    backbone.layerdrop = 0.0
-    whole, _ = backbone.states(signals, torch.tensor(LENGTHS))
-    assert (whole[-1] - states[-1]).abs().max() > 1e-4
+def layers(backbone):
+    return getattr(backbone.model, "encoder", backbone.model).layers
+
+
+def test_layer_drop_leaves_layers_out(backbone, signals):
+    calls = []
+    for layer in layers(backbone):
+        layer.register_forward_hook(lambda layer, *_: calls.append(layer))
+    run(backbone, signals)
+    assert len(calls) == backbone.n_states - 1
+    configured(backbone, layerdrop=1 - 1e-9)
+    calls.clear()
+    run(backbone, signals)
+    assert len(calls) == (backbone.architecture.type == "wavlm")  # whose first makes a bias for all
+    run(backbone.eval(), signals)
+    assert len(calls) >= backbone.n_states - 1
 
 
 def test_layer_drop_is_off_in_evaluation_and_drawn_from_the_seed(backbone, signals):
     wanted = run(backbone.eval(), signals)
-    backbone.layerdrop = 0.5
-    torch.testing.assert_close(run(backbone, signals), wanted)
+    configured(backbone, layerdrop=0.5)
+    torch.testing.assert_close(run(backbone.eval(), signals), wanted)
     backbone.train()
     different = {run(backbone, signals, seed).sum().item() for seed in range(12)}
-    assert 1 < len(different) <= 2 ** (backbone.n_states - 2)
+    assert 1 < len(different) <= 2 ** (backbone.n_states - 1)
     assert torch.equal(run(backbone, signals, 4), run(backbone, signals, 4))
 
 
-def test_dropped_layers_get_a_gradient_of_zero(signals):
+def test_dropped_layers_get_a_gradient_of_zero(backbone, signals):
     """None would stall processes that train together."""
-    backbone = build_backbone(hf("hubert", SHAPES["hf-hubert-group"].params)).train()
-    backbone.set_dropout(OFF)
-    backbone.layerdrop = 1 - 1e-9
+    configured(backbone, layerdrop=1 - 1e-9)
     run(backbone, signals).square().sum().backward()
-    dropped = [p.grad for layer in backbone.layers()[1:] for p in layer.parameters()]
-    assert all(grad is not None and not grad.any() for grad in dropped)
-    kept = [p.grad for name, p in backbone.layers()[0].named_parameters() if "weight" in name]
-    assert all(grad.any() for grad in kept)
-
-
-def test_passing_by_hands_the_gradient_on():
-    layer = torch.nn.Linear(3, 3)
-    hidden = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda h: passed_by(layer.double(), h), hidden)
-    assert torch.equal(passed_by(layer, hidden), hidden)
+    dropped = layers(backbone)[1:]
+    grads = [p.grad for layer in dropped for p in layer.parameters()]
+    assert all(grad is not None and not grad.any() for grad in grads)
 
 
 @pytest.fixture
@@ -165,16 +194,15 @@ def one_process():
 
 @pytest.mark.usefixtures("one_process")
 @pytest.mark.parametrize("accounted_for", [True, False])
-def test_processes_that_train_together_need_that_gradient(signals, monkeypatch, accounted_for):
-    """The second case is the control: with no gradient at all, they stop at the next step."""
-    if not accounted_for:
-        monkeypatch.setattr("distill.model.encoder.passed_by", lambda layer, hidden: hidden)
-    backbone = load_backbone("tiny").train()
-    backbone.layerdrop = 1 - 1e-9
-    together = torch.nn.parallel.DistributedDataParallel(backbone)
+def test_processes_that_train_together_need_that_gradient(signals, accounted_for):
+    """The second case is the control: the owners' model stops them at the next step."""
+    backbone = configured(load_backbone("tiny"), layerdrop=1 - 1e-9)
+    model = backbone if accounted_for else backbone.model
+    together = torch.nn.parallel.DistributedDataParallel(model)
 
     def step():
-        together(signals, torch.tensor(LENGTHS))[0].square().sum().backward()
+        args = (signals, torch.tensor(LENGTHS)) if accounted_for else (signals,)
+        together(*args)[0].square().sum().backward()
 
     step()
     if accounted_for:

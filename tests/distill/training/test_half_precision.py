@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from distill.model.backbones import seeded
-from distill.model.tiny import Tiny, TinyShape
+from distill.model.encoders import TINY, Architecture, build
+from distill.model.weights import seeded
 from distill.training.half_precision import LIMIT, bfloat16_error, require_bfloat16
 from featstore.core.schema import UserError
 
@@ -12,7 +12,8 @@ from featstore.core.schema import UserError
 @pytest.fixture
 def backbone():
     with seeded(1):
-        return Tiny(TinyShape(width=256))  # 16 channels a group, which every kernel gets right
+        # 16 channels a group, which every kernel gets right
+        return build(Architecture(type="tiny", params=TINY | {"hidden_size": 256}))
 
 
 def convolution(backbone):

@@ -1,19 +1,16 @@
-"""One utterance, one answer: alone, in a padded batch, in another order; from either library."""
+"""One utterance, one answer: alone, in a padded batch, in another order; and the owners' own."""
+
+import copy
 
 import pytest
 import torch
-import torchaudio
-from torchaudio.models.wav2vec2.utils import import_huggingface_model
+from transformers import AutoModel
 
-from distill.config import BACKBONES, DropoutSettings, StudentSettings
-from distill.model import bundles
-from distill.model.backbones import architecture, build_backbone, load_backbone
-from distill.model.bundles import TorchaudioEncoder
-from distill.model.encoder import Architecture
+from distill.config import DropoutSettings, StudentSettings
+from distill.model.encoders import Architecture, build
 from distill.model.masking import masked_mean
 from distill.model.student import Student
-from distill.model.wav2vec2 import TransformersEncoder
-from featstore.core.schema import UserError
+from distill.model.weights import architecture
 
 # 16 channels a group of the positional convolution: oneDNN's bfloat16 kernel for Intel's AMX is
 # wrong for 8.
@@ -33,27 +30,8 @@ WHISPER = {
 }
 
 
-def test_the_named_backbones_are_those_of_torchaudio():
-    assert ("tiny", *bundles.BUNDLES) == BACKBONES
-
-
 def hf(kind, params, normalise=False):
-    return Architecture(family="transformers", type=kind, params=params, normalise=normalise)
-
-
-def from_torchaudio(kind, mode, first):
-    params = {
-        **{"extractor_mode": mode, "extractor_conv_bias": first, "encoder_embed_dim": 64},
-        **{"extractor_conv_layer_config": [[16, 10, 5], [16, 3, 4], [16, 2, 4]]},
-        **{"encoder_projection_dropout": 0.1, "encoder_pos_conv_kernel": 16},
-        **{"encoder_pos_conv_groups": 4, "encoder_num_layers": 3, "encoder_num_heads": 4},
-        **{"encoder_attention_dropout": 0.1, "encoder_ff_interm_features": 48},
-        **{"encoder_ff_interm_dropout": 0.1, "encoder_dropout": 0.1, "aux_num_out": None},
-        **{"encoder_layer_norm_first": first, "encoder_layer_drop": 0.5},
-    }
-    if kind == "WavLM":
-        params |= {"encoder_num_buckets": 32, "encoder_max_distance": 40}
-    return Architecture(family="torchaudio", type=kind, params=params, normalise=first)
+    return Architecture(type=kind, params=params, normalise=normalise)
 
 
 SHAPES = {
@@ -67,10 +45,6 @@ SHAPES = {
     "hf-wavlm-group": hf("wavlm", GROUP | BUCKETS),
     "hf-wavlm-layer": hf("wavlm", LAYER | BUCKETS, normalise=True),
     "hf-data2vec": hf("data2vec-audio", DATA2VEC, normalise=True),
-    "ta-hubert-group": from_torchaudio("Wav2Vec2", "group_norm", False),
-    "ta-hubert-layer": from_torchaudio("Wav2Vec2", "layer_norm", True),
-    "ta-wavlm-group": from_torchaudio("WavLM", "group_norm", False),
-    "ta-wavlm-layer": from_torchaudio("WavLM", "layer_norm", True),
 }
 LENGTHS = [4000, 3999, 3100, 2401, 1600]  # up to 60 % padding
 
@@ -78,7 +52,7 @@ LENGTHS = [4000, 3999, 3100, 2401, 1600]  # up to 60 % padding
 @pytest.fixture(params=SHAPES)
 def backbone(request):
     torch.manual_seed(3)
-    built = build_backbone(SHAPES[request.param]).eval()
+    built = build(SHAPES[request.param]).eval()
     with torch.no_grad():  # fresh weights hardly look at their input: make every layer matter
         for parameter in built.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
@@ -147,26 +121,26 @@ def test_frames_are_counted(backbone, signals):
 
 
 def test_training_mode_without_dropout_is_deterministic(backbone, signals):
-    """No SpecAugment and no layer drop hide in the models (torchaudio's says 0.5 here)."""
+    """No SpecAugment and no layer drop hide in the models."""
     rates = dict.fromkeys(DropoutSettings.model_fields, 0.0)
     wanted = pooled(backbone, signals, LENGTHS)
-    backbone.set_dropout(DropoutSettings(**rates))
+    backbone.configure(StudentSettings(trainable="all", dropout=rates))
     torch.testing.assert_close(pooled(backbone.train(), signals, LENGTHS), wanted)
-    backbone.set_dropout(DropoutSettings(hidden=0.5))
+    backbone.configure(StudentSettings(trainable="all", dropout={"hidden": 0.5}))
     assert (pooled(backbone, signals, LENGTHS) - wanted).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("rate", list(DropoutSettings.model_fields))
 def test_each_dropout_key_acts(backbone, signals, rate):
     off = dict.fromkeys(DropoutSettings.model_fields, 0.0)
-    backbone.set_dropout(DropoutSettings(**off | {rate: 0.5}))
+    backbone.configure(StudentSettings(trainable="all", dropout=off | {rate: 0.5}))
     wanted = pooled(backbone.eval(), signals, LENGTHS)
     assert (pooled(backbone.train(), signals, LENGTHS) - wanted).abs().max() > 1e-3
 
 
 def test_what_trains(backbone, signals):
     def gradients(trainable):
-        backbone.freeze(trainable)
+        backbone.configure(StudentSettings(trainable=trainable))
         backbone.train()
         backbone.zero_grad()
         hidden, _ = backbone(signals, torch.tensor(LENGTHS))
@@ -178,7 +152,7 @@ def test_what_trains(backbone, signals):
     fronts = ("model.feature_extractor.", "model.conv1.", "model.conv2.")
     cnn = {name for name in everything if name.startswith(fronts)}
     # A key's bias moves all scores of a query alike, which softmax does not see.
-    blind = {name for name in everything if name.endswith("k_proj.bias")}
+    blind = {name for name in everything if name.endswith(("k_proj.bias", "masked_spec_embed"))}
     assert gradients("all") >= everything - blind
     assert gradients("none") == set()
     assert not backbone.training
@@ -196,7 +170,7 @@ def test_checkpointing_changes_no_gradient(backbone, signals):
 
     backbone.train()
     wanted = gradients()
-    backbone.checkpointing = True
+    backbone.configure(StudentSettings(trainable="all", gradient_checkpointing=True))
     torch.testing.assert_close(gradients(), wanted, rtol=1e-6, atol=1e-9)
 
 
@@ -217,7 +191,7 @@ def test_bfloat16_autocast(backbone, signals):
 
 def test_its_architecture_rebuilds_it(backbone):
     shape = Architecture.model_validate_json(backbone.architecture.model_dump_json())
-    twin = build_backbone(shape, empty=True)
+    twin = build(shape, empty=True)
     state = backbone.state_dict()
     assert {k: v.shape for k, v in twin.state_dict().items()} == {
         k: v.shape for k, v in state.items()
@@ -228,106 +202,45 @@ def test_its_architecture_rebuilds_it(backbone):
     assert torch.equal(pooled(twin.eval(), signal, [4000]), pooled(backbone, signal, [4000]))
 
 
-@pytest.mark.parametrize("name", [n for n in SHAPES if n != "tiny" and "whisper" not in n])
-def test_it_is_the_owners_model(name, signals):
-    """Driven piece by piece or by its owner's forward: the same hidden frames."""
+def owners(name):
+    """Our encoder, and Hugging Face's model of the same weights as transformers makes it."""
     torch.manual_seed(3)
-    backbone = build_backbone(SHAPES[name].model_copy(update={"normalise": False})).eval()
+    ours = build(SHAPES[name].model_copy(update={"normalise": False})).eval()
+    theirs = AutoModel.from_config(ours.model.config).eval()
+    report = theirs.load_state_dict(ours.model.state_dict(), strict=False)
+    assert (report.missing_keys, report.unexpected_keys) == ([], ["masked_spec_embed"])
+    return ours, theirs
+
+
+@pytest.mark.parametrize("name", [n for n in SHAPES if n.startswith("hf") and "whis" not in n])
+def test_without_padding_it_is_the_owners_model(name, signals):
+    ours, theirs = owners(name)
     with torch.no_grad():
-        got, _ = backbone(signals, torch.full((5,), 4000))
-        theirs = backbone.model(signals)
-    wanted = theirs[0] if name.startswith("ta") else theirs.last_hidden_state
-    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
+        states, _ = ours.states(signals, torch.full((5,), 4000))
+        wanted = theirs(signals, output_hidden_states=True)
+    assert len(states) == len(wanted.hidden_states)
+    torch.testing.assert_close(states[:-1], [*wanted.hidden_states[:-1]], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(states[-1], wanted.last_hidden_state, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["hf-hubert-group", "hf-wav2vec2-group", "hf-data2vec"])
 def test_left_to_their_owners_they_would_see_padding(name, signals):
-    """The control of the tests above: without masks inside, the answer moves."""
-    torch.manual_seed(3)
-    model = build_backbone(SHAPES[name].model_copy(update={"normalise": False})).eval().model
+    """The control of the tests above: without our hooks, the answer moves."""
+    _, theirs = owners(name)
     mask = (torch.arange(4000) < torch.tensor([[4000], [1600]])).long()
     with torch.no_grad():
-        alone = model(signals[1:2, :1600]).last_hidden_state
-        batch = model(signals[:2] * mask, attention_mask=mask).last_hidden_state
+        alone = theirs(signals[1:2, :1600]).last_hidden_state
+        batch = theirs(signals[:2] * mask, attention_mask=mask).last_hidden_state
     assert (batch[1, : alone.shape[1]] - alone[0]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("name", [n for n in SHAPES if n.startswith(("hf-hu", "hf-wav"))])
-def test_torchaudio_and_hugging_face_agree(name, signals):
-    torch.manual_seed(3)
-    theirs = build_backbone(SHAPES[name]).eval()
-    assert isinstance(theirs, TransformersEncoder)
-    imported = import_huggingface_model(theirs.model).eval()
-    kind = "WavLM" if "wavlm" in name else "Wav2Vec2"
-    shape = Architecture(
-        family="torchaudio", type=kind, params={}, normalise=theirs.architecture.normalise
-    )
-    ours = TorchaudioEncoder(imported, shape)
-    for i, n in enumerate(LENGTHS):
-        signals[i, n:] = 0.0
-    wanted, got = (pooled(model, signals, LENGTHS) for model in (theirs, ours))
-    torch.testing.assert_close(got, wanted, atol=1e-4, rtol=0)
-
-
-FULL = {
-    "hubert-base": ("hubert", {}),
-    "hubert-large": (
-        "hubert",
-        {
-            **{"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16},
-            **{"intermediate_size": 4096, "feat_extract_norm": "layer", "conv_bias": False},
-            **{"do_stable_layer_norm": True},
-        },
-    ),
-    "wav2vec2-base": ("wav2vec2", {}),
-    "wavlm-base": ("wavlm", {}),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FULL)
-def test_torchaudio_and_hugging_face_agree_at_full_size(name):
-    """The published sizes, the same weights, two utterances of which one is half padding."""
-    torch.manual_seed(0)
-    kind, params = FULL[name]
-    theirs = build_backbone(hf(kind, params)).eval()
-    shape = architecture(name).model_copy(update={"normalise": False})
-    ours = TorchaudioEncoder(import_huggingface_model(theirs.model).eval(), shape)
-    sizes = {key: value.shape for key, value in ours.model.state_dict().items()}
-    published = build_backbone(shape, empty=True).model.state_dict()
-    assert sizes == {key: value.shape for key, value in published.items()}
-    signals, lengths = 0.1 * torch.randn(2, 32_000), torch.tensor([32_000, 16_000])
-    with torch.no_grad():
-        wanted, got = (masked_mean(*model(signals, lengths)) for model in (theirs, ours))
-    torch.testing.assert_close(got, wanted, atol=1e-4, rtol=0)
-
-
-def test_random_weights_are_drawn_from_the_seed():
-    state = torch.get_rng_state()
-    first, again, other = (load_backbone("tiny", seed=seed) for seed in (1, 1, 2))
-    assert torch.equal(torch.get_rng_state(), state)
-    same = [torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True)]
-    assert all(same)
-    assert not torch.equal(first.projection.weight, other.projection.weight)
-
-
-@pytest.mark.parametrize(
-    ("name", "hint"),
-    [("hubert-bsae", "did you mean hubert-base"), ("hf:", "no such backbone"), ("", "no such")],
-)
-def test_unknown_names(name, hint):
-    with pytest.raises(UserError, match=hint) as caught:
-        load_backbone(name)
-    assert all(known in caught.value.hint for known in BACKBONES)
-
-
-def test_every_bundle_has_an_architecture():
-    for name in bundles.BUNDLES:
-        backbone = build_backbone(architecture(name), empty=True)
-        bundle = getattr(torchaudio.pipelines, bundles.BUNDLES[name])
-        assert backbone.hidden_size == bundle._params["encoder_embed_dim"]
-        assert backbone.min_samples == 400
-        assert backbone.architecture.normalise == bundle._normalize_waveform
+def test_a_copy_sees_its_own_lengths(signals):
+    """The hooks of a copied encoder belong to the copy."""
+    first = build(SHAPES["hf-hubert-group"]).eval()
+    second = copy.deepcopy(first)
+    wanted = pooled(first, signals, LENGTHS)
+    pooled(first, signals[:2, :1600], [1600, 900])
+    assert torch.equal(pooled(second, signals, LENGTHS), wanted)
 
 
 @pytest.mark.parametrize(
