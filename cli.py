@@ -528,18 +528,18 @@ def report(
     """Scores, intervals and tests, the paper's beside them."""
     from distill import report as reports
 
-    found = reports.summarise(reports.collect(runs))
-    written = reports.write(found, out) if out is not None else []
-    _print(found.to_dict(), as_json, lambda _: reports.to_tables(found))
+    summary = reports.summarise(reports.collect(runs))
+    written = reports.write(summary, out) if out is not None else []
+    _print(summary.to_dict(), as_json, lambda _: reports.to_tables(summary))
     for path in written:
         print(f"wrote {path}", file=sys.stderr)
-    if not found.studies:
+    if not summary.studies:
         raise TaskFailed("no finished run to report on", "the list above says why, run by run")
 
 
 @distill.command("status")
 def runs_status(
-    runs: Path = Argument(Path("runs"), help="What `distill run --runs` was given."),
+    runs: Path = Argument(Path("runs"), help="The folder of `distill run --runs`."),
     as_json: Json = False,
 ) -> None:
     """What is done, running (and how far), queued or failed. From any machine; read only."""
@@ -547,9 +547,9 @@ def runs_status(
     from distill.runs import status
     from featstore.jobs.status import exit_code
 
-    found = status.runs_status(runs)
-    _print(found, as_json, render.status)
-    raise typer.Exit(exit_code(found))
+    facts = status.runs_status(runs)
+    _print(facts, as_json, render.status)
+    raise typer.Exit(exit_code(facts))
 
 
 @distill.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,7 +57,7 @@ def overview(store: Store) -> dict[str, Any]:
 
 
 def excluded(store: Store) -> dict[str, int]:
-    """Utterances left out for a fault, by reason, whether found in the labels or the audio."""
+    """How many utterances were left out for a fault of label or audio, by reason."""
     counts = dict(store.record("corpus").facts["excluded"])
     for item in store.record("audio").facts["excluded"]:
         counts[item["reason"]] = counts.get(item["reason"], 0) + 1
@@ -86,7 +87,8 @@ def utterance(
         refuse_tau(tau)
     matches = np.flatnonzero((store.utterances["utterance_id"] == utterance_id).to_numpy())
     if not len(matches):
-        near = _nearest(utterance_id, list(store.utterances["utterance_id"]))
+        ids = store.utterances["utterance_id"].tolist()
+        near = ", ".join(difflib.get_close_matches(utterance_id, ids, n=3, cutoff=0.8))
         raise UserError(
             f"{utterance_id}: no such utterance in {store.path}",
             f"did you mean {near}?" if near else "corpus/utterances.parquet lists all ids",
@@ -221,12 +223,6 @@ def _fits(unit: Unit) -> dict[str, Any]:
     """Which epoch a fit kept; of cross-fitted targets, of each part, and whom it has seen."""
     if parts := unit.facts.get("parts"):
         keys = ("held_out", "fitted_on", "residual", "best_epoch")
-        told = [{key: part[key] for key in keys} for part in parts]
-        return {"parts": told, "agreement": unit.facts["agreement"]}
+        kept = [{key: part[key] for key in keys} for part in parts]
+        return {"parts": kept, "agreement": unit.facts["agreement"]}
     return {"best_epoch": unit.facts["best_epoch"]}
-
-
-def _nearest(wanted: str, known: list[str]) -> str:
-    import difflib
-
-    return ", ".join(difflib.get_close_matches(wanted, known, n=3, cutoff=0.8))

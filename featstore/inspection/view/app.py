@@ -85,7 +85,7 @@ def _numbers(request: Request) -> dict[str, int]:
     return {name: int(text) for name, text in request.path_params.items()}
 
 
-def _part(whole: Response, wanted: str) -> Response:
+def _part(whole: Response, header: str) -> Response:
     """The stretch of a WAV file that a ``Range`` header asks for, so that a player can seek.
 
     A header that is no single range with a first byte is passed over, as RFC 9110 (14.2) allows.
@@ -93,7 +93,7 @@ def _part(whole: Response, wanted: str) -> Response:
     if whole.media_type != "audio/wav":
         return whole
     whole.headers["accept-ranges"] = "bytes"
-    match, size = _RANGE.fullmatch(wanted), len(whole.body)
+    match, size = _RANGE.fullmatch(header), len(whole.body)
     if match is None or (match[2] and int(match[2]) < int(match[1])):
         return whole
     first, last = int(match[1]), min(int(match[2] or size), size - 1)
