@@ -530,7 +530,7 @@ def report(
 
     summary = reports.summarise(reports.collect(runs))
     written = reports.write(summary, out) if out is not None else []
-    _print(summary.to_dict(), as_json, lambda _: reports.to_tables(summary))
+    _print(reports.document(summary), as_json, lambda _: reports.terminal(summary))
     for path in written:
         print(f"wrote {path}", file=sys.stderr)
     if not summary.studies:

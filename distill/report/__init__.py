@@ -1,7 +1,7 @@
-"""``distill report RUNS``: what was measured, from the runs' predictions alone.
+"""``distill report RUNS``: what was measured, from the runs' answers alone.
 
-:func:`collect` reads the runs, :func:`summarise` computes, :func:`write` and :func:`to_tables`
-show.
+:func:`collect` reads the runs, :func:`summarise` computes, :func:`write`, :func:`terminal` and
+:func:`document` show.
 """
 
 from __future__ import annotations
@@ -9,34 +9,49 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
-from distill.report import figures, markdown, page, tabular
+from distill.report import figures, pages, sections
 from distill.report.data import Report, Study
-from distill.report.panels import Plot
+from distill.report.pages import terminal
 from distill.report.summary import summarise
-from distill.report.tables import to_tables
+from distill.report.tables import Table, to_csv, to_json
 from distill.runs.read import collect
 from featstore.core.files import write_file
 from featstore.core.os_errors import remedy
 from featstore.core.schema import UserError
 
 _OURS = re.compile(
-    r"(\d+-\w{0,40}-)?(confusion|curves|differences|gradients|recall|reliability|scores|sweep)"
-    r"(-\d+)*\.(png|svg)|(comparisons|experiments|scores)\.csv",
+    r"(\d+-\w{0,40}-)?((confusion|curves|differences|gradients|recall|reliability|scores|sweep)"
+    r"(-\d+)*\.(png|svg)|[a-z]+(-\d+|-common|-curve|-differences)*\.csv)",
     re.ASCII,
 )
 """What an older report may have left that a newer one does not write."""
 
-__all__ = ["Report", "collect", "summarise", "to_tables", "write"]
+__all__ = ["Report", "collect", "document", "summarise", "terminal", "write"]
+
+
+def document(report: Report) -> dict[str, Any]:
+    """The report for JSON: every number of every study, then the same as tables."""
+    out = report.to_dict()
+    for study, own in zip(report.studies, out["studies"], strict=True):
+        own["tables"] = [to_json(table) for table in _tables(study)]
+    return out
+
+
+def _tables(study: Study) -> list[Table]:
+    shown = [
+        table for section in sections.sections(study) for table in section.tables if table.rows
+    ]
+    return [*shown, sections.per_run(study)]
 
 
 def write(report: Report, out: Path) -> list[Path]:
-    """Write ``report.html``, ``.md`` and ``.json``, CSVs, and the figures as PNG and SVG.
+    """Write ``report.html``, ``.md`` and ``.json``, tables as CSV, and figures as PNG and SVG.
 
     An older report is replaced; those of its figures and tables that this one has not are removed.
-    The page holds its figures; the files are for the Markdown and for papers. Those of a single
-    study are ``scores``, ``confusion``, ``curves`` and so on; those of several bear the study's
-    corpus and number as well.
+    Files of a single study are ``scores.csv``, ``confusion.png`` and so on; those of several bear
+    the study's number and corpus as well.
 
     Returns:
         The files written, the page first.
@@ -44,22 +59,19 @@ def write(report: Report, out: Path) -> list[Path]:
     Raises:
         UserError: where ``out`` is no folder or cannot be written to.
     """
-    names: list[dict[str, str]] = []
-    plots: list[list[Plot]] = []
+    one = len(report.studies) == 1
+    stems = ["" if one else _stem(s, n) for n, s in enumerate(report.studies, start=1)]
+    drawings = [figures.draw(study) for study in report.studies]
     contents: dict[str, bytes] = {}
-    for number, study in enumerate(report.studies, start=1):
-        stem = _stem(study, number) if len(report.studies) > 1 else ""
-        plots.append(figures.plots(study))
-        drawn = figures.draw(study, plots[-1])
-        names.append({key: f"{stem}{key}.png" for key in drawn})
-        for key, files in drawn.items():
-            contents |= {f"{stem}{key}.{suffix}": content for suffix, content in files.items()}
-    document = json.dumps(report.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
-    contents |= tabular.files(report)
-    contents["report.json"] = f"{document}\n".encode()
+    for study, drawn, stem in zip(report.studies, drawings, stems, strict=True):
+        for name, drawing in drawn.items():
+            contents |= {f"{stem}{name}.png": drawing.png, f"{stem}{name}.svg": drawing.svg}
+        contents |= {f"{stem}{t.name}.csv": to_csv(t).encode() for t in _tables(study)}
+    text = json.dumps(document(report), indent=1, ensure_ascii=False, allow_nan=False)
+    contents["report.json"] = f"{text}\n".encode()
     # last, so that a reader of the Markdown never misses a figure
-    contents["report.md"] = markdown.render(report, names).encode()
-    contents["report.html"] = page.render(report, plots).encode()
+    contents["report.md"] = pages.markdown(report, drawings, stems).encode()
+    contents["report.html"] = pages.html(report, drawings).encode()
     try:
         out.mkdir(parents=True, exist_ok=True)
         older = _left(out) - set(contents)

@@ -4,31 +4,305 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from distill.metrics import LEVEL, RESAMPLES, SEED, Agreement, Calibration, Spread
-from distill.report.experiment_data import Experiment
-from distill.report.published import Figures
-from distill.report.results import (
-    Comparison,
-    Curve,
-    FoldResult,
-    LossTerm,
-    Results,
-    RunResult,
+from distill.metrics import (
+    LEVEL,
+    RESAMPLES,
+    SEED,
+    Agreement,
+    Calibration,
+    Interval,
+    Scores,
+    SignFlip,
+    Spread,
 )
-from distill.runs.read import LeftOut
-from distill.runs.records import ProtocolFacts
+from distill.report.published import Figures
+from distill.runs.read import LeftOut, Run
+from distill.runs.records import ProtocolFacts, SweepPoint
 
-__all__ = [
-    "Comparison", "Curve", "Experiment", "FoldResult", "FoldSplit", "LossTerm", "Report", "Results",
-    "RunResult", "Student", "Study", "Teacher", "plain",
-]  # fmt: skip
+if TYPE_CHECKING:
+    import pandas as pd
 
-SCHEMA = 2
-"""Of ``report.json``: 2 since it has intervals, tests, calibration and experiments."""
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
+Cell = tuple[int, int]
+"""Fold and seed."""
+NO_SEED = -1
+"""Stands in a teacher's cells: it has no seed."""
+SCHEMA = 3
+"""Of ``report.json``: 3 since it holds the tables and names the sign-flip tests so."""
+
+State = Literal["not run", "failed", "damaged", "unfinished"]
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """Test scores of one fold.
+
+    Attributes:
+        fold: its number, from 1.
+        seeds: the seeds averaged here; empty for a teacher.
+        wa: mean WA over the seeds, in [0, 1].
+        ua: mean UA over the seeds, in [0, 1].
+        n: its test utterances.
+    """
+
+    fold: int
+    seeds: tuple[int, ...]
+    wa: float
+    ua: float
+    n: int
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Test scores of one run.
+
+    Attributes:
+        fold: its fold.
+        seed: its seed.
+        wa: in [0, 1].
+        ua: in [0, 1].
+        n: test utterances.
+        seconds: training time; None where the run does not tell.
+    """
+
+    fold: int
+    seed: int
+    wa: float
+    ua: float
+    n: int
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Results:
+    """Test scores over folds.
+
+    Attributes:
+        folds: the folds that were measured, ascending.
+        n_folds: how many the corpus has.
+        wa: spread of the folds' WA.
+        ua: spread of the folds' UA.
+        pooled: scores over the test utterances of all folds and seeds together.
+        wa_interval: of the pooled WA, test speakers resampled; None where there is none.
+        ua_interval: of the pooled UA, likewise.
+        no_interval: why there is none; empty where there is.
+    """
+
+    folds: tuple[FoldResult, ...]
+    n_folds: int
+    wa: Spread
+    ua: Spread
+    pooled: Scores
+    wa_interval: Interval | None
+    ua_interval: Interval | None
+    no_interval: str
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """Folds of the corpus that were not measured."""
+        done = {result.fold for result in self.folds}
+        return tuple(fold for fold in range(1, self.n_folds + 1) if fold not in done)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A run's validation UA, epoch by epoch, and the epoch whose weights were kept."""
+
+    fold: int
+    seed: int
+    points: tuple[tuple[int, float | None], ...]
+    best_epoch: int | None
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """A term of the loss in training, mean over the runs.
+
+    Attributes:
+        name: ``ce``, ``kl_<teacher>``, ``cos_<teacher>``; ``total`` is the weighted sum of all.
+        last: its unweighted mean in each run's last epoch.
+        mean: its unweighted mean over all epochs.
+        gradient_last: norm of the *weighted* term's gradient with respect to the pooled output, in
+            each run's last epoch; None where none was measured, as for ``total``.
+        gradient_mean: the same over all epochs.
+        share_last: ``gradient_last`` as a share of the sum over all terms, in [0, 1]; None where
+            none was measured or that sum is 0.
+        share_mean: the same over all epochs.
+    """
+
+    name: str
+    last: float
+    mean: float
+    gradient_last: float | None
+    gradient_mean: float | None
+    share_last: float | None
+    share_mean: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One student minus another on the folds and seeds that both have, same test utterances.
+
+    Attributes:
+        label: the student.
+        reference: the student that is subtracted.
+        folds: the common folds, ascending.
+        wa: WA differences of those folds, each the mean over its common seeds, in [-1, 1].
+        ua: UA differences, likewise.
+        wa_spread: mean and sample standard deviation of ``wa``.
+        ua_spread: mean and sample standard deviation of ``ua``.
+        n_pairs: pairs of runs, one for each common fold and seed.
+        wa_interval: of the mean WA difference, folds resampled; None for fewer than 3.
+        ua_interval: of the mean UA difference, likewise.
+        wa_sign_flip: whether the mean WA difference could be chance; corrected over the rows of the
+            table, which share a reference. WA and UA are corrected each on their own.
+        ua_sign_flip: likewise for UA.
+    """
+
+    label: str
+    reference: str
+    folds: tuple[int, ...]
+    wa: tuple[float, ...]
+    ua: tuple[float, ...]
+    wa_spread: Spread
+    ua_spread: Spread
+    n_pairs: int
+    wa_interval: Interval | None
+    ua_interval: Interval | None
+    wa_sign_flip: SignFlip
+    ua_sign_flip: SignFlip
+
+
+@dataclass(frozen=True)
+class MissingRun:
+    """A run that a row of an experiment lacks.
+
+    Attributes:
+        fold: its fold.
+        seed: its seed; None for a teacher, and where the experiment has no run to tell the seeds.
+        state: what became of it.
+        reason: more about it; empty for ``not run``.
+    """
+
+    fold: int
+    seed: int | None
+    state: State
+    reason: str
+
+
+@dataclass(frozen=True)
+class ExperimentRow:
+    """A row of an experiment: a student, or a teacher on its own.
+
+    Attributes:
+        label: its name in the experiment.
+        row: label of the student or teacher in the study; None where nothing of it was measured.
+        teacher: the teacher's name, where it is one; empty for a student.
+        variant: the student's variant; empty for a teacher.
+        results: its scores; None where nothing was measured.
+        seeds: seeds that it has runs of; empty for a teacher.
+        n_runs: finished runs; 0 for a teacher, which needs none.
+        missing: runs that it lacks of those that the experiment's rows have together, and of the
+            corpus' folds.
+        published: the paper's pair for it, percent; None where there is none, where the study is
+            not comparable with the paper, and for a point of a sweep, which the paper only draws.
+        wa_difference: mean WA over folds minus the paper's, in [-1, 1]; None without ``published``.
+        ua_difference: likewise for UA.
+        common_wa: spread of WA over the experiment's common folds and seeds alone; None where all
+            rows have the same ones, or nothing is common.
+        common_ua: of UA, likewise.
+        point: where it stands in a figure; None where it does not.
+    """
+
+    label: str
+    row: str | None
+    teacher: str
+    variant: str
+    results: Results | None
+    seeds: tuple[int, ...]
+    n_runs: int
+    missing: tuple[MissingRun, ...]
+    published: Figures | None
+    wa_difference: float | None
+    ua_difference: float | None
+    common_wa: Spread | None
+    common_ua: Spread | None
+    point: SweepPoint | None
+
+
+@dataclass(frozen=True)
+class SweepValue:
+    """A point of a curve.
+
+    Attributes:
+        value: where it stands along the axis.
+        label: of the row that it is.
+    """
+
+    value: float
+    label: str
+
+
+@dataclass(frozen=True)
+class SweepCurve:
+    """A curve of a figure: rows along an axis, ascending; scores are those of the rows.
+
+    Attributes:
+        axis: what the axis is about, e.g. ``tau of the prosodic teacher``.
+        name: the curve's name, e.g. the variant.
+        points: its measured and missing points, ascending.
+        best_wa: value of the highest mean WA among points with the same folds and seeds; None where
+            they differ, fewer than two were measured, or several are the highest.
+        best_ua: likewise for UA.
+        best_published: the value that the paper found best; None where the study is not comparable
+            with the paper, or the curve is none of its figure 2.
+    """
+
+    axis: str
+    name: str
+    points: tuple[SweepValue, ...]
+    best_wa: float | None
+    best_ua: float | None
+    best_published: float | None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment's rows in its own order, with what was measured of each.
+
+    Attributes:
+        stem: file name of its record, without ``.json``; unique within the report.
+        name: e.g. ``table2``.
+        title: what it is about.
+        student: the student's name in the record.
+        store: fingerprint of its store.
+        rows: in order, missing ones too.
+        reference: label of the row that others are compared with, of the first student where there
+            are several; None where no student was measured.
+        comparisons: its students minus the reference, on common folds and seeds, under the labels
+            of the rows; corrected over this table alone.
+        curves: its figure, if it has one.
+        common: (fold, seed) of the runs that every measured student row has, ascending.
+        warnings: what a reader must know before comparing rows.
+    """
+
+    stem: str
+    name: str
+    title: str
+    student: str
+    store: str
+    rows: tuple[ExperimentRow, ...]
+    reference: str | None
+    comparisons: tuple[Comparison, ...]
+    curves: tuple[SweepCurve, ...]
+    common: tuple[tuple[int, int], ...]
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -105,7 +379,7 @@ class Student:
 
 @dataclass(frozen=True)
 class Teacher:
-    """A teacher on its own, as recorded in a store when it was built.
+    """A teacher on its own, from its answers beside the runs' predictions.
 
     Attributes:
         label: its name in this report, unique within the study.
@@ -119,8 +393,7 @@ class Teacher:
         validation_ua: spread of its UA on the validation speakers; None where there are none.
         published: the paper's pair for it in percent; None where there is none to compare with.
         calibration: of its answers at temperature 1: train, validation and test rows, each over
-            all folds together; empty where the runs do not hold its logits.
-        no_calibration: why there is none, or which folds it lacks; empty where it is complete.
+            all folds together.
     """
 
     label: str
@@ -133,7 +406,42 @@ class Teacher:
     validation_ua: Spread | None
     published: Figures | None
     calibration: tuple[Calibration, ...]
-    no_calibration: str
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A row of a study with its answers.
+
+    Attributes:
+        row: its numbers.
+        answers: its part of the table of answers.
+        runs: its finished runs; none for a teacher.
+    """
+
+    row: Student | Teacher
+    answers: pd.DataFrame
+    runs: Sequence[Run] = ()
+
+    @cached_property
+    def test(self) -> pd.DataFrame:
+        """Its answers on the test speakers."""
+        return self.answers[self.answers["role"] == "test"]
+
+    @cached_property
+    def cells(self) -> dict[Cell, tuple[float, float]]:
+        """WA and UA of each run; of each fold for a teacher."""
+        if isinstance(self.row, Student):
+            return {(run.fold, run.seed): (run.wa, run.ua) for run in self.row.runs}
+        return {(fold.fold, NO_SEED): (fold.wa, fold.ua) for fold in self.row.results.folds}
+
+    @cached_property
+    def tested(self) -> dict[Cell, dict[str, str]]:
+        """The utterances of each run, with their truth."""
+        by_cell: dict[Cell, dict[str, str]] = {}
+        columns = (self.test[name] for name in ("fold", "seed", "utterance_id", "truth"))
+        for fold, seed, utterance, truth in zip(*columns, strict=True):
+            by_cell.setdefault((fold, seed), {})[utterance] = truth
+        return by_cell
 
 
 @dataclass(frozen=True)
@@ -224,3 +532,30 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | str):
         return value
     return str(value)
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Numbers as the command line takes them.
+
+    >>> ranges([1, 2, 3, 7, 9, 10])
+    '1..3,7,9..10'
+    """
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(f"{r[0]}..{r[-1]}" if len(r) > 1 else str(r[0]) for r in runs)
+
+
+def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """Items by a key, in the order of their first one.
+
+    >>> grouped(["ang", "hap", "amu"], lambda name: name[0])
+    {'a': ['ang', 'amu'], 'h': ['hap']}
+    """
+    groups: dict[K, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups

@@ -1,4 +1,8 @@
-"""The report's figures as files, PNG and SVG, and as parts of its page."""
+"""The figures of a report: functions of a study that give a Matplotlib figure, or None.
+
+Shapes, positions and print carry the meaning; colour only helps. The colours are Okabe and Ito's,
+which stay apart in all common kinds of colour blindness.
+"""
 
 from __future__ import annotations
 
@@ -6,30 +10,33 @@ import io
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from distill.report import (
-    panels_calibration,
-    panels_classes,
-    panels_comparisons,
-    panels_scores,
-    panels_training,
-    svg,
-)
-from distill.report.data import Study
-from distill.report.panels import GREY, INK, Panel, Plot, corpus, drawable, short
+import numpy as np
+
+from distill.report.data import Comparison, Curve, Experiment, Student, Study, SweepCurve, Teacher
+from distill.report.sections import named
+from featstore.core.schema import printable
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
+INK, GREY, PALE = "#222222", "#808080", "#e4e4e4"
+SERIES = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "D"), (INK, "v"), (GREY, "P"))
+"""Colour and shape of each member of a family, such as classes; they repeat after six."""
+HATCHES = ("", "///", "---", "\\\\\\", "|||", "xxx")
 DPI = 150
-PER_PAGE = 12
-"""Panels in one file; more go to further pages."""
-
+MOST = 60
+"""Rows or panels in a figure; a study of more is for the tables."""
 STYLE: Any = {
-    "font.family": "DejaVu Sans",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Verdana"],
     "font.size": 9,
     "axes.titlesize": 9.5,
     "axes.titlelocation": "left",
@@ -37,171 +44,470 @@ STYLE: Any = {
     "axes.spines.right": False,
     "axes.edgecolor": GREY,
     "axes.labelcolor": INK,
+    "axes.axisbelow": True,
+    "grid.color": PALE,
     "text.color": INK,
     "xtick.color": INK,
     "ytick.color": INK,
     "text.parse_math": False,  # a class may be called "$"
     "figure.facecolor": "white",
-    "svg.fonttype": "none",  # text that can be searched, edited and set in the page's own font
+    "svg.fonttype": "none",  # text that can be searched and edited
     "svg.hashsalt": "emodistill",  # the same ids whenever it is drawn
 }
 
 
-def plots(study: Study) -> list[Plot]:
-    """All figures that the study has the numbers for."""
-    made = (
-        panels_scores.scores(study),
-        panels_classes.recalls(study),
-        panels_classes.confusions(study),
-        panels_comparisons.differences(study),
-        panels_calibration.reliability(study),
-        panels_training.curves(study),
-        panels_training.gradients(study),
-        *panels_comparisons.sweeps(study),
-    )
-    return [plot for plot in made if plot.panels]
+@dataclass(frozen=True)
+class Drawing:
+    """A figure as its two files.
 
-
-def draw(study: Study, found: Sequence[Plot]) -> dict[str, dict[str, bytes]]:
-    """All figures of a study as files: name -> suffix -> bytes.
-
-    A name is a plot's, with ``-2``, ``-3`` ... for further pages; a suffix is ``png`` or ``svg``.
+    Attributes:
+        title: what it shows.
+        key: what its marks are, in a sentence.
+        png: at ``DPI``.
+        svg: an image of its own.
+        width: on a page, in CSS pixels.
+        height: likewise.
     """
-    out = {}
-    for plot in found:
-        for start in range(0, len(plot.panels), PER_PAGE):
-            shown = plot.panels[start : start + PER_PAGE]
-            number = start // PER_PAGE + 1
-            with _style():
-                figure = _composed(plot, shown, short(f"{corpus(study)}: {plot.title}", 110))
-                _settle(figure)
-                key = plot.name if number == 1 else f"{plot.name}-{number}"
-                out[key] = {
-                    "png": _saved(figure, "png"),
-                    "svg": svg.standalone(_saved(figure, "svg")),
-                }
-    return out
+
+    title: str
+    key: str
+    png: bytes
+    svg: bytes
+    width: int
+    height: int
 
 
-def alone(plot: Plot, prefix: str = "f") -> list[str]:
-    """Each panel of a plot as SVG markup of its own, on no ground, so that a page may place it.
-
-    Args:
-        plot: what to draw.
-        prefix: before the markup's ids, unique on the page.
-    """
-    with _style():
-        drawn = [_single(plot, panel) for panel in plot.panels]
-        if plot.share:
-            axes = [figure.axes[0] for figure in drawn]
-            shared = {"xlim": _union([a.get_xlim() for a in axes]),
-                      "ylim": _union([a.get_ylim() for a in axes])}  # fmt: skip
-            for own in axes:
-                own.set(**shared)
-        out = []
-        for number, (figure, panel) in enumerate(zip(drawn, plot.panels, strict=True)):
-            _settle(figure)
-            raw = _saved(figure, "svg", transparent=True)
-            out.append(svg.inline(raw, f"{prefix}{number}-", drawable(panel.alt)))
-    return out
+def draw(study: Study) -> dict[str, Drawing]:
+    """All figures that the study has the numbers for, by name."""
+    kinds = KINDS | {
+        f"sweep-{number}": (
+            _title(experiment),
+            SWEEP_KEY,
+            lambda _, experiment=experiment: sweep(experiment),
+        )
+        for number, experiment in enumerate(study.experiments, start=1)
+    }
+    drawings = {}
+    for name, (title, key, make) in kinds.items():
+        with _style():
+            figure = make(study)
+            if figure is not None:
+                drawings[name] = _drawing(figure, study, title, key)
+    return drawings
 
 
-def _single(plot: Plot, panel: Panel) -> Figure:
-    figure = _figure(plot.alone or plot.width, plot.height)
-    panel.paint(figure.subplots(), True)
-    if plot.legend:
-        _legend(figure, 4)
-    return figure
+def _title(experiment: Experiment) -> str:
+    return f"{experiment.title} ({experiment.student})"
 
 
-def _union(limits: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """What an axis must span to show all of several, which run the same way.
-
-    >>> _union([(0, 5), (1, 6)]), _union([(5, 0), (6, 1)])
-    ((0, 6), (6, 0))
-    """
-    starts, ends = zip(*limits, strict=True)
-    if starts[0] > ends[0]:
-        return max(starts), min(ends)
-    return min(starts), max(ends)
-
-
-def _composed(plot: Plot, panels: Sequence[Panel], title: str) -> Figure:
-    """Panels in rows, the title above, each mark explained once below."""
-    columns = _columns(len(panels))
-    rows = math.ceil(len(panels) / columns)
-    figure = _figure(max(5.4, 0.4 + plot.width * columns), 0.85 + plot.height * rows)
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=plot.share, sharey=plot.share)
-    for number, axes in enumerate(grid.ravel()):
-        if number < len(panels):
-            panels[number].paint(axes, number % columns == 0)
-        else:
-            axes.remove()
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
-    _legend(figure, 5)
-    return figure
-
-
-def _settle(figure: Figure) -> None:
-    """Lay the figure out once for all formats; it takes longer than drawing."""
-    engine = figure.get_layout_engine()
-    if engine is not None:
-        engine.execute(figure)
-        figure.set_layout_engine("none")
-
-
-def _legend(figure: Figure, columns: int) -> None:
-    handles, texts = figure.axes[0].get_legend_handles_labels()
-    once = dict(zip(texts, handles, strict=True))
+def _drawing(figure: Figure, study: Study, title: str, key: str) -> Drawing:
+    """Title, legend and files; the same bytes for the same numbers."""
+    synthetic = study.dataset == "synthetic"  # no picture of machine speech passes for people's
+    corpus = "synthetic corpus (machine speech)" if synthetic else _short(study.dataset, 40)
+    head = _short(f"{corpus}: {title}", 110)
+    figure.suptitle(head, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
+    marks = [axes.get_legend_handles_labels() for axes in figure.axes]
+    once = {
+        text: mark for handles, texts in marks for mark, text in zip(handles, texts, strict=True)
+    }
     if once:
         figure.legend(
-            once.values(), once.keys(), loc="outside lower center", ncols=columns, frameon=False,
-            handletextpad=0.4, columnspacing=1.4,
+            once.values(), once.keys(), loc="outside lower center", frameon=False,
+            ncols=min(5, max(2, int(figure.get_figwidth() / 1.8))),
         )  # fmt: skip
-
-
-def _saved(figure: Figure, suffix: str, **options: Any) -> bytes:
-    """The same bytes for the same numbers: no date, no version, ids from the content alone."""
-    unsaid = {"png": ["Software"], "svg": ["Date", "Creator", "Format", "Type"]}[suffix]
-    target = io.BytesIO()
-    figure.savefig(target, format=suffix, dpi=DPI, metadata=dict.fromkeys(unsaid), **options)
-    return target.getvalue()
-
-
-@contextmanager
-def _unheard(library: str) -> Iterator[None]:
-    """Nothing but errors of what a library logs."""
-    logger = logging.getLogger(library)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+    engine = figure.get_layout_engine()
+    if engine is not None:  # once for both files: it takes longer than drawing
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+    files = {}
+    for suffix, unsaid in (("png", ["Software"]), ("svg", ["Date", "Creator", "Format", "Type"])):
+        target = io.BytesIO()
+        figure.savefig(target, format=suffix, dpi=DPI, metadata=dict.fromkeys(unsaid))
+        files[suffix] = target.getvalue()
+    width, height = (round(96 * inches) for inches in figure.get_size_inches())
+    return Drawing(title, key, files["png"], files["svg"], width, height)
 
 
 @contextmanager
 def _style() -> Iterator[None]:
-    with _unheard("matplotlib"):  # that it had nowhere to keep its list of fonts, nor how long
-        import matplotlib as mpl  # it took to make the list, is no news about a report
-        import matplotlib.font_manager
+    logger = logging.getLogger("matplotlib")  # what fonts it looked for is no news about a report
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        import matplotlib as mpl
 
-    with mpl.rc_context(STYLE), warnings.catch_warnings():
-        # a class name in a script that the font lacks is drawn as boxes, not a failure
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        yield
+        with mpl.rc_context(STYLE), warnings.catch_warnings():
+            # a class name in a script that the font lacks is drawn as boxes, not a failure
+            warnings.filterwarnings("ignore", message="Glyph .* missing from")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
-def _figure(width: float, height: float) -> Figure:
+def _grid(n: int, width: float, height: float, **share: Any) -> tuple[Figure, list[Axes]]:
+    """A figure of panels: one row up to four, then as square as it gets."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained")
+    columns = n if n <= 4 else (3 if n in (5, 6, 9) else 4)
+    rows = math.ceil(n / columns)
+    size = max(5.4, 0.4 + width * columns), 0.85 + height * rows
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, **share).ravel()
+    for axes in grid[n:]:
+        axes.remove()
+    for axes in grid[:n]:
+        axes.tick_params(labelleft=True, labelbottom=True)
+    return figure, list(grid[:n])
 
 
-def _columns(n: int) -> int:
-    """Panels abreast: one row up to four, then as square as it gets.
+def _rows_down(axes: Axes, labels: Sequence[str], teachers: int = 0) -> None:
+    """A line a row from top to bottom, teachers ruled off above students."""
+    axes.set_yticks(range(len(labels)), [_broken(label, 24, 3) for label in labels], fontsize=8.5)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.grid(axis="x", linewidth=0.8)
+    axes.tick_params(axis="y", length=0)
+    for place in range(1, len(labels)):
+        axes.axhline(place - 0.5, color=GREY if place == teachers else PALE, linewidth=0.8)
 
-    >>> [_columns(n) for n in (1, 4, 5, 6, 8, 12)]
-    [1, 4, 3, 3, 4, 4]
+
+def _broken(text: str, width: int, lines: int = 2) -> str:
+    r"""A label in lines of at most ``width`` characters, the rest left out.
+
+    >>> _broken("no-linguistic · hubert-base", 16)
+    'no-linguistic ·\nhubert-base'
     """
-    return n if n <= 4 else (3 if n in (5, 6, 9) else 4)
+    parts = wrap(
+        _drawable(text), width, max_lines=lines, placeholder="…", break_on_hyphens=False
+    )  # fmt: skip
+    return "\n".join(parts)
+
+
+def _drawable(text: str) -> str:
+    r"""Text that may stand in an XML file: :func:`printable`, and two characters that may not.
+
+    >>> _drawable("a\uffff\x1b")
+    'a\\uffff\\x1b'
+    """
+    return printable(text).replace("\ufffe", r"\ufffe").replace("\uffff", r"\uffff")
+
+
+def _short(text: str, limit: int) -> str:
+    """Text that cannot disturb a figure, cut where it is longer than ``limit``.
+
+    >>> _short("no-linguistic", 8)
+    'no-ling…'
+    """
+    text = _drawable(text)
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def _look(row: Teacher | Student) -> tuple[str, str, str]:
+    return (ORANGE, "s", "teacher") if isinstance(row, Teacher) else (BLUE, "o", "student")
+
+
+def scores(study: Study) -> Figure | None:
+    """WA and UA, a line per row: the folds, below them their mean, below that the pooled score."""
+    rows = study.rows[:MOST]
+    figure, panels = _grid(2, 4.6, 0.55 + 0.52 * len(rows), sharey=True)
+    chance = f"{100 / len(study.classes):.3g}"
+    titles = {"wa": "WA: accuracy, %", "ua": f"UA: mean recall of classes, % (chance {chance})"}
+    for axes, (metric, title) in zip(panels, titles.items(), strict=True):
+        for place, row in enumerate(rows):
+            r, (colour, marker, what) = row.results, _look(row)
+            _dots(axes, [getattr(fold, metric) for fold in r.folds], place)
+            spread, value = getattr(r, metric), getattr(r.pooled, metric)
+            axes.errorbar(
+                100 * spread.mean, place, xerr=None if spread.std is None else 100 * spread.std,
+                fmt=marker, color=colour, markersize=6.5, capsize=3, linewidth=1.6,
+                label=f"{what}: mean ± std over folds",
+            )  # fmt: skip
+            axes.errorbar(
+                100 * value, place + 0.27, xerr=_bar(value, getattr(r, f"{metric}_interval")),
+                fmt="D", markersize=4.5, color=INK, markerfacecolor="none", linewidth=0.9,
+                capsize=2, label="pooled, 95 % interval",
+            )  # fmt: skip
+            printed = getattr(row.published, metric, None)
+            if printed is not None:
+                axes.plot(
+                    printed, place + 0.27, "*", markersize=9, color=INK, label="paper",
+                    linestyle="none",
+                )  # fmt: skip
+        _rows_down(axes, [named(row) for row in rows], len(study.teachers))
+        axes.set_title(title)
+    return figure
+
+
+def _dots(axes: Axes, folds: Sequence[float], place: float) -> None:
+    jitter = 0.07 * np.resize([-1, 0, 1], len(folds))  # folds of equal score stay apart
+    axes.scatter(
+        100 * np.asarray(folds), place - 0.27 + jitter, s=13, facecolors="none", edgecolors=GREY,
+        linewidths=0.8, label="one fold",
+    )  # fmt: skip
+
+
+def _bar(value: float, interval: Any) -> list[list[float]] | None:
+    if interval is None:
+        return None
+    return [[100 * (value - interval.low)], [100 * (interval.high - value)]]
+
+
+def recalls(study: Study) -> Figure | None:
+    """A line per row, a mark of its own shape for each class."""
+    rows = study.rows[:MOST]
+    figure, (axes,) = _grid(1, 6.4, 0.5 + 0.5 * len(rows))
+    for number, name in enumerate(study.classes):
+        colour, marker = SERIES[number % len(SERIES)]
+        # classes in lanes of their own, so that equal recalls stay apart
+        lanes = np.arange(len(rows)) + 0.6 * ((number + 0.5) / len(study.classes) - 0.5)
+        axes.plot(
+            [100 * row.results.pooled.recall[name] for row in rows], lanes, marker, color=colour,
+            markersize=6, markerfacecolor="none" if number % 2 else colour,
+            label=_short(name, 20), linestyle="none",
+        )  # fmt: skip
+    _rows_down(axes, [named(row) for row in rows], len(study.teachers))
+    axes.set_title("recall of each class, %")
+    return figure
+
+
+def confusions(study: Study) -> Figure | None:
+    """A panel per row: counts, and below them the share of the true class; recall is diagonal."""
+    rows = study.rows[:MOST]
+    side = max(2.3, 0.62 * len(study.classes))
+    figure, panels = _grid(len(rows), side, side + 0.35)
+    for axes, row in zip(panels, rows, strict=True):
+        pooled = row.results.pooled
+        counts = np.asarray(pooled.confusion)
+        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        # so light that dark text can be read on all of it
+        axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1.6, edgecolors="white", linewidth=2)
+        for (i, j), share in np.ndenumerate(shares):
+            style: Any = {"ha": "center", "va": "center"}
+            axes.text(j + 0.5, i + 0.4, str(counts[i, j]), **style)
+            weight = "bold" if i == j else "normal"
+            text = f"{100 * share:.0f} %"
+            axes.text(j + 0.5, i + 0.72, text, fontsize=7, fontweight=weight, **style)
+        names = [_short(name, 10) for name in pooled.classes]
+        places = np.arange(len(names)) + 0.5
+        axes.set_xticks(places, names, rotation=0 if max(map(len, names)) < 6 else 35)
+        axes.set_yticks(places, names)
+        axes.invert_yaxis()
+        axes.set_aspect("equal")
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        figures = f"WA {100 * pooled.wa:.1f}  UA {100 * pooled.ua:.1f}"
+        axes.set_title(f"{_broken(named(row), 30)}\n{figures}")
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("truth")
+    return figure
+
+
+def differences(study: Study) -> Figure | None:
+    """Each student minus its reference: every fold, the mean with its interval, the verdict."""
+    rows = study.comparisons[:MOST]
+    if not rows:
+        return None
+    figure, panels = _grid(2, 4.6, 0.8 + 0.44 * len(rows), sharey=True)
+    for axes, metric in zip(panels, ("wa", "ua"), strict=True):
+        axes.axvline(0, color=INK, linewidth=0.9)
+        for place, row in enumerate(rows):
+            _dots(axes, getattr(row, metric), place)
+            _difference(axes, row, metric, place)
+        _rows_down(axes, [row.label for row in rows])
+        axes.set_title(f"{metric.upper()}, points")
+    return figure
+
+
+def _difference(axes: Axes, row: Comparison, metric: str, place: int) -> None:
+    mean = getattr(row, f"{metric}_spread").mean
+    sure = bool(getattr(row, f"{metric}_sign_flip").significant)
+    axes.errorbar(
+        100 * mean, place + 0.12, xerr=_bar(mean, getattr(row, f"{metric}_interval")), fmt="o",
+        color=BLUE, markersize=6.5, capsize=3, linewidth=1.6,
+        markerfacecolor=BLUE if sure else "none",
+        label=f"{'significant' if sure else 'not significant'}: mean, 95 % interval",
+    )  # fmt: skip
+
+
+def reliability(study: Study) -> Figure | None:
+    """A panel per row (Guo et al. 2017): accuracy of the answers in each bin of confidence."""
+    rows = [(row, c) for row in study.rows[:MOST] for c in row.calibration if c.role == "test"]
+    if not rows:
+        return None
+    figure, panels = _grid(len(rows), 2.5, 2.7, sharex=True, sharey=True)
+    for axes, (row, c) in zip(panels, rows, strict=True):
+        colour, marker, what = _look(row)
+        bins = [b for b in c.bins if b.n]
+        x, y = (100 * np.array([getattr(b, of) for b in bins]) for of in ("confidence", "accuracy"))
+        shares = np.array([b.n for b in bins]) / c.n
+        axes.bar(
+            [50 * (b.low + b.high) for b in bins], 100 * shares, color=PALE,
+            width=[94 * (b.high - b.low) for b in bins], label="share of answers",
+        )  # fmt: skip
+        axes.plot([0, 100], [0, 100], color=GREY, linewidth=1, linestyle="--", label="calibrated")
+        axes.plot(x, y, color=colour, linewidth=1)
+        axes.scatter(
+            x, y, s=10 + 90 * shares, color=colour, marker=marker, zorder=3, label=what
+        )  # fmt: skip
+        ticks = [0, 25, 50, 75, 100]
+        axes.set(xlim=(0, 102), ylim=(0, 102), aspect="equal", xticks=ticks, yticks=ticks)
+        axes.grid(linewidth=0.6)
+        axes.set_title(f"{_broken(row.label, 25, 3)}\nECE {100 * c.ece:.1f}")
+        axes.set_xlabel("confidence, %")
+        axes.set_ylabel("accuracy, %")
+    return figure
+
+
+def curves(study: Study) -> Figure | None:
+    """A panel per student: UA on the validation speaker, each run thin, their mean thick."""
+    students = [s for s in study.students if any(map(_points, s.curves))][:MOST]
+    if not students:
+        return None
+    figure, panels = _grid(len(students), 2.6, 2.3, sharex=True, sharey=True)
+    for axes, student in zip(panels, students, strict=True):
+        runs = [(curve, points) for curve in student.curves if (points := _points(curve))]
+        for _, points in runs:
+            axes.plot(
+                list(points), list(points.values()), color=GREY, linewidth=0.7, alpha=0.7,
+                label="one run",
+            )  # fmt: skip
+        common = sorted(set.intersection(*(set(points) for _, points in runs)))
+        mean = [float(np.mean([points[epoch] for _, points in runs])) for epoch in common]
+        axes.plot(common, mean, color=BLUE, linewidth=2.2, label="mean of runs")
+        kept = [(c.best_epoch, p[c.best_epoch]) for c, p in runs if c.best_epoch in p]
+        axes.plot(
+            *np.array(kept).reshape(-1, 2).T, "v", color=ORANGE, markersize=4, label="epoch kept",
+        )  # fmt: skip
+        axes.set_title(_broken(student.label, 30))
+        axes.grid(linewidth=0.8)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("UA, %")
+        axes.locator_params(axis="x", integer=True)
+    return figure
+
+
+def _points(curve: Curve) -> dict[int, float]:
+    """Epoch -> validation UA in percent, of the epochs that have one."""
+    return {epoch: 100 * ua for epoch, ua in curve.points if ua is not None}
+
+
+def gradients(study: Study) -> Figure | None:
+    """A bar per student, its parts the terms' shares of the gradient."""
+    shares = {
+        s.label: {t.name: t.share_mean for t in s.terms if t.share_mean is not None}
+        for s in study.students[:MOST]
+    }
+    shares = {label: own for label, own in shares.items() if own}
+    if not shares:
+        return None
+    figure, (axes,) = _grid(1, 6.4, 0.9 + 0.5 * len(shares))
+    left = np.zeros(len(shares))
+    for number, name in enumerate(dict.fromkeys(n for own in shares.values() for n in own)):
+        parts = 100 * np.array([own.get(name, 0.0) for own in shares.values()])
+        axes.barh(
+            range(len(shares)), parts, left=left, height=0.62, label=_short(name, 24),
+            facecolor="none", edgecolor=SERIES[number % len(SERIES)][0],
+            hatch=HATCHES[number % len(HATCHES)],
+        )  # fmt: skip
+        for place, part in enumerate(parts):
+            if part >= 6:
+                middle = left[place] + part / 2
+                axes.text(middle, place - 0.4, f"{part:.0f}", ha="center", fontsize=7.5)
+        left += parts
+    _rows_down(axes, list(shares))
+    axes.set_ylim(len(shares) - 0.5, -0.7)
+    axes.set_xlim(0, 100)
+    axes.set_title("share of the gradient, %")
+    return figure
+
+
+def sweep(experiment: Experiment) -> Figure | None:
+    """A panel for each curve of an experiment: UA and WA along its axis, as in Figure 2."""
+    if not experiment.curves:
+        return None
+    figure, panels = _grid(len(experiment.curves), 3.6, 2.8)
+    results = {row.label: row.results for row in experiment.rows}
+    for axes, curve in zip(panels, experiment.curves, strict=True):
+        _sweep(axes, curve, [results[point.label] for point in curve.points])
+    return figure
+
+
+def _sweep(axes: Axes, curve: SweepCurve, results: Sequence[Any]) -> None:
+    # the values lie evenly: from 0.1 to 10 neither a linear nor a logarithmic axis shows all
+    values = [point.value for point in curve.points]
+    measured = [place for place, r in enumerate(results) if r]
+    for metric, colour, marker, aside in (("ua", BLUE, "o", -0.05), ("wa", ORANGE, "s", 0.05)):
+        spreads = [getattr(results[place], metric) for place in measured]
+        axes.errorbar(
+            [place + aside for place in measured], [100 * s.mean for s in spreads],
+            yerr=[100 * (s.std or 0) for s in spreads], fmt=marker, color=colour, markersize=6,
+            markerfacecolor=colour if metric == "ua" else "none", capsize=3, linewidth=1.6,
+            linestyle="-", label=f"{metric.upper()}: mean ± std over folds",
+        )  # fmt: skip
+    lost = [place for place, r in enumerate(results) if not r]
+    axes.plot(
+        lost, [0.04] * len(lost), "x", color=INK, label="not measured" if lost else None,
+        transform=axes.get_xaxis_transform(),
+    )  # fmt: skip
+    if curve.best_published in values:
+        best = values.index(curve.best_published)
+        axes.axvline(best, color=INK, linewidth=1, linestyle="--", label="paper's best")
+    axes.set_xticks(range(len(values)), [f"{value:g}" for value in values])
+    axes.set_xlim(-0.4, len(values) - 0.6)
+    axes.set_xlabel(_broken(curve.axis, 40))
+    axes.set_ylabel("%")
+    axes.set_title(_broken(curve.name, 40))
+    axes.grid(axis="y", linewidth=0.8)
+
+
+Make = Callable[[Study], "Figure | None"]
+SWEEP_KEY = (
+    "Discs: UA; squares: WA; each the mean over folds, the bars its standard deviation. Dashed "
+    "line: the value that the paper found best, where it may be compared with. Crosses on the "
+    "axis: not measured."
+)
+KINDS: dict[str, tuple[str, str, Make]] = {
+    "scores": (
+        "WA and UA on the test speakers",
+        "Small circles: one fold each. Marks with bars: mean ± standard deviation over folds "
+        "(squares: teachers, discs: students). Diamonds: pooled score, 95 % interval. Stars: the "
+        "paper's figures, where they may be compared with.",
+        scores,
+    ),
+    "recall": (
+        "Recall of each class, all test utterances",
+        "Each class has a shape of its own.",
+        recalls,
+    ),
+    "confusion": (
+        "Confusion of all test utterances",
+        "Rows: truth. Columns: prediction. Counts of utterances, and below each its share of the "
+        "true class, which also sets the shade; on the diagonal, in bold, that is the recall.",
+        confusions,
+    ),
+    "differences": (
+        "Differences from the reference, percentage points",
+        "Small circles: one fold each. Discs with bars: mean difference, 95 % interval, filled "
+        "where it is significant after Holm's correction. Right of the line the student is better "
+        "than its reference.",
+        differences,
+    ),
+    "reliability": (
+        "Reliability on the test speakers",
+        "Marks: the accuracy of the answers whose confidence falls into a bin, larger where there "
+        "are more of them. Below the dashed line there is too much confidence. Bars: the share of "
+        "answers in each bin.",
+        reliability,
+    ),
+    "curves": (
+        "UA on the validation speaker, epoch by epoch",
+        "Thin lines: one run each. Thick line: mean of the runs. Triangle: the epoch kept.",
+        curves,
+    ),
+    "gradients": (
+        "Share of each loss term in the gradient",
+        "Weighted terms, mean over all epochs. Each has its hatching; numbers are percent, "
+        "those below 6 left out.",
+        gradients,
+    ),
+}
+"""Name -> title, what its marks are, and what draws it."""

@@ -1,222 +1,213 @@
-"""The report for a terminal: rich tables of at most 100 columns."""
+"""The one table of a report, and its five renderings: HTML, Markdown, terminal, CSV and JSON.
+
+A table keeps raw values and a format for each column. HTML, Markdown and terminal show
+:attr:`Table.cells`, CSV and JSON hold the values themselves, so that no rendering can show another
+number than the others.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from rich import box
-from rich.columns import Columns
-from rich.console import Group, RenderableType
-from rich.constrain import Constrain
-from rich.padding import Padding
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
-from distill.report import sections, wording
-from distill.report.data import Experiment, Report, Student, Study, Teacher
-from distill.report.sections import Section
-from distill.report.wording import NONE, percent, plus_minus, published_pair
+from distill.metrics import Spread
+from distill.report.data import plain
 from featstore.core.schema import printable
 
-WIDTH = 100
-LABEL_WIDTH = 30
-FOLDS_ABREAST = 10
-MANY = 8
-"""Rows beyond which folds and confusions are left to the files that ``--out`` writes."""
+NONE = "-"
+"""Stands where there is no value."""
 
 
-def to_tables(report: Report) -> list[RenderableType]:
-    """What to print one after another; no line is longer than 100 columns."""
-    out: list[RenderableType] = [
-        _line(line, "bold reverse") for line in wording.first_lines(report)
+@dataclass(frozen=True)
+class Format:
+    """How a column's values are shown.
+
+    Attributes:
+        show: value -> text; None and NaN are shown as ``NONE`` without it.
+        number: set to the right.
+        parts: attributes of the value that are columns of their own in a CSV file.
+        width: columns of a terminal that it takes at most; a number is never broken.
+    """
+
+    show: Callable[[Any], str]
+    number: bool = True
+    parts: tuple[str, ...] = ()
+    width: int | None = None
+
+    def text(self, value: Any) -> str:
+        """A value as people read it, safe for a terminal.
+
+        >>> PERCENT.text(0.75164), PERCENT.text(None), POINTS.text(Spread(-0.01, None, 1))
+        ('75.16', '-', '-1.00')
+        """
+        return NONE if value is None or value != value else printable(self.show(value))
+
+
+def _spread(value: Spread, sign: str = "") -> str:
+    mean = f"{100 * value.mean:{sign}.2f}"
+    return mean if value.std is None else f"{mean} ± {100 * value.std:.2f}"
+
+
+TEXT = Format(str, number=False, width=30)
+PLACE = Format(str, number=False, width=46)
+COUNT = Format(lambda n: f"{n:,}")
+PERCENT = Format(lambda x: f"{100 * x:.2f}")
+PERCENT_1 = Format(lambda x: f"{100 * x:.1f}")
+PRINTED = Format(lambda x: f"{x:.2f}")
+"""Percent already, as the paper prints it."""
+POINT = Format(lambda x: f"{100 * x:+z.2f}")
+"""A difference in percentage points."""
+DECIMAL = Format(lambda x: f"{x:.3f}")
+DECIMAL_1 = Format(lambda x: f"{x:,.1f}")
+SHORT = Format(lambda x: f"{x:.4g}")
+P = Format(lambda p: f"{p:.4f}" if p >= 5e-5 else f"{p:.1e}")
+"""A p-value, never rounded to 0."""
+VERDICT = Format(lambda yes: "yes" if yes else "no")
+SPREAD = Format(_spread, parts=("mean", "std"))
+"""Mean and standard deviation in percent; the mean alone where there is but one fold."""
+POINTS = Format(lambda value: _spread(value, "+z"), parts=("mean", "std"))
+SECONDS = Format(
+    lambda s: f"{s.mean:,.1f}" + ("" if s.std is None else f" ± {s.std:,.1f}"),
+    parts=("mean", "std"),
+)
+INTERVAL = Format(lambda i: f"[{100 * i.low:.2f}, {100 * i.high:.2f}]", parts=("low", "high"))
+POINTS_INTERVAL = Format(
+    lambda i: f"[{100 * i.low:+.2f}, {100 * i.high:+.2f}]", parts=("low", "high")
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of values, whoever shows them.
+
+    Attributes:
+        name: of its CSV file, and in ``report.json``.
+        title: what its numbers are.
+        columns: names and formats; the first column names the row.
+        rows: raw values, in the order of the columns: fractions, counts, text, None, or
+            :class:`~distill.metrics.Spread` and :class:`~distill.metrics.Interval`.
+        note: what a reader must know beside the title.
+        ruled: a line is drawn after so many rows.
+
+    >>> columns, rows = [("row", TEXT), ("UA", SPREAD)], [("full", Spread(0.5, 0.1, 2))]
+    >>> table = Table("scores", "Scores", columns, rows)
+    >>> table.cells
+    [['full', '50.00 ± 10.00']]
+    >>> print(to_csv(table), end="")
+    row,UA mean,UA std
+    full,0.5,0.1
+    """
+
+    name: str
+    title: str
+    columns: Sequence[tuple[str, Format]]
+    rows: Sequence[Sequence[Any]]
+    note: str = ""
+    ruled: int = 0
+
+    @property
+    def cells(self) -> list[list[str]]:
+        """The rows as people read them."""
+        return [
+            [form.text(value) for (_, form), value in zip(self.columns, row, strict=True)]
+            for row in self.rows
+        ]
+
+
+def to_json(table: Table) -> dict[str, Any]:
+    """A table as plain values, none of them rounded."""
+    return {
+        "name": table.name,
+        "title": table.title,
+        "columns": [name for name, _ in table.columns],
+        "rows": [plain(list(row)) for row in table.rows],
+        "note": table.note,
+    }
+
+
+def to_csv(table: Table) -> str:
+    """A table with a header; means, deviations and interval's ends are columns of their own.
+
+    Scores are fractions with all their digits, an unknown value is an empty cell. Text is left as
+    it is, but for control characters, which are shown as escapes.
+    """
+    import pandas as pd
+
+    names = [
+        f"{name} {part}" if part else name
+        for name, form in table.columns
+        for part in form.parts or ("",)
     ]
-    if not report.studies:
-        out.append(_line("No run is finished, so there is nothing to average."))
-    for study in report.studies:
-        out += _study(study)
-    if report.left_out:
-        rows = [(item.place, item.state, item.reason) for item in report.left_out]
-        header = ("run", "state", "reason")
-        title = "Runs left out of every number"
-        out.append(_table(title, header, rows, left=3, label_width=46))
-    return [Padding(Constrain(item, WIDTH), (0, 0, 1, 0), expand=False) for item in out]
-
-
-def _study(study: Study) -> list[RenderableType]:
-    lines = [
-        _line(wording.title(study), "bold"),
-        _line(wording.protocol(study)),
-        _line(wording.paper_line(study)),
-        *(_line(f"note: {note}") for note in study.notes),
+    rows = [
+        [
+            getattr(value, part, None) if part else value
+            for (_, form), value in zip(table.columns, row, strict=True)
+            for part in form.parts or ("",)
+        ]
+        for row in table.rows
     ]
-    out: list[RenderableType] = [Group(*lines), _scores(study)]
-    for experiment in study.experiments:
-        out += _experiment(experiment, study)
-    few = len(study.rows) <= MANY
-    out += [*(_per_fold(study) if few else []), _section(sections.intervals(study))]
-    if study.teachers:
-        out.append(_teachers(study.teachers))
-    if few or not study.experiments:
-        out += map(_section, sections.compared(study.comparisons))
-    if few:
-        out += [_section(sections.calibration(study, ("test",))), _recall(study)]
-        out.append(_confusions(study.rows))
-    return [*out, _line("More of all this, and how to read it: --out FOLDER")]
-
-
-def _section(section: Section) -> Group:
-    """A section's table between its lines; how it is to be read is for the files to say."""
-    before = [_line(line) for line in section.before]
-    head = [_line(section.title, "bold"), *before] if before or not section.rows else []
-    table: list[RenderableType] = []
-    if section.rows:
-        title = "" if head else section.title
-        caption = section.caption or None
-        table = [_table(title, section.header, section.rows, section.left, caption=caption)]
-    after = [_line(line) for line in section.after if line not in wording.EXPLANATIONS]
-    return Group(*head, *table, *after)
-
-
-def _experiment(experiment: Experiment, study: Study) -> list[RenderableType]:
-    """Its rows in as many columns as fit, unless curves show them; comparisons and curves."""
-    rows, *others = sections.experiment_sections(experiment, study)
-    kept = [] if all(row.point for row in experiment.rows) else _kept(rows.header)
-    narrow = replace(
-        rows,
-        header=tuple(rows.header[place] for place in kept),
-        rows=tuple(tuple(row[place] for place in kept) for row in rows.rows if kept),
+    frame = pd.DataFrame(
+        [[printable(x) if isinstance(x, str) else x for x in row] for row in rows],
+        columns=[printable(name) for name in names],
+        dtype=object,
     )
-    return [_section(narrow), *map(_section, others)]
+    return frame.to_csv(index=False, lineterminator="\n")
 
 
-def _kept(header: Sequence[str]) -> list[int]:
-    """The columns of an experiment's table that a terminal shows.
+def to_markdown(table: Table) -> str:
+    """A Markdown table: text is set to the left, numbers to the right.
 
-    >>> _kept(["", "folds x seeds", "WA", "UA", "WA pooled", "UA pooled", "paper WA / UA"])
-    [0, 1, 2, 3, 6]
+    >>> print(to_markdown(Table("t", "", [("row", TEXT), ("WA", PERCENT)], [("a", 0.7516)])))
+    | row | WA |
+    | --- | ---: |
+    | a | 75.16 |
     """
-    paper = any(name.startswith("paper") for name in header)
-    dropped = {"WA pooled", "UA pooled"} if paper or "UA, common runs" in header else {"WA pooled"}
-    if paper and "UA, common runs" in header:
-        dropped |= {"paper WA / UA", "minus paper, WA / UA"}
-    return [place for place, name in enumerate(header) if name not in dropped]
+    header = [escape(name) for name, _ in table.columns]
+    align = ["---:" if form.number else "---" for _, form in table.columns]
+    lines = [header, align, *(list(map(escape, row)) for row in table.cells)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _scores(study: Study) -> Table:
-    header = ["", "folds", "seeds", "WA", "UA", "pooled WA / UA"]
-    rows = []
-    for row in study.rows:
-        results = row.results
-        pooled = results.pooled
-        rows.append([
-            row.label,
-            f"{len(results.folds)}/{results.n_folds}",
-            str(len(row.seeds)) if isinstance(row, Student) else NONE,
-            plus_minus(results.wa),
-            plus_minus(results.ua),
-            f"{percent(pooled.wa)} / {percent(pooled.ua)}" if pooled else NONE,
-            *([] if study.incomparable else [published_pair(row.published)]),
-        ])  # fmt: skip
-    header = header if study.incomparable else [*header, "paper WA / UA"]
-    caption = "percent; mean ± sample std over folds; pooled over all test utterances"
-    section = len(study.teachers)
-    return _table("Scores on the test speakers", header, rows, caption=caption, section=section)
+def escape(text: str) -> str:
+    r"""Text of a corpus or a user, so that Markdown shows it and nothing else.
 
-
-def _per_fold(study: Study) -> list[RenderableType]:
-    done = sorted({fold.fold for row in study.rows for fold in row.results.folds})
-    out: list[RenderableType] = []
-    for start in range(0, len(done), FOLDS_ABREAST):
-        folds = done[start : start + FOLDS_ABREAST]
-        rows = []
-        for row in study.rows:
-            known = {fold.fold: fold for fold in row.results.folds}
-            for metric in ("wa", "ua"):
-                cells = [percent(getattr(known.get(fold), metric, None), 1) for fold in folds]
-                label = row.label if metric == "wa" else ""
-                rows.append([label, metric.upper(), *cells])
-        section = 2 * len(study.teachers)
-        header = ["fold", "", *map(str, folds)]
-        out.append(_table("Each fold", header, rows, left=2, section=section))
-    return out
-
-
-def _teachers(teachers: Iterable[Teacher]) -> Table:
-    header = ("UA", "training speakers", "validation speaker", "test speaker")
-    rows = [
-        (
-            wording.named(t),
-            plus_minus(t.train_ua),
-            plus_minus(t.validation_ua),
-            plus_minus(t.results.ua),
-        )
-        for t in teachers
-    ]
-    return _table("Teachers on what they saw and what they did not", header, rows)
-
-
-def _recall(study: Study) -> Table:
-    rows = [
-        [wording.named(row), *(percent(pooled.recall[name], 1) for name in study.classes)]
-        for row in study.rows
-        if (pooled := row.results.pooled)
-    ]
-    section = sum(1 for teacher in study.teachers if teacher.results.pooled)
-    return _table("Recall per class, pooled", ["", *study.classes], rows, section=section)
-
-
-def _confusions(rows: Iterable[Teacher | Student]) -> Group:
-    """One small table for each row that can be pooled, as many abreast as fit."""
-    tables = []
-    for row in rows:
-        pooled = row.results.pooled
-        if pooled:
-            cells = [
-                [name, *map(str, counts)]
-                for name, counts in zip(pooled.classes, pooled.confusion, strict=True)
-            ]
-            small = _table(wording.named(row), ["truth \\ predicted", *pooled.classes], cells)
-            tables.append(Padding(small, (0, 0, 1, 0), expand=False))
-    return Group(_line("Confusion, pooled", "bold"), Columns(tables, padding=(0, 4)))
-
-
-def _table(
-    title: str,
-    header: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    left: int = 1,
-    *,
-    caption: str | None = None,
-    label_width: int = LABEL_WIDTH,
-    section: int = 0,
-) -> Table:
-    """The first ``left`` columns to the left, numbers to the right, a rule after ``section`` rows.
-
-    Nothing in it is read as markup.
+    >>> escape("a|b <img> *c* http://d")
+    'a\\|b &lt;img&gt; \\*c\\* http&#58;//d'
     """
-    table = Table(
-        title=_line(title, "bold") if title else None,
-        caption=_line(caption, "dim") if caption else None,
+    text = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = re.sub(r"([\\`*_{}\[\]#|~$!])", r"\\\1", text)
+    return text.replace("://", "&#58;//").replace("www.", "www&#46;").replace("@", "&#64;")
+
+
+def to_terminal(table: Table, above: str = "") -> RichTable:
+    """A table for rich below a heading, which it does not repeat; nothing is read as markup."""
+    shown = RichTable(
+        title=None if table.title == above else line(table.title, "italic"),
         box=box.SIMPLE,
         show_edge=False,
         title_justify="left",
-        caption_justify="left",
         pad_edge=False,
         collapse_padding=True,
     )
-    for place, name in enumerate(header):
-        table.add_column(
-            _line(name),
-            justify="left" if place < left else "right",
-            no_wrap=place >= left,
+    for name, form in table.columns:
+        shown.add_column(
+            line(name),
+            justify="right" if form.number else "left",
+            no_wrap=form.number,
             overflow="fold",
-            max_width=label_width if place < left else None,
+            max_width=form.width,
         )
-    for number, cells in enumerate(rows, start=1):
-        table.add_row(*map(_line, cells), end_section=number == section)
-    return table
+    for number, cells in enumerate(table.cells, start=1):
+        shown.add_row(*map(line, cells), end_section=number == table.ruled)
+    return shown
 
 
-def _line(text: str, style: str = "") -> Text:
+def line(text: str, style: str = "") -> Text:
+    """Text for a terminal, shown as it is."""
     return Text(printable(text), style=style)

@@ -6,16 +6,15 @@ import io
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from rich.console import Console
 
-from distill.report import collect, summarise, to_tables
+from distill.report import collect, summarise, terminal
 from distill.report.data import Experiment, Report, Study
 from tests.distill.report.fake_runs import facts, write_run
 
 IEMOCAP: dict[str, Any] = {
     "dataset": "iemocap", "full_release": True, "student": {"backbone": "hubert-base"},
-    "teachers": {"prosodic": {"test": {"wa": 0.5, "ua": 0.4}}},
+    "teachers": {"prosodic": (0.9, 0.5, 0.4)},
 }  # fmt: skip
 
 
@@ -46,10 +45,6 @@ def only(root: Path) -> Experiment:
 
 def printed(report: Report, width: int = 100) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
-    for item in to_tables(report):
+    for item in terminal(report):
         console.print(item)
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
-
-
-def frame_of(folder: Path) -> Any:
-    return pd.read_parquet(folder / "predictions.parquet")

@@ -7,13 +7,10 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
 from distill.report.published import load
 from distill.runs.folder import RunFolder
 from distill.runs.records import ExperimentRecord, Row, SweepPoint, write_record
-from tests.distill.report.fake_runs import confusion, facts, predictions, write_run
+from tests.distill.report.fake_runs import facts, write_run
 
 TABLE2 = {
     "full": 0.74, "no-logits": 0.70, "no-embeddings": 0.73, "no-prosodic": 0.73,
@@ -29,42 +26,14 @@ def key_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def teacher_logits(record: dict[str, object]) -> pd.DataFrame:
-    """Raw logits of both teachers on the fold's test and validation rows, and their record."""
-    frames = []
-    for name, hit in {"linguistic": 0.72, "prosodic": 0.55}.items():
-        frame = predictions(record | {"seed": 1 + len(name)}, hit)
-        frame.insert(0, "teacher", name)
-        frames.append(frame)
-        test = frame[frame["role"] == "test"]
-        counts = pd.crosstab(
-            pd.Categorical(test["truth"], record["classes"]),
-            pd.Categorical(test["prediction"], record["classes"]),
-            dropna=False,
-        ).to_numpy()
-        recall = np.diag(counts) / counts.sum(axis=1)
-        wa, ua = float(np.trace(counts) / counts.sum()), float(recall.mean())
-        record["teachers"][name]["test"] = {"wa": wa, "ua": ua, "confusion": counts.tolist()}  # type: ignore[index]
-    return pd.concat(frames, ignore_index=True)
-
-
 def add_run(root: Path, fold: int, variant: str, key: str, hit: float, **over: object) -> Path:
     """A finished run with its loss terms and its teachers' logits."""
     more = {"temperatures": {"linguistic": 5.0, "prosodic": 0.5}, "label_map": LABELS,
             "text_overlap": {"n_test": 80, "n_shared": 31}}  # fmt: skip
     record = facts(fold, 42, variant=variant, key=key, **(more | over))
-    record["teachers"] = {
-        name: {
-            part: confusion(np.random.default_rng(fold), 20, hit)
-            for part in ("train", "validation")
-        }
-        for name, hit in {"linguistic": 0.95, "prosodic": 0.8}.items()
-    }
-    logits = teacher_logits(record)
     alpha = 0.0 if variant in ("ce-only", "no-logits") else 1.0
     settings = f"[losses]\nalpha = {alpha}\nbeta = 10.0\n"
     folder = write_run(root, record, hit=hit, settings=settings, done=False, epochs=12)
-    logits.to_parquet(folder / "teachers.parquet", index=False)
     lines = []
     for line in (folder / "metrics.jsonl").read_text().splitlines():
         epoch = json.loads(line)

@@ -185,7 +185,7 @@ def comparisons(reference: Group, others: Sequence[Group]) -> list[Document]:
     for metric in ("wa", "ua"):
         p_values = [sign_p(row[metric]) for row in found]
         for row, p, p_holm in zip(found, p_values, holm(p_values), strict=True):
-            row[f"{metric}_test"] = {
+            row[f"{metric}_sign_flip"] = {
                 "p": p, "smallest_p": 2 / 2 ** len(row["folds"]), "exact": True, "p_holm": p_holm,
                 "family": len(found), "significant": p_holm <= 0.05,
             }  # fmt: skip

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from distill.report import collect, summarise, write
@@ -77,7 +77,7 @@ def out(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def study(out: Path) -> Mapping[str, Any]:
     document = json.loads((out / "report.json").read_text())
-    assert document["schema"] == 2
+    assert document["schema"] == 3
     assert document["left_out"] == []
     (one,) = document["studies"]
     return dict(one)
@@ -109,7 +109,6 @@ def test_teachers(study: Mapping[str, Any], groups: Mapping[str, Group]) -> None
     rows = study["teachers"]
     assert [row["name"] for row in rows] == ["linguistic", "prosodic"]
     assert all(same(row, teacher(row["name"], groups["full"])) > 250 for row in rows)
-    assert {row["no_calibration"] for row in rows} == {""}
 
 
 def test_comparisons(study: Mapping[str, Any], groups: Mapping[str, Group]) -> None:
@@ -228,7 +227,7 @@ def blank(wa: Any, ua: Any) -> dict[str, Any]:
 
 def test_the_rest_of_a_study(study: Mapping[str, Any], groups: Mapping[str, Group]) -> None:
     """Nothing but these and what the tests above have gone through holds a number."""
-    seen = {"teachers", "students", "comparisons", "agreements", "experiments"}
+    seen = {"teachers", "students", "comparisons", "agreements", "experiments", "tables"}
     rest = {key: value for key, value in study.items() if key not in seen}
     sizes = {
         fold: frame["role"].value_counts() for (fold, _), frame in groups["full"].tables.items()
@@ -247,36 +246,161 @@ def test_the_rest_of_a_study(study: Mapping[str, Any], groups: Mapping[str, Grou
     assert len(study["notes"]) == 2 + 6  # each row lacks folds
 
 
-def test_csv_files_hold_the_same_numbers(study: Mapping[str, Any], out: Path) -> None:
-    one = study
-    scores = pd.read_csv(out / "scores.csv")
-    runs = [(s["label"], r) for s in one["students"] for r in s["runs"]]
-    own = scores[scores["kind"] == "student"]
-    assert own[["row", "fold", "seed", "wa", "ua", "n", "seconds"]].to_numpy().tolist() == [
-        [label, *(run[k] for k in ("fold", "seed", "wa", "ua", "n", "seconds"))]
-        for label, run in runs
+def rows_of(study: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    """A table of ``report.json``, its rows by column."""
+    (table,) = [table for table in study["tables"] if table["name"] == name]
+    return [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
+
+
+def label_of(row: Mapping[str, Any]) -> str:
+    return str(row["row"]).split(",")[0]
+
+
+@pytest.fixture(scope="module")
+def again(study: Mapping[str, Any], groups: Mapping[str, Group]) -> dict[str, Any]:
+    """Label -> what :mod:`recompute` makes of a student or teacher."""
+    of = {row["label"]: student(groups[row["key"]]) for row in study["students"]}
+    return of | {t["label"]: teacher(t["name"], groups["full"]) for t in study["teachers"]}
+
+
+def test_tables_of_scores(study: Mapping[str, Any], again: Mapping[str, Any]) -> None:
+    for row in rows_of(study, "scores"):
+        own = again[row["row"]]["results"]
+        pooled = own["pooled"]
+        assert row["folds"] == f"{len(own['folds'])}/10"
+        given = {key: row[key] for key in ("WA", "UA", "WA pooled", "UA pooled")}
+        assert same(given, {"WA": own["wa"], "UA": own["ua"], "WA pooled": pooled["wa"],
+                            "UA pooled": pooled["ua"]}) == 8  # fmt: skip
+        assert row["seeds"] == (len(again[row["row"]]["seeds"]) if "seeds" in again[row["row"]]
+                                else None)  # fmt: skip
+    few = [label for label, own in again.items() if own["results"]["wa_interval"] is None]
+    assert few == ["no-linguistic · tiny"]
+    rows = rows_of(study, "intervals")
+    assert len(rows) == len(again) - 1
+    for row in rows:
+        own = again[label_of(row)]["results"]
+        pair = {key: row[f"{key} interval"] for key in ("WA", "UA")}
+        assert same(pair, {"WA": own["wa_interval"], "UA": own["ua_interval"]}) == 10
+        assert row["speakers"] == len(own["folds"])
+    rows = rows_of(study, "folds")
+    assert len(rows) == 2 * len(again)
+    for row in rows:
+        each = {f["fold"]: f[row["fold"].lower()] for f in again[row["row"]]["results"]["folds"]}
+        same({n: row[str(n)] for n in FOLDS}, {n: each.get(n) for n in FOLDS})
+
+
+def test_tables_of_classes(study: Mapping[str, Any], again: Mapping[str, Any]) -> None:
+    classes = study["classes"]
+    recall, confusion = rows_of(study, "recall"), rows_of(study, "confusion")
+    assert (len(recall), len(confusion)) == (len(again), len(again) * len(classes))
+    for row in recall:
+        own = again[label_of(row)]["results"]["pooled"]
+        same({name: row[name] for name in classes}, own["recall"])
+    for row in confusion:
+        own = again[label_of(row)]["results"]["pooled"]
+        counts = own["confusion"][classes.index(row["truth"])]
+        assert [row[name] for name in classes] == counts
+
+
+def test_tables_of_calibration_and_teachers(
+    study: Mapping[str, Any], again: Mapping[str, Any]
+) -> None:
+    roles = ["train", "validation", "test"]
+    for row in rows_of(study, "calibration"):
+        own = again[label_of(row)]["calibration"]
+        one = own[roles.index(row["utterances of"])] if len(own) > 1 else own[0]
+        names = {"n": "n", "accuracy": "accuracy", "confidence": "confidence", "ECE": "ece",
+                 "NLL": "nll"}  # fmt: skip
+        assert same({k: row[k] for k in names}, {k: one[v] for k, v in names.items()}) == 5
+    for row in rows_of(study, "teachers"):
+        own = again[label_of(row)]
+        given = [row["training speakers"], row["validation speaker"], row["test speaker"]]
+        assert same(given, [own["train_ua"], own["validation_ua"], own["results"]["ua"]]) == 10
+    named = ("n", "same", "kappa", "both right", "first only", "second only")
+    keys = ("n", "share", "kappa", "both_right", "first_right", "second_right")
+    rows = rows_of(study, "agreement")  # the numbers themselves: see test_agreements
+    assert [[row[k] for k in ("first", "second", *named)] for row in rows] == [
+        [one[k] for k in ("first", "second", *keys)] for one in study["agreements"]
     ]
-    taught_by = scores[scores["kind"] == "teacher"]
-    assert taught_by["ua"].tolist() == [
-        fold["ua"] for t in one["teachers"] for fold in t["results"]["folds"]
-    ]
-    assert taught_by["seed"].isna().all()
-    compared = pd.read_csv(out / "comparisons.csv")
-    rows = [*one["comparisons"], *(c for e in one["experiments"] for c in e["comparisons"])]
-    assert len(compared) == 2 * len(rows)
-    for metric in ("wa", "ua"):
-        part = compared[compared["metric"] == metric]
-        assert part["mean"].tolist() == [row[f"{metric}_spread"]["mean"] for row in rows]
-        assert part["p_holm"].tolist() == [row[f"{metric}_test"]["p_holm"] for row in rows]
-        ends = [row[f"{metric}_interval"] or {"low": None} for row in rows]
-        assert part["low"].astype(object).where(part["low"].notna(), None).tolist() == [
-            end["low"] for end in ends
+
+
+def test_tables_of_differences(study: Mapping[str, Any], groups: Mapping[str, Group]) -> None:
+    keys = {row["label"]: row["key"] for row in study["students"]}
+    rows = rows_of(study, "differences")
+    labels = list(dict.fromkeys(row["row"] for row in rows))
+    expected = comparisons(groups["full"], [groups[keys[label]] for label in labels])
+    assert len(rows) == 2 * len(expected) == 10
+    names = {"difference": "spread", "interval": "interval"}
+    for row in rows:
+        own, metric = expected[labels.index(row["row"])], row["score"].lower()
+        test = own[f"{metric}_sign_flip"]
+        given = [row[k] for k in ("folds", *names, "p", "p (Holm)", "significant")]
+        wanted = [len(own["folds"]), *(own[f"{metric}_{v}"] for v in names.values()),
+                  test["p"], test["p_holm"], test["significant"]]  # fmt: skip
+        assert same(given, wanted) >= 9
+
+
+def test_tables_of_training(study: Mapping[str, Any], again: Mapping[str, Any]) -> None:
+    names = {"last epoch": "last", "all epochs": "mean", "gradient, last": "gradient_last",
+             "gradient, all": "gradient_mean", "share, last": "share_last",
+             "share, all": "share_mean"}  # fmt: skip
+    rows = rows_of(study, "losses")
+    for label, own in again.items():
+        mine = [{k: row[k] for k in names} for row in rows if row["row"] == label]
+        terms = [{k: term[v] for k, v in names.items()} for term in own.get("terms", [])]
+        same(mine, terms)
+    for row in rows_of(study, "cost"):
+        own = again[row["row"]]
+        assert (row["parameters"], row["runs"]) == (own["parameters"], len(own["runs"]))
+        assert row["minutes, all runs"] == pytest.approx(own["seconds"] / 60)
+        same(row["seconds a run"], own["seconds_per_run"])
+    runs = rows_of(study, "runs")
+    assert sum(row["kind"] == "student" for row in runs) == sum(
+        len(own.get("runs", ())) for own in again.values()
+    )
+    for label, own in again.items():
+        mine = [
+            {k: row[k] for k in ("fold", "WA", "UA", "n")} for row in runs if row["row"] == label
         ]
-    asked = pd.read_csv(out / "experiments.csv")
-    shown = [row for e in one["experiments"] for row in e["rows"]]
-    assert asked["label"].tolist() == [row["label"] for row in shown]
-    assert asked["ua_mean"].fillna(-1).tolist() == [
-        row["results"]["ua"]["mean"] if row["results"] else -1 for row in shown
+        wanted = own.get("runs") or own["results"]["folds"]
+        same(mine, [{"fold": r["fold"], "WA": r["wa"], "UA": r["ua"], "n": r["n"]} for r in wanted])
+
+
+def test_tables_of_experiments(study: Mapping[str, Any]) -> None:
+    """Their rows hold what :func:`test_experiments` and :func:`test_curves` have recomputed."""
+    for number, experiment in enumerate(study["experiments"], start=1):
+        rows = rows_of(study, f"experiment-{number}")
+        assert [(row["row"], row["WA"], row["UA"]) for row in rows] == [
+            (row["label"], *((r["wa"], r["ua"]) if (r := row["results"]) else (None, None)))
+            for row in experiment["rows"]
+        ]
+        assert not [name for name in rows[0] if "paper" in name]
+        for place, curve in enumerate(experiment["curves"], start=1):
+            points = rows_of(study, f"experiment-{number}-curve-{place}")
+            assert [point["tau"] for point in points] == [p["value"] for p in curve["points"]]
+            of = {row["label"]: row["results"] for row in experiment["rows"]}
+            assert [point["UA"] for point in points] == [
+                of[p["label"]] and of[p["label"]]["ua"] for p in curve["points"]
+            ]
+    common = [row for row in study["experiments"][0]["rows"] if row["common_wa"]]
+    assert [(r["row"], r["WA"], r["UA"]) for r in rows_of(study, "experiment-1-common")] == [
+        (row["label"], row["common_wa"], row["common_ua"]) for row in common
     ]
-    assert asked["value"].tolist()[-3:] == [2.0, 4.0, 10.0]
-    assert not [name for name in asked.columns if "published" in name]
+
+
+def test_csv_files_hold_the_same_numbers(study: Mapping[str, Any], out: Path) -> None:
+    assert {f"{table['name']}.csv" for table in study["tables"]} == {
+        path.name for path in out.glob("*.csv")
+    }
+    for table in study["tables"]:
+        with (out / f"{table['name']}.csv").open(newline="") as file:
+            lines = list(csv.DictReader(file))
+        assert len(lines) == len(table["rows"])
+        for found, row in zip(lines, table["rows"], strict=True):
+            for name, value in zip(table["columns"], row, strict=True):
+                held = {key: found[f"{name} {key}"] for key in ("mean", "std", "low", "high")
+                        if f"{name} {key}" in found}  # fmt: skip
+                wanted = {key: (value or {}).get(key) for key in held}
+                if name in found:
+                    held, wanted = {"": found[name]}, {"": value}
+                assert held == {k: "" if v is None else str(v) for k, v in wanted.items()}

@@ -131,7 +131,7 @@ FRAMES: dict[str, tuple[Edit, str]] = {
 def test_predictions_that_do_not_fit_are_named_and_not_averaged(pair: Path, name: str) -> None:
     edit, said = FRAMES[name]
     before = summarise(collect([pair])).to_dict()["studies"]
-    record = facts(4, 42, variant="ce-only", key="0f9e8d7c6b5a")
+    record = facts(4, 42, variant="ce-only", key="0f9e8d7c6b5a", teachers={})
     write_run(pair, record, frame=edit(predictions(record, 0.5)))
     found = collect([pair])
     (left,) = found.left_out
@@ -167,7 +167,8 @@ FACTS: dict[str, tuple[dict[str, object], str]] = {
 def test_facts_that_do_not_fit_are_named(pair: Path, name: str) -> None:
     over, said = FACTS[name]
     folder = write_run(pair, facts(4, 42, key="other"))
-    (folder / "run.json").write_text(json.dumps(facts(4, 42, key="other") | over))
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(record | over))
     RunFolder(folder).finish()
     (left,) = collect([pair]).left_out
     assert left.state == "damaged"

@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
+
 from distill.report import collect, summarise
 from distill.runs.folder import RunFolder
 from distill.runs.read import RunSet
-from tests.distill.report.experiment_runs import frame_of, printed, row, run, study_of
-from tests.distill.report.fake_runs import facts, predictions, taught, write_record, write_run
+from tests.distill.report.experiment_runs import row, run, study_of
+from tests.distill.report.fake_runs import facts, predictions, write_record, write_run
 
 
 def test_nothing_depends_on_the_order_of_runs(tmp_path: Path) -> None:
     for key, variant in (("a", "full"), ("b", "ce-only")):
         for fold in (1, 2, 3):
-            folder = run(tmp_path, key, fold, variant=variant)
-            record = json.loads((folder / "run.json").read_text())
-            taught(record, frame_of(folder))[1].to_parquet(folder / "teachers.parquet")
-            RunFolder(folder).finish()
+            run(tmp_path, key, fold, variant=variant)
     write_record(tmp_path, "mine", [row("a"), row("b", "ce-only")])
     found = collect([tmp_path])
     turned = RunSet(found.runs[::-1], found.left_out, found.records)
@@ -32,19 +31,12 @@ def test_folds_of_two_speakers_are_resampled_by_speaker(tmp_path: Path) -> None:
         record = facts(fold, 1, key="x", n_folds=2, split=split)
         frame = predictions(record, 0.7)
         frame["speaker"] = [one, other] * (len(frame) // 2)
-        write_run(tmp_path / "old", record, frame=frame)
-        record, teachers = taught(record, frame)
-        write_run(tmp_path / "new", record, frame=frame, teachers=teachers)
-    old, new = study_of(tmp_path / "old"), study_of(tmp_path / "new")
-    for study in (old, new):
-        found = study.students[0].results.ua_interval
-        assert found is not None
-        assert found.n_units == 4
-    assert old.teachers[0].results.ua_interval is None
-    assert "speaker by speaker" in old.teachers[0].results.no_interval
-    found = new.teachers[0].results.ua_interval
-    assert found is not None
-    assert (found.unit, found.n_units) == ("speaker", 4)
+        write_run(tmp_path, record, frame=frame)
+    study = study_of(tmp_path)
+    for one in study.rows:
+        interval = one.results.ua_interval
+        assert interval is not None
+        assert (interval.unit, interval.n_units) == ("speaker", 4)
 
 
 def test_teachers_answers_that_do_not_fit_are_damage(tmp_path: Path) -> None:
@@ -59,8 +51,7 @@ def test_teachers_answers_that_do_not_fit_are_damage(tmp_path: Path) -> None:
     ):
         root = tmp_path / str(number)
         folder = run(root, "a")
-        record = json.loads((folder / "run.json").read_text())
-        change(taught(record, frame_of(folder))[1]).to_parquet(folder / "teachers.parquet")
+        change(pd.read_parquet(folder / "teachers.parquet")).to_parquet(folder / "teachers.parquet")
         RunFolder(folder).finish()
         (left,) = collect([root]).left_out
         assert left.state == "damaged"
@@ -70,16 +61,8 @@ def test_teachers_answers_that_do_not_fit_are_damage(tmp_path: Path) -> None:
 def test_logits_that_contradict_the_store_are_told(tmp_path: Path) -> None:
     folder = run(tmp_path, "a")
     record = json.loads((folder / "run.json").read_text())
-    taught(record, frame_of(folder))[1].to_parquet(folder / "teachers.parquet")
+    record["teachers"]["linguistic"] = {"test": {"wa": 0.5, "ua": 0.5}}
+    (folder / "run.json").write_text(json.dumps(record))
     RunFolder(folder).finish()
     notes = study_of(tmp_path).notes
     assert "linguistic teacher: in fold 1 its logits give other scores than were recorded" in notes
-
-
-def test_older_runs_have_no_calibration_of_teachers_and_it_is_said(tmp_path: Path) -> None:
-    for fold in (1, 2):
-        run(tmp_path, "a", fold)
-    assert {t.calibration for t in study_of(tmp_path).teachers} == {()}
-    assert "older version" in study_of(tmp_path).teachers[0].no_calibration
-    assert study_of(tmp_path).agreements == ()
-    assert "older version" in printed(summarise(collect([tmp_path])))

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from distill.report import collect, summarise, write
-from distill.report.verdicts import significance
+from distill.report.sections import significance
 from tests.distill.report.experiment_runs import only, printed, row, run
 from tests.distill.report.fake_runs import write_record
 
@@ -42,7 +42,11 @@ def test_one_fold_alone_is_reported_without_any_statistic(tmp_path: Path) -> Non
     write_record(tmp_path, "mine", [row("a"), row("b", "ce-only")])
     report = summarise(collect([tmp_path]))
     (compared,) = report.studies[0].experiments[0].comparisons
-    assert (compared.ua_test.p, compared.ua_interval, compared.ua_spread.std) == (None, None, None)
+    assert (compared.ua_sign_flip.p, compared.ua_interval, compared.ua_spread.std) == (
+        None,
+        None,
+        None,
+    )
     student = report.studies[0].students[0]
     assert student.results.no_interval == "too few speakers to resample: 1, fewer than 3"
     assert "not tested, for want of a second fold: b" in significance((compared,))[0]
@@ -58,12 +62,11 @@ def test_text_of_records_is_shown_and_not_obeyed(tmp_path: Path) -> None:
     report = summarise(collect([tmp_path / "runs"]))
     write(report, tmp_path / "out")
     page = (tmp_path / "out" / "report.md").read_text()
-    table = (tmp_path / "out" / "experiments.csv").read_text()
+    table = (tmp_path / "out" / "experiment-1.csv").read_text()
     for text in (page, table, printed(report)):
         assert "\x1b" not in text
         assert "\u202e" not in text
     assert "<script" not in page
     assert "<img" not in page
     assert "[red]x" in printed(report)
-    assert "'=cmd" in table
-    assert ",=cmd" not in table
+    assert "\n=cmd|' /C calc'!A0," in table  # text as it is

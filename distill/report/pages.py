@@ -1,0 +1,139 @@
+"""A whole report as a page, as Markdown and for a terminal: the same sections in each.
+
+The page opens from disk, asks no network for anything and runs no script; the policy in its head
+forbids both. All text is escaped by the template, and shown through
+:func:`featstore.core.schema.printable`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.constrain import Constrain
+from rich.padding import Padding
+
+from distill.report import sections as parts
+from distill.report.data import Report
+from distill.report.figures import Drawing
+from distill.report.tables import escape, line, to_markdown, to_terminal
+from featstore.core.schema import printable
+
+WIDTH = 100
+NOTHING = "No run is finished, so there is nothing to average."
+Drawings = Mapping[str, Drawing]
+"""The figures of a study by name."""
+
+
+def html(report: Report, drawings: Sequence[Drawings]) -> str:
+    """The whole page; the same report and figures give the same text."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    def shown(value: Any) -> Any:
+        plain = isinstance(value, str) and not isinstance(value, Markup)
+        return printable(value) if plain else value
+
+    def inline(drawing: Drawing) -> str:
+        return f"data:image/svg+xml;base64,{base64.b64encode(drawing.svg).decode()}"
+
+    style = _resource("page.css")
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, finalize=shown, trim_blocks=True
+    )
+    one = len(report.studies) == 1
+    return environment.from_string(_resource("page.html.jinja")).render(
+        title=f"EmoDistill on {parts.title(report.studies[0])}" if one else "EmoDistill report",
+        nothing=NOTHING,
+        first_lines=parts.first_lines(report),
+        chapters=[
+            {
+                "prefix": "" if one else f"s{number}-",
+                "title": parts.title(study),
+                "lead": parts.lead(study),
+                "findings": parts.findings(study),
+                "notes": (*study.notes, parts.paper_line(study)),
+                "sections": parts.sections(study),
+                "drawings": drawn,
+            }
+            for number, (study, drawn) in enumerate(zip(report.studies, drawings, strict=True), 1)
+        ],
+        left_out=[parts.left_out(report)] if report.left_out else [],
+        inline=inline,
+        style=Markup(style),
+        style_hash=style_hash(style),
+    )
+
+
+def style_hash(style: str) -> str:
+    """What a content security policy calls a style sheet.
+
+    >>> style_hash("p{}")
+    'sha256-gG2yISYereRMiG2lMXrbiUgi0Ubw9p7QCeWcroOvy9Y='
+    """
+    return f"sha256-{base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()}"
+
+
+def _resource(name: str) -> str:
+    return resources.files("distill.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def markdown(report: Report, drawings: Sequence[Drawings], stems: Sequence[str]) -> str:
+    """The whole report.
+
+    Args:
+        report: what to say.
+        drawings: the figures of each study.
+        stems: what the names of each study's files begin with.
+    """
+    out = [f"> **{escape(text)}**" for text in parts.first_lines(report)]
+    out += ["# EmoDistill report", *([] if report.studies else [NOTHING])]
+    for study, drawn, stem in zip(report.studies, drawings, stems, strict=True):
+        out += [f"## {escape(parts.title(study))}", escape(parts.lead(study))]
+        facts = [*parts.findings(study), *study.notes, parts.paper_line(study)]
+        out.append("\n".join(f"- {escape(text)}" for text in facts))
+        for section in parts.sections(study):
+            out += _section(section)
+            out += [
+                f"![{escape(drawn[name].title)}]({stem}{name}.png)"
+                for name in section.figures
+                if name in drawn
+            ]
+    out += _section(parts.left_out(report), 2) if report.left_out else []
+    return "\n\n".join(out) + "\n"
+
+
+def _section(section: parts.Section, level: int = 3) -> list[str]:
+    out = [f"{'#' * level} {escape(section.title)}", *map(escape, section.lines)]
+    for table in section.tables:
+        if table.rows:
+            title = [f"**{escape(table.title)}**"] if table.title != section.title else []
+            out += [*title, to_markdown(table), *([escape(table.note)] if table.note else [])]
+    return out
+
+
+def terminal(report: Report) -> list[RenderableType]:
+    """What to print one after another; no line is longer than 100 columns."""
+    out: list[RenderableType] = [line(text, "bold reverse") for text in parts.first_lines(report)]
+    out += [] if report.studies else [line(NOTHING)]
+    for study in report.studies:
+        notes = [f"note: {text}" for text in (*study.notes, parts.paper_line(study))]
+        texts = [parts.lead(study), *parts.findings(study), *notes]
+        out.append(Group(line(parts.title(study), "bold"), *map(line, texts)))
+        out += [_shown(section) for section in parts.sections(study) if section.terminal]
+        out.append(line("More of all this, and how to read it: --out FOLDER"))
+    out += [_shown(parts.left_out(report))] if report.left_out else []
+    return [Padding(Constrain(item, WIDTH), (0, 0, 1, 0), expand=False) for item in out]
+
+
+def _shown(section: parts.Section) -> Group:
+    tables = [
+        Padding(to_terminal(table, section.title), (0, 0, 1, 0), expand=False)
+        for table in section.tables
+        if table.rows
+    ]
+    return Group(line(section.title, "bold"), *map(line, section.lines), *tables)
