@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distill.report.data import Comparison, Curve, Experiment, Student, Study, SweepCurve, Teacher
-from distill.report.sections import named
+from distill.report.words import named
 from featstore.core.schema import printable
 
 if TYPE_CHECKING:
@@ -79,29 +79,22 @@ class Drawing:
 
 def draw(study: Study) -> dict[str, Drawing]:
     """All figures that the study has the numbers for, by name."""
-    kinds = KINDS | {
-        f"sweep-{number}": (
-            _title(experiment),
-            SWEEP_KEY,
-            lambda _, experiment=experiment: sweep(experiment),
-        )
-        for number, experiment in enumerate(study.experiments, start=1)
-    }
-    drawings = {}
-    for name, (title, key, make) in kinds.items():
-        with _style():
-            figure = make(study)
-            if figure is not None:
-                drawings[name] = _drawing(figure, study, title, key)
-    return drawings
+    with _style():
+        made = {name: (make(study), make.__doc__, "") for name, make in FIGURES.items()}
+        for number, one in enumerate(study.experiments, start=1):
+            title = f"{one.title} ({one.student})"
+            made[f"sweep-{number}"] = (sweep(one), sweep.__doc__, title)
+        return {
+            name: _drawing(figure, study, doc or "", title)
+            for name, (figure, doc, title) in made.items()
+            if figure
+        }
 
 
-def _title(experiment: Experiment) -> str:
-    return f"{experiment.title} ({experiment.student})"
-
-
-def _drawing(figure: Figure, study: Study, title: str, key: str) -> Drawing:
+def _drawing(figure: Figure, study: Study, doc: str, title: str) -> Drawing:
     """Title, legend and files; the same bytes for the same numbers."""
+    first, _, key = " ".join(doc.split()).partition(". ")
+    title = title or first
     synthetic = study.dataset == "synthetic"  # no picture of machine speech passes for people's
     corpus = "synthetic corpus (machine speech)" if synthetic else _short(study.dataset, 40)
     head = _short(f"{corpus}: {title}", 110)
@@ -206,7 +199,12 @@ def _look(row: Teacher | Student) -> tuple[str, str, str]:
 
 
 def scores(study: Study) -> Figure | None:
-    """WA and UA, a line per row: the folds, below them their mean, below that the pooled score."""
+    """WA and UA on the test speakers.
+
+    Small circles: one fold each. Marks with bars: mean ± standard deviation over folds (squares:
+    teachers, discs: students). Diamonds: pooled score, 95 % interval. Stars: the paper's figures,
+    where they may be compared with.
+    """
     rows = study.rows[:MOST]
     figure, panels = _grid(2, 4.6, 0.55 + 0.52 * len(rows), sharey=True)
     chance = f"{100 / len(study.classes):.3g}"
@@ -252,7 +250,10 @@ def _bar(value: float, interval: Any) -> list[list[float]] | None:
 
 
 def recalls(study: Study) -> Figure | None:
-    """A line per row, a mark of its own shape for each class."""
+    """Recall of each class, all test utterances.
+
+    Each class has a shape of its own.
+    """
     rows = study.rows[:MOST]
     figure, (axes,) = _grid(1, 6.4, 0.5 + 0.5 * len(rows))
     for number, name in enumerate(study.classes):
@@ -270,7 +271,11 @@ def recalls(study: Study) -> Figure | None:
 
 
 def confusions(study: Study) -> Figure | None:
-    """A panel per row: counts, and below them the share of the true class; recall is diagonal."""
+    """Confusion of all test utterances.
+
+    Rows: truth. Columns: prediction. Counts of utterances, and below each its share of the true
+    class, which also sets the shade; on the diagonal, in bold, that is the recall.
+    """
     rows = study.rows[:MOST]
     side = max(2.3, 0.62 * len(study.classes))
     figure, panels = _grid(len(rows), side, side + 0.35)
@@ -302,7 +307,12 @@ def confusions(study: Study) -> Figure | None:
 
 
 def differences(study: Study) -> Figure | None:
-    """Each student minus its reference: every fold, the mean with its interval, the verdict."""
+    """Differences from the reference, percentage points.
+
+    Small circles: one fold each. Discs with bars: mean difference, 95 % interval, filled where it
+    is significant after Holm's correction. Right of the line the student is better than its
+    reference.
+    """
     rows = study.comparisons[:MOST]
     if not rows:
         return None
@@ -329,7 +339,12 @@ def _difference(axes: Axes, row: Comparison, metric: str, place: int) -> None:
 
 
 def reliability(study: Study) -> Figure | None:
-    """A panel per row (Guo et al. 2017): accuracy of the answers in each bin of confidence."""
+    """Reliability on the test speakers.
+
+    Marks: the accuracy of the answers whose confidence falls into a bin, larger where there are
+    more of them. Below the dashed line there is too much confidence. Bars: the share of answers in
+    each bin (Guo et al. 2017).
+    """
     rows = [(row, c) for row in study.rows[:MOST] for c in row.calibration if c.role == "test"]
     if not rows:
         return None
@@ -358,7 +373,10 @@ def reliability(study: Study) -> Figure | None:
 
 
 def curves(study: Study) -> Figure | None:
-    """A panel per student: UA on the validation speaker, each run thin, their mean thick."""
+    """UA on the validation speaker, epoch by epoch.
+
+    Thin lines: one run each. Thick line: mean of the runs. Triangle: the epoch kept.
+    """
     students = [s for s in study.students if any(map(_points, s.curves))][:MOST]
     if not students:
         return None
@@ -391,7 +409,11 @@ def _points(curve: Curve) -> dict[int, float]:
 
 
 def gradients(study: Study) -> Figure | None:
-    """A bar per student, its parts the terms' shares of the gradient."""
+    """Share of each loss term in the gradient.
+
+    Weighted terms, mean over all epochs. Each has its hatching; numbers are percent, those below 6
+    left out.
+    """
     shares = {
         s.label: {t.name: t.share_mean for t in s.terms if t.share_mean is not None}
         for s in study.students[:MOST]
@@ -421,7 +443,12 @@ def gradients(study: Study) -> Figure | None:
 
 
 def sweep(experiment: Experiment) -> Figure | None:
-    """A panel for each curve of an experiment: UA and WA along its axis, as in Figure 2."""
+    """Scores along an axis, as in the paper's Figure 2.
+
+    Discs: UA; squares: WA; each the mean over folds, the bars its standard deviation. Dashed line:
+    the value that the paper found best, where it may be compared with. Crosses on the axis: not
+    measured.
+    """
     if not experiment.curves:
         return None
     figure, panels = _grid(len(experiment.curves), 3.6, 2.8)
@@ -459,55 +486,13 @@ def _sweep(axes: Axes, curve: SweepCurve, results: Sequence[Any]) -> None:
     axes.grid(axis="y", linewidth=0.8)
 
 
-Make = Callable[[Study], "Figure | None"]
-SWEEP_KEY = (
-    "Discs: UA; squares: WA; each the mean over folds, the bars its standard deviation. Dashed "
-    "line: the value that the paper found best, where it may be compared with. Crosses on the "
-    "axis: not measured."
-)
-KINDS: dict[str, tuple[str, str, Make]] = {
-    "scores": (
-        "WA and UA on the test speakers",
-        "Small circles: one fold each. Marks with bars: mean ± standard deviation over folds "
-        "(squares: teachers, discs: students). Diamonds: pooled score, 95 % interval. Stars: the "
-        "paper's figures, where they may be compared with.",
-        scores,
-    ),
-    "recall": (
-        "Recall of each class, all test utterances",
-        "Each class has a shape of its own.",
-        recalls,
-    ),
-    "confusion": (
-        "Confusion of all test utterances",
-        "Rows: truth. Columns: prediction. Counts of utterances, and below each its share of the "
-        "true class, which also sets the shade; on the diagonal, in bold, that is the recall.",
-        confusions,
-    ),
-    "differences": (
-        "Differences from the reference, percentage points",
-        "Small circles: one fold each. Discs with bars: mean difference, 95 % interval, filled "
-        "where it is significant after Holm's correction. Right of the line the student is better "
-        "than its reference.",
-        differences,
-    ),
-    "reliability": (
-        "Reliability on the test speakers",
-        "Marks: the accuracy of the answers whose confidence falls into a bin, larger where there "
-        "are more of them. Below the dashed line there is too much confidence. Bars: the share of "
-        "answers in each bin.",
-        reliability,
-    ),
-    "curves": (
-        "UA on the validation speaker, epoch by epoch",
-        "Thin lines: one run each. Thick line: mean of the runs. Triangle: the epoch kept.",
-        curves,
-    ),
-    "gradients": (
-        "Share of each loss term in the gradient",
-        "Weighted terms, mean over all epochs. Each has its hatching; numbers are percent, "
-        "those below 6 left out.",
-        gradients,
-    ),
+FIGURES: dict[str, Callable[[Study], Figure | None]] = {
+    "scores": scores,
+    "recall": recalls,
+    "confusion": confusions,
+    "differences": differences,
+    "reliability": reliability,
+    "curves": curves,
+    "gradients": gradients,
 }
-"""Name -> title, what its marks are, and what draws it."""
+"""Name -> what draws it; its docstring is the title, and what the marks are."""

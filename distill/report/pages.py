@@ -18,6 +18,7 @@ from rich.constrain import Constrain
 from rich.padding import Padding
 
 from distill.report import sections as parts
+from distill.report import words
 from distill.report.data import Report
 from distill.report.figures import Drawing
 from distill.report.tables import escape, line, to_markdown, to_terminal
@@ -47,16 +48,16 @@ def html(report: Report, drawings: Sequence[Drawings]) -> str:
     )
     one = len(report.studies) == 1
     return environment.from_string(_resource("page.html.jinja")).render(
-        title=f"EmoDistill on {parts.title(report.studies[0])}" if one else "EmoDistill report",
+        title=f"EmoDistill on {words.title(report.studies[0])}" if one else "EmoDistill report",
         nothing=NOTHING,
-        first_lines=parts.first_lines(report),
+        first_lines=words.first_lines(report),
         chapters=[
             {
                 "prefix": "" if one else f"s{number}-",
-                "title": parts.title(study),
-                "lead": parts.lead(study),
-                "findings": parts.findings(study),
-                "notes": (*study.notes, parts.paper_line(study)),
+                "title": words.title(study),
+                "lead": words.lead(study),
+                "findings": words.findings(study),
+                "notes": (*study.notes, words.paper_line(study)),
                 "sections": parts.sections(study),
                 "drawings": drawn,
             }
@@ -90,11 +91,11 @@ def markdown(report: Report, drawings: Sequence[Drawings], stems: Sequence[str])
         drawings: the figures of each study.
         stems: what the names of each study's files begin with.
     """
-    out = [f"> **{escape(text)}**" for text in parts.first_lines(report)]
+    out = [f"> **{escape(text)}**" for text in words.first_lines(report)]
     out += ["# EmoDistill report", *([] if report.studies else [NOTHING])]
     for study, drawn, stem in zip(report.studies, drawings, stems, strict=True):
-        out += [f"## {escape(parts.title(study))}", escape(parts.lead(study))]
-        facts = [*parts.findings(study), *study.notes, parts.paper_line(study)]
+        out += [f"## {escape(words.title(study))}", escape(words.lead(study))]
+        facts = [*words.findings(study), *study.notes, words.paper_line(study)]
         out.append("\n".join(f"- {escape(text)}" for text in facts))
         for section in parts.sections(study):
             out += _section(section)
@@ -118,12 +119,12 @@ def _section(section: parts.Section, level: int = 3) -> list[str]:
 
 def terminal(report: Report) -> list[RenderableType]:
     """What to print one after another; no line is longer than 100 columns."""
-    out: list[RenderableType] = [line(text, "bold reverse") for text in parts.first_lines(report)]
+    out: list[RenderableType] = [line(text, "bold reverse") for text in words.first_lines(report)]
     out += [] if report.studies else [line(NOTHING)]
     for study in report.studies:
-        notes = [f"note: {text}" for text in (*study.notes, parts.paper_line(study))]
-        texts = [parts.lead(study), *parts.findings(study), *notes]
-        out.append(Group(line(parts.title(study), "bold"), *map(line, texts)))
+        notes = [f"note: {text}" for text in (*study.notes, words.paper_line(study))]
+        texts = [words.lead(study), *words.findings(study), *notes]
+        out.append(Group(line(words.title(study), "bold"), *map(line, texts)))
         out += [_shown(section) for section in parts.sections(study) if section.terminal]
         out.append(line("More of all this, and how to read it: --out FOLDER"))
     out += [_shown(parts.left_out(report))] if report.left_out else []

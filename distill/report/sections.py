@@ -2,47 +2,22 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distill.metrics import ALPHA, BINS, LEVEL, RESAMPLES, SignFlip
-from distill.report import published
+from distill.metrics import BINS, LEVEL, RESAMPLES
+from distill.report import published, words
 from distill.report.data import (
     Comparison,
     Experiment,
-    ExperimentRow,
-    FoldSplit,
-    MissingRun,
     Report,
     Student,
     Study,
-    Teacher,
     grouped,
     ranges,
 )
-from distill.report.tables import (
-    COUNT,
-    DECIMAL,
-    DECIMAL_1,
-    INTERVAL,
-    NONE,
-    PERCENT,
-    PERCENT_1,
-    PLACE,
-    POINT,
-    POINTS,
-    POINTS_INTERVAL,
-    PRINTED,
-    SECONDS,
-    SHORT,
-    SPREAD,
-    TEXT,
-    VERDICT,
-    P,
-    Table,
-)
+from distill.report.tables import FORMATS, NONE, Table, head
 
 FOLDS_ABREAST = 10
 MANY = 8
@@ -144,15 +119,17 @@ def _learning(study: Study) -> list[Section]:
 def left_out(report: Report) -> Section:
     """The runs that no number is taken from."""
     rows = [(item.place, item.state, item.reason) for item in report.left_out]
-    columns = [("run", PLACE), ("state", TEXT), ("reason", TEXT)]
+    columns = head("run place | state text | reason text")
     table = Table("left-out", "No number is taken from these", columns, rows)
     return Section("left-out", "Runs left out", [table], terminal=True)
 
 
 def per_run(study: Study) -> Table:
     """Test scores of each run of a student and of each fold of a teacher: for files alone."""
-    columns = [("row", TEXT), ("kind", TEXT), ("fold", COUNT), ("seed", COUNT), ("WA", PERCENT),
-               ("UA", PERCENT), ("n", COUNT), ("seconds", SHORT)]  # fmt: skip
+    columns = head(
+        "row text | kind text | fold count | seed count | WA percent | UA percent | "
+        "n count | seconds short"
+    )
     rows: list[tuple[Any, ...]] = [
         (t.label, "teacher", f.fold, None, f.wa, f.ua, f.n, None)
         for t in study.teachers
@@ -166,16 +143,15 @@ def per_run(study: Study) -> Table:
     return Table("runs", "Test scores of each run", columns, rows)
 
 
-def named(row: Teacher | Student) -> str:
-    """A row's label where no column tells its folds: marked if they are not all."""
-    r = row.results
-    return f"{row.label}, {len(r.folds)}/{r.n_folds} folds" if r.missing else row.label
-
-
 def _scores(study: Study) -> Table:
-    paper = [] if study.incomparable else [("paper WA", PRINTED), ("paper UA", PRINTED)]
-    columns = [("row", TEXT), ("folds", TEXT), ("seeds", COUNT), ("WA", SPREAD), ("UA", SPREAD),
-               ("WA pooled", PERCENT), ("UA pooled", PERCENT), *paper]  # fmt: skip
+    paper = [] if study.incomparable else head("paper WA printed | paper UA printed")
+    columns = [
+        *head(
+            "row text | folds text | seeds count | WA spread | UA spread | "
+            "WA pooled percent | UA pooled percent"
+        ),
+        *paper,
+    ]
     rows = []
     for row in study.rows:
         r, own = row.results, row.published
@@ -189,11 +165,19 @@ def _scores(study: Study) -> Table:
 
 
 def _intervals(study: Study) -> Table:
-    columns = [("row", TEXT), ("speakers", COUNT), ("WA pooled", PERCENT),
-               ("WA interval", INTERVAL), ("UA pooled", PERCENT),
-               ("UA interval", INTERVAL)]  # fmt: skip
+    columns = head(
+        "row text | speakers count | WA pooled percent | WA interval interval | "
+        "UA pooled percent | UA interval interval"
+    )
     rows = [
-        (named(row), r.wa_interval.n_units, r.pooled.wa, r.wa_interval, r.pooled.ua, r.ua_interval)
+        (
+            words.named(row),
+            r.wa_interval.n_units,
+            r.pooled.wa,
+            r.wa_interval,
+            r.pooled.ua,
+            r.ua_interval,
+        )
         for row in study.rows
         if (r := row.results).wa_interval
     ]
@@ -202,13 +186,11 @@ def _intervals(study: Study) -> Table:
 
 def _without_interval(study: Study) -> list[str]:
     rows = [row for row in study.rows if row.results.no_interval]
-    by_reason = grouped(rows, lambda row: row.results.no_interval)
-    return [f"No interval, {why}: {_listed(x, study)}." for why, x in by_reason.items()]
-
-
-def _listed(rows: Sequence[Teacher | Student], study: Study) -> str:
     every = len(rows) == len(study.rows) > 1
-    return "every row" if every else ", ".join(row.label for row in rows)
+    return [
+        f"No interval, {why}: {'every row' if every else ', '.join(row.label for row in own)}."
+        for why, own in grouped(rows, lambda row: row.results.no_interval).items()
+    ]
 
 
 def _folds(study: Study) -> list[Table]:
@@ -222,7 +204,10 @@ def _folds(study: Study) -> list[Table]:
             for metric in ("wa", "ua"):
                 values = [getattr(own.get(fold), metric, None) for fold in some]
                 rows.append((row.label, metric.upper(), *values))
-        columns = [("row", TEXT), ("fold", TEXT), *((str(fold), PERCENT_1) for fold in some)]
+        columns = [
+            *head("row text | fold text"),
+            *((str(fold), FORMATS["percent1"]) for fold in some),
+        ]
         title = "Each fold, percent; a fold's seeds are averaged"
         name = f"folds-{number}" if len(done) > FOLDS_ABREAST else "folds"
         tables.append(Table(name, title, columns, rows, ruled=2 * len(study.teachers)))
@@ -231,9 +216,10 @@ def _folds(study: Study) -> list[Table]:
 
 def _differences(name: str, comparisons: Sequence[Comparison]) -> list[Table]:
     """A table for each reference: students minus it, with intervals and tests."""
-    columns = [("row", TEXT), ("score", TEXT), ("folds", COUNT), ("difference", POINTS),
-               ("interval", POINTS_INTERVAL), ("p", P), ("p (Holm)", P),
-               ("significant", VERDICT)]  # fmt: skip
+    columns = head(
+        "row text | score text | folds count | difference points | "
+        "interval points_interval | p p | p (Holm) p | significant verdict"
+    )
     groups = grouped(comparisons, lambda row: row.reference)
     return [
         Table(
@@ -245,7 +231,7 @@ def _differences(name: str, comparisons: Sequence[Comparison]) -> list[Table]:
                  getattr(c, f"{metric}_interval"), test.p, test.p_holm, test.significant)
                 for c in rows
                 for metric in ("ua", "wa")
-                for test in (_test(c, metric),)
+                for test in (words.sign_flip(c, metric),)
             ],
             COMPARED,
         )
@@ -253,15 +239,10 @@ def _differences(name: str, comparisons: Sequence[Comparison]) -> list[Table]:
     ]  # fmt: skip
 
 
-def _test(row: Comparison, metric: str) -> SignFlip:
-    test: SignFlip = getattr(row, f"{metric}_sign_flip")
-    return test
-
-
 def _recall(study: Study) -> Table:
-    columns = [("row", TEXT), *((name, PERCENT) for name in study.classes)]
+    columns = [*head("row text"), *((name, FORMATS["percent"]) for name in study.classes)]
     rows = [
-        (named(row), *(row.results.pooled.recall[name] for name in study.classes))
+        (words.named(row), *(row.results.pooled.recall[name] for name in study.classes))
         for row in study.rows
     ]
     title = "Recall of each class, percent, all test utterances"
@@ -269,9 +250,12 @@ def _recall(study: Study) -> Table:
 
 
 def _confusion(study: Study) -> Table:
-    columns = [("row", TEXT), ("truth", TEXT), *((name, COUNT) for name in study.classes)]
+    columns = [
+        *head("row text | truth text"),
+        *((name, FORMATS["count"]) for name in study.classes),
+    ]
     rows = [
-        (named(row), truth, *counts)
+        (words.named(row), truth, *counts)
         for row in study.rows
         for truth, counts in zip(study.classes, row.results.pooled.confusion, strict=True)
     ]
@@ -280,10 +264,12 @@ def _confusion(study: Study) -> Table:
 
 
 def _calibration(study: Study) -> Table:
-    columns = [("row", TEXT), ("utterances of", TEXT), ("n", COUNT), ("accuracy", PERCENT),
-               ("confidence", PERCENT), ("ECE", PERCENT), ("NLL", DECIMAL)]  # fmt: skip
+    columns = head(
+        "row text | utterances of text | n count | accuracy percent | "
+        "confidence percent | ECE percent | NLL decimal"
+    )
     rows = [
-        (named(row), c.role, c.n, c.accuracy, c.confidence, c.ece, c.nll)
+        (words.named(row), c.role, c.n, c.accuracy, c.confidence, c.ece, c.nll)
         for row in study.rows
         for c in row.calibration
     ]
@@ -291,16 +277,18 @@ def _calibration(study: Study) -> Table:
 
 
 def _teachers(study: Study) -> Table:
-    columns = [("row", TEXT), ("training speakers", SPREAD), ("validation speaker", SPREAD),
-               ("test speaker", SPREAD)]  # fmt: skip
-    rows = [(named(t), t.train_ua, t.validation_ua, t.results.ua) for t in study.teachers]
+    columns = head(
+        "row text | training speakers spread | validation speaker spread | test speaker spread"
+    )
+    rows = [(words.named(t), t.train_ua, t.validation_ua, t.results.ua) for t in study.teachers]
     return Table("teachers", "UA of each teacher, percent, by what it saw", columns, rows)
 
 
 def _agreements(study: Study) -> Table:
-    columns = [("first", TEXT), ("second", TEXT), ("n", COUNT), ("same", PERCENT),
-               ("kappa", DECIMAL), ("both right", PERCENT), ("first only", PERCENT),
-               ("second only", PERCENT)]  # fmt: skip
+    columns = head(
+        "first text | second text | n count | same percent | kappa decimal | "
+        "both right percent | first only percent | second only percent"
+    )
     rows = [
         (a.first, a.second, a.n, a.share, a.kappa, a.both_right, a.first_right, a.second_right)
         for a in study.agreements
@@ -310,9 +298,11 @@ def _agreements(study: Study) -> Table:
 
 
 def _terms(study: Study) -> Table:
-    columns = [("row", TEXT), ("term", TEXT), ("last epoch", SHORT), ("all epochs", SHORT),
-               ("gradient, last", SHORT), ("gradient, all", SHORT), ("share, last", PERCENT_1),
-               ("share, all", PERCENT_1)]  # fmt: skip
+    columns = head(
+        "row text | term text | last epoch short | all epochs short | "
+        "gradient, last short | gradient, all short | share, last percent1 | "
+        "share, all percent1"
+    )
     rows = [
         (s.label, t.name, t.last, t.mean, t.gradient_last, t.gradient_mean, t.share_last,
          t.share_mean)
@@ -324,8 +314,10 @@ def _terms(study: Study) -> Table:
 
 
 def _cost(study: Study) -> Table:
-    columns = [("row", TEXT), ("parameters", COUNT), ("runs", COUNT), ("seconds a run", SECONDS),
-               ("minutes, all runs", DECIMAL_1)]  # fmt: skip
+    columns = head(
+        "row text | parameters count | runs count | seconds a run seconds | "
+        "minutes, all runs decimal1"
+    )
     rows = [
         (s.label, s.parameters, len(s.runs), s.seconds_per_run, s.seconds and s.seconds / 60)
         for s in study.students
@@ -352,7 +344,9 @@ def _settings(study: Study) -> Table:
     if len(values) < len(labels):  # the narrower way round
         columns = ["row", *values]
         rows = [[label, *(own[i] for own in values.values())] for i, label in enumerate(labels)]
-    return Table("settings", title, [(name, TEXT) for name in columns], rows if values else [])
+    return Table(
+        "settings", title, [(name, FORMATS["text"]) for name in columns], rows if values else []
+    )
 
 
 def _setting(value: object) -> str:
@@ -369,32 +363,30 @@ def _experiment(number: int, experiment: Experiment, study: Study) -> Section:
         *_differences(f"{name}-differences", experiment.comparisons),
     ]
     lines = [f"Warning: {text}." for text in experiment.warnings]
-    lines += [f"Missing: {text}." for text in missing_lines(experiment)]
+    lines += [f"Missing: {text}." for text in words.missing_lines(experiment)]
     sweep = [f"sweep-{number}"] if experiment.curves else []
-    return Section(name, _title(experiment), tables, sweep, lines, terminal=True)
-
-
-def _title(experiment: Experiment) -> str:
-    return f"{experiment.title or experiment.name} ({experiment.name}, {experiment.student})"
+    return Section(name, words.experiment_title(experiment), tables, sweep, lines, terminal=True)
 
 
 def _experiment_rows(name: str, experiment: Experiment, study: Study) -> Table:
     paper = not study.incomparable and not all(row.point for row in experiment.rows)
-    columns = [("row", TEXT), ("folds x seeds", TEXT), ("WA", SPREAD), ("UA", SPREAD)]
+    columns = head("row text | folds x seeds text | WA spread | UA spread")
     if paper:
-        columns += [("paper WA", PRINTED), ("paper UA", PRINTED)]
-        columns += [("WA minus paper", POINT), ("UA minus paper", POINT)]
+        columns += head("paper WA printed | paper UA printed")
+        columns += head("WA minus paper point | UA minus paper point")
     rows = []
     for row in experiment.rows:
         r, own = row.results, row.published
         beside = (own and own.wa, own and own.ua, row.wa_difference, row.ua_difference)
-        rows.append((row.label, runs_of(row), r and r.wa, r and r.ua, *(beside if paper else ())))
+        rows.append(
+            (row.label, words.runs_of(row), r and r.wa, r and r.ua, *(beside if paper else ()))
+        )
     note = "Mean ± sample standard deviation over folds, percent."
     if paper:
         note += " Paper: as printed; minus paper: measured mean minus paper, points."
     elif study.incomparable:
         note += f" The paper's figures are not shown: {study.incomparable}."
-    return Table(name, _title(experiment), columns, rows, note)
+    return Table(name, words.experiment_title(experiment), columns, rows, note)
 
 
 def _common(name: str, experiment: Experiment) -> Table:
@@ -404,7 +396,7 @@ def _common(name: str, experiment: Experiment) -> Table:
         f"The {len(experiment.common)} runs (folds {folds}) that all measured rows have; only "
         "these compare like with like"
     )
-    columns = [("row", TEXT), ("WA", SPREAD), ("UA", SPREAD)]
+    columns = head("row text | WA spread | UA spread")
     rows = [(row.label, row.common_wa, row.common_ua) for row in experiment.rows if row.common_wa]
     return Table(f"{name}-common", title, columns, rows)
 
@@ -422,7 +414,7 @@ def _curves(name: str, experiment: Experiment) -> list[Table]:
             marks = [text for text, value in best.items() if value == point.value]
             marks += [] if r else ["not measured"]
             rows.append((point.value, r and r.wa, r and r.ua, ", ".join(marks)))
-        columns = [(curve.axis, SHORT), ("WA", SPREAD), ("UA", SPREAD), (" ", TEXT)]
+        columns = [(curve.axis, FORMATS["short"]), *head("WA spread | UA spread | mark text")]
         tables.append(Table(f"{name}-curve-{number}", f"Curve of {curve.name}", columns, rows))
     return tables
 
@@ -441,52 +433,29 @@ def _protocol(study: Study) -> Table:
     rows = [
         ("corpus", study.dataset + (", full release" if study.full_release else "")),
         ("classes", ", ".join(study.classes)),
-        ("labels", _labels(study.label_map)),
+        ("labels", words.labels(study.label_map)),
         ("folds", f"{study.n_folds}; each leaves {schemes.get(facts.scheme, facts.scheme)} out"),
         ("folds with a finished run", ranges(fold.fold for fold in study.folds)),
         ("validation", validation.get(facts.validation, facts.validation)),
         ("utterances", "scripted and improvised" if facts.kind == "all" else facts.kind),
         ("the test speaker's texts", texts),
-        ("text overlap", _overlap(study.folds)),
-        ("speakers", _audit(study.folds)),
+        ("text overlap", words.overlap(study.folds)),
+        ("speakers", words.audit(study.folds)),
         ("seeds", ", ".join(map(str, seeds)) or NONE),
         ("store fingerprints", ", ".join(sorted({row.store for row in study.rows}))),
         ("versions", ", ".join(versions) or NONE),
-        ("paper", paper_line(study)),
+        ("paper", words.paper_line(study)),
     ]
-    return Table("protocol", "What the numbers mean", [("what", TEXT), ("how", TEXT)], rows)
-
-
-def _labels(label_map: Mapping[str, str] | None) -> str:
-    if label_map is None:
-        return "the runs do not tell which of the corpus' labels each class stands for"
-    pairs = ", ".join(f"{raw} → {name}" for raw, name in label_map.items())
-    return f"{pairs or NONE}; utterances of all other labels are left out"
-
-
-def _overlap(folds: Sequence[FoldSplit]) -> str:
-    told = [(fold.n_shared_texts, fold.n_test) for fold in folds if fold.n_shared_texts is not None]
-    if not told:
-        return "the runs do not tell how many test utterances share their words with training"
-    shared, total = (sum(numbers) for numbers in zip(*told, strict=True))
-    return f"{shared:,} of {total:,} test utterances have their exact words in training, too"
-
-
-def _audit(folds: Sequence[FoldSplit]) -> str:
-    """The speaker audit: that no fold tests whom it trained or validated on."""
-    mixed = [fold for fold in folds if set(fold.test) & {*fold.validation, *fold.train}]
-    if mixed:
-        return f"{len(mixed)} fold(s) test a speaker that they trained or validated on"
-    return (
-        f"{len({speaker for fold in folds for speaker in fold.test})} tested; in none of "
-        f"{len(folds)} folds is a test speaker among those trained or validated on"
-    )
+    return Table("protocol", "What the numbers mean", head("what text | how text"), rows)
 
 
 def _splits(study: Study) -> Table:
     names = ("fold", "store", "test", "validation", "training")
     counts = ("test utterances", "validation utterances", "shared texts")
-    columns = [*((name, TEXT) for name in names), *((name, COUNT) for name in counts)]
+    columns = [
+        *((name, FORMATS["text"]) for name in names),
+        *((name, FORMATS["count"]) for name in counts),
+    ]
     rows = [
         (str(f.fold), f.store[:12], ", ".join(f.test), ", ".join(f.validation) or "none",
          ", ".join(f.train), f.n_test, f.n_validation, f.n_shared_texts)
@@ -496,7 +465,7 @@ def _splits(study: Study) -> Table:
 
 
 def _origin(study: Study) -> Table:
-    columns = [(name, TEXT) for name in ("row", "runs", "store", "seeds")]
+    columns = [(name, FORMATS["text"]) for name in ("row", "runs", "store", "seeds")]
     rows = [
         (s.label, f"{s.experiment}/{s.key}", s.store[:12], ", ".join(map(str, s.seeds)))
         for s in study.students
@@ -514,167 +483,10 @@ def _paper(study: Study) -> tuple[list[Table], list[str], list[str]]:
         for m in printed.table1
     ]
     two = [(row.printed, row.wa, row.ua) for row in printed.table2]
-    pair = [("WA", PRINTED), ("UA", PRINTED)]
-    names = [(name, TEXT) for name in ("method", "backbone", "modality")]
+    pair = head("WA printed | UA printed")
+    names = [(name, FORMATS["text"]) for name in ("method", "backbone", "modality")]
     tables = [
         Table("paper-1", "Table 1", [*names, *pair], one),
-        Table("paper-2", "Table 2, HuBERT-base", [("row", TEXT), *pair], two),
+        Table("paper-2", "Table 2, HuBERT-base", [*head("row text"), *pair], two),
     ]
     return tables, [], [" ".join(printed.source.note.split())]
-
-
-def first_lines(report: Report) -> list[str]:
-    """What stands above everything else; empty for natural speech."""
-    synthetic = [study.dataset == "synthetic" for study in report.studies]
-    if not any(synthetic):
-        return []
-    which = "Synthetic corpus" if all(synthetic) else "One corpus below is synthetic"
-    return [
-        f"{which}: its speech was made by a speech synthesiser. "
-        "Those figures say nothing about people's emotions."
-    ]
-
-
-def title(study: Study) -> str:
-    """The corpus and how speakers were held out, in a few words."""
-    left = {"speaker": "one speaker", "session": "one session", "groups": "a group of speakers"}
-    return f"{study.dataset}, leaving {left.get(study.protocol.scheme, study.protocol.scheme)} out"
-
-
-def lead(study: Study) -> str:
-    """What was measured, in one plain paragraph."""
-    tested = {fold.fold: fold.n_test for fold in study.folds}
-    students, teachers = len(study.students), len(study.teachers)
-    seeds = len({seed for student in study.students for seed in student.seeds})
-    people = "machine speech" if study.dataset == "synthetic" else f"the corpus {study.dataset}"
-    taught = f" and {_count(teachers, 'teacher')}" if teachers else ""
-    return (
-        f"WA and UA of {_count(students, 'student')} (speech alone){taught} on "
-        f"{len(study.classes)} classes ({', '.join(study.classes)}) of {people}: "
-        f"{sum(tested.values()):,} test utterances, {len(tested)} of {study.n_folds} folds, "
-        f"{_count(seeds, 'seed')}."
-    )
-
-
-def _count(n: int, what: str) -> str:
-    """A number with its noun.
-
-    >>> _count(1, "seed"), _count(3, "seed")
-    ('one seed', '3 seeds')
-    """
-    return f"one {what}" if n == 1 else f"{n} {what}s"
-
-
-def paper_line(study: Study) -> str:
-    """Why the paper's figures are absent, or what they are where they are shown."""
-    if study.incomparable:
-        return f"The paper's figures are not shown: {study.incomparable}."
-    unknown = [s.label for s in study.students if s.published is None]
-    text = "Paper: published WA / UA (EmoDistill, arXiv 2309.04849), HuBERT students, BERT-base."
-    return text + (f" None for {', '.join(unknown)}." if unknown else "")
-
-
-def findings(study: Study) -> list[str]:
-    """Which differences are significant and which are not: by experiment, else over all."""
-    if not study.comparisons:
-        return ["No two students have a fold and a seed in common, so no difference is tested."]
-    asked = [
-        f"{_title(experiment)}. {text}"
-        for experiment in study.experiments
-        for rows in grouped(experiment.comparisons, lambda row: row.reference).values()
-        for text in significance(rows)
-    ]
-    return asked or [
-        text
-        for rows in grouped(study.comparisons, lambda row: row.reference).values()
-        for text in significance(rows)
-    ]
-
-
-def significance(comparisons: Sequence[Comparison]) -> list[str]:
-    """Which differences of a table are significant, which are not, and which cannot be.
-
-    Args:
-        comparisons: rows of one reference, corrected together.
-
-    Returns:
-        A sentence or two for UA, the same for WA; nothing for no comparison.
-    """
-    words = {
-        True: f"significantly different from {comparisons[0].reference}" if comparisons else "",
-        False: "not significantly different",
-        None: "not tested, for want of a second fold",
-    }
-    out = []
-    for metric in ("ua", "wa") if comparisons else ():
-        rows = grouped(comparisons, lambda row: _test(row, metric).significant)  # noqa: B023
-        parts = [
-            f"{words[outcome]}: "
-            + ", ".join(
-                f"{row.label} ({POINT.text(getattr(row, f'{metric}_spread').mean)})"
-                for row in rows[outcome]
-            )
-            for outcome in words
-            if outcome in rows
-        ]
-        limit = _limit([_test(row, metric) for row in comparisons])
-        text = f"{metric.upper()}, 5 % level after Holm's correction: {'; '.join(parts)}."
-        out.append(f"{text} {limit}".rstrip())
-    return out
-
-
-def _limit(tests: Sequence[SignFlip]) -> str:
-    """What so few folds cannot show, whatever the scores."""
-    tested = [test for test in tests if test.p is not None]
-    smallest = min((test.smallest_p for test in tested), default=0.0)
-    corrected = min(1.0, smallest * len(tested))
-    if corrected <= ALPHA:
-        return ""
-    times = f", times {len(tested)} rows {P.text(corrected)}" if len(tested) > 1 else ""
-    return (
-        f"So few folds cannot show more: the smallest p that they allow is {P.text(smallest)}"
-        f"{times}, so that no difference of any size could be significant."
-    )
-
-
-def runs_of(row: ExperimentRow) -> str:
-    """Folds times seeds of a row, its runs where these are not all; what became of it if none."""
-    if row.results is None:
-        states = {run.state for run in row.missing}
-        return next((s for s in ("failed", "damaged", "unfinished") if s in states), "not run")
-    folds = len(row.results.folds)
-    if not row.seeds:
-        return str(folds)
-    shown = f"{folds} x {len(row.seeds)}"
-    whole = row.n_runs == folds * len(row.seeds)
-    return shown if whole else f"{shown}, {row.n_runs} runs"
-
-
-def missing_lines(experiment: Experiment) -> list[str]:
-    """The runs that rows lack, with the reason; rows that lack the same ones share a line."""
-    by_text: dict[str, list[str]] = defaultdict(list)
-    for row in experiment.rows:
-        for text in missing_of(row.missing):
-            by_text[text].append(row.label)
-    every = len(experiment.rows)
-    return [
-        f"{'every row' if len(labels) == every else ', '.join(labels)}: {text}"
-        for text, labels in by_text.items()
-    ]
-
-
-def missing_of(runs: Iterable[MissingRun]) -> list[str]:
-    """Runs that are missing, those of one reason together.
-
-    >>> missing_of([MissingRun(1, 7, "not run", ""), MissingRun(2, 7, "failed", "no memory")])
-    ['fold 1, seed 7: not run', 'fold 2, seed 7: failed (no memory)']
-    """
-    out = []
-    for (state, reason), own in grouped(runs, lambda run: (run.state, run.reason)).items():
-        by_seed = grouped(own, lambda run: run.seed)
-        by_folds = grouped(by_seed, lambda seed: tuple(run.fold for run in by_seed[seed]))  # noqa: B023
-        for folds, seeds in by_folds.items():
-            known = [seed for seed in seeds if seed is not None]
-            of_seeds = f", seed {ranges(known)}" if known else ""
-            out.append(f"fold {ranges(folds)}{of_seeds}: {state}{f' ({reason})' if reason else ''}")
-    return out

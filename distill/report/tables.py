@@ -43,43 +43,50 @@ class Format:
     def text(self, value: Any) -> str:
         """A value as people read it, safe for a terminal.
 
-        >>> PERCENT.text(0.75164), PERCENT.text(None), POINTS.text(Spread(-0.01, None, 1))
+        >>> shown = FORMATS["percent"].text
+        >>> shown(0.75164), shown(None), FORMATS["points"].text(Spread(-0.01, None, 1))
         ('75.16', '-', '-1.00')
         """
         return NONE if value is None or value != value else printable(self.show(value))
 
 
-def _spread(value: Spread, sign: str = "") -> str:
-    mean = f"{100 * value.mean:{sign}.2f}"
-    return mean if value.std is None else f"{mean} ± {100 * value.std:.2f}"
+def _spread(value: Spread, sign: str = "", scale: float = 100, digits: int = 2) -> str:
+    mean = f"{scale * value.mean:{sign}.{digits}f}"
+    return mean if value.std is None else f"{mean} ± {scale * value.std:.{digits}f}"
 
 
-TEXT = Format(str, number=False, width=30)
-PLACE = Format(str, number=False, width=46)
-COUNT = Format(lambda n: f"{n:,}")
-PERCENT = Format(lambda x: f"{100 * x:.2f}")
-PERCENT_1 = Format(lambda x: f"{100 * x:.1f}")
-PRINTED = Format(lambda x: f"{x:.2f}")
-"""Percent already, as the paper prints it."""
-POINT = Format(lambda x: f"{100 * x:+z.2f}")
-"""A difference in percentage points."""
-DECIMAL = Format(lambda x: f"{x:.3f}")
-DECIMAL_1 = Format(lambda x: f"{x:,.1f}")
-SHORT = Format(lambda x: f"{x:.4g}")
-P = Format(lambda p: f"{p:.4f}" if p >= 5e-5 else f"{p:.1e}")
-"""A p-value, never rounded to 0."""
-VERDICT = Format(lambda yes: "yes" if yes else "no")
-SPREAD = Format(_spread, parts=("mean", "std"))
-"""Mean and standard deviation in percent; the mean alone where there is but one fold."""
-POINTS = Format(lambda value: _spread(value, "+z"), parts=("mean", "std"))
-SECONDS = Format(
-    lambda s: f"{s.mean:,.1f}" + ("" if s.std is None else f" ± {s.std:,.1f}"),
-    parts=("mean", "std"),
-)
-INTERVAL = Format(lambda i: f"[{100 * i.low:.2f}, {100 * i.high:.2f}]", parts=("low", "high"))
-POINTS_INTERVAL = Format(
-    lambda i: f"[{100 * i.low:+.2f}, {100 * i.high:+.2f}]", parts=("low", "high")
-)
+ENDS = ("low", "high")
+FORMATS = {
+    "text": Format(str, number=False, width=30),
+    "place": Format(str, number=False, width=46),
+    "count": Format(lambda n: f"{n:,}"),
+    "percent": Format(lambda x: f"{100 * x:.2f}"),
+    "percent1": Format(lambda x: f"{100 * x:.1f}"),
+    "printed": Format(lambda x: f"{x:.2f}"),  # percent already, as the paper prints it
+    "point": Format(lambda x: f"{100 * x:+z.2f}"),  # a difference in percentage points
+    "decimal": Format(lambda x: f"{x:.3f}"),
+    "decimal1": Format(lambda x: f"{x:,.1f}"),
+    "short": Format(lambda x: f"{x:.4g}"),
+    "p": Format(lambda p: f"{p:.4f}" if p >= 5e-5 else f"{p:.1e}"),  # never rounded to 0
+    "verdict": Format(lambda yes: "yes" if yes else "no"),
+    "spread": Format(_spread, parts=("mean", "std")),
+    "points": Format(lambda x: _spread(x, "+z"), parts=("mean", "std")),
+    "seconds": Format(lambda x: _spread(x, ",", 1, 1), parts=("mean", "std")),
+    "interval": Format(lambda i: f"[{100 * i.low:.2f}, {100 * i.high:.2f}]", parts=ENDS),
+    "points_interval": Format(lambda i: f"[{100 * i.low:+.2f}, {100 * i.high:+.2f}]", parts=ENDS),
+}
+"""A spread is mean ± standard deviation, the mean alone where there is but one fold."""
+Columns = Sequence[tuple[str, Format]]
+
+
+def head(spec: str) -> list[tuple[str, Format]]:
+    """Columns by name and format.
+
+    >>> [(name, form.number) for name, form in head("row text | WA pooled percent")]
+    [('row', False), ('WA pooled', True)]
+    """
+    pairs = (column.strip().rsplit(" ", 1) for column in spec.split("|"))
+    return [(name, FORMATS[form]) for name, form in pairs]
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ class Table:
         note: what a reader must know beside the title.
         ruled: a line is drawn after so many rows.
 
-    >>> columns, rows = [("row", TEXT), ("UA", SPREAD)], [("full", Spread(0.5, 0.1, 2))]
+    >>> columns, rows = head("row text | UA spread"), [("full", Spread(0.5, 0.1, 2))]
     >>> table = Table("scores", "Scores", columns, rows)
     >>> table.cells
     [['full', '50.00 ± 10.00']]
@@ -106,7 +113,7 @@ class Table:
 
     name: str
     title: str
-    columns: Sequence[tuple[str, Format]]
+    columns: Columns
     rows: Sequence[Sequence[Any]]
     note: str = ""
     ruled: int = 0
@@ -163,7 +170,7 @@ def to_csv(table: Table) -> str:
 def to_markdown(table: Table) -> str:
     """A Markdown table: text is set to the left, numbers to the right.
 
-    >>> print(to_markdown(Table("t", "", [("row", TEXT), ("WA", PERCENT)], [("a", 0.7516)])))
+    >>> print(to_markdown(Table("t", "", head("row text | WA percent"), [("a", 0.7516)])))
     | row | WA |
     | --- | ---: |
     | a | 75.16 |

@@ -12,7 +12,7 @@ import pytest
 from rich.cells import cell_len
 
 from distill.report import collect, summarise, write
-from distill.report.sections import missing_lines
+from distill.report.words import missing_lines
 from tests.distill.report.experiment_runs import IEMOCAP, at, only, printed, row, run, study_of
 from tests.distill.report.fake_runs import write_record
 

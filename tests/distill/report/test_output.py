@@ -18,7 +18,7 @@ from rich.console import Console
 
 from distill.report import collect, document, figures, summarise, terminal, write
 from distill.report.data import Report
-from distill.report.sections import first_lines
+from distill.report.words import first_lines
 from distill.runs.folder import RunFolder
 from distill.runs.read import RunSet
 from featstore.core.schema import UserError, printable

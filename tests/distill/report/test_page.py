@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 from markupsafe import escape
 
-from distill.report import collect, figures, pages, sections, summarise
+from distill.report import collect, figures, pages, summarise, words
 from distill.report.data import Report
 from distill.report.figures import Drawing
 from featstore.core.schema import printable
@@ -139,7 +139,7 @@ def test_figures_are_images_that_xml_readers_read(
 
 def test_significance_stands_before_the_first_table(report: Report, text: str) -> None:
     table2 = next(e for e in report.studies[0].experiments if e.name == "table2")
-    sentences = sections.significance(table2.comparisons)
+    sentences = words.significance(table2.comparisons)
     assert len(sentences) == 2
     for sentence in sentences:
         assert 0 < text.find(str(escape(sentence))) < text.find("<table")
@@ -147,7 +147,7 @@ def test_significance_stands_before_the_first_table(report: Report, text: str) -
 
 def test_the_first_line_says_that_it_is_synthetic(report: Report, parsed: Page) -> None:
     body = [text for where, text in parsed.texts if where not in ("title", "style")]
-    assert body[:2] == ["Skip to the report", *sections.first_lines(report)]
+    assert body[:2] == ["Skip to the report", *words.first_lines(report)]
     natural = dataclasses.replace(report.studies[0], dataset="emodb")
     other = rendered(Report((natural,), ()))
     assert not any("ynthes" in text for _, text in other.texts)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from distill.report import collect, summarise, write
-from distill.report.sections import significance
+from distill.report.words import significance
 from tests.distill.report.experiment_runs import only, printed, row, run
 from tests.distill.report.fake_runs import write_record
 
