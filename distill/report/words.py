@@ -83,15 +83,12 @@ def findings(study: Study) -> list[str]:
     """Which differences are significant and which are not: by experiment, else over all."""
     if not study.comparisons:
         return ["No two students have a fold and a seed in common, so no difference is tested."]
-    asked = [
-        f"{experiment_title(experiment)}. {text}"
-        for experiment in study.experiments
-        for rows in grouped(experiment.comparisons, lambda row: row.reference).values()
-        for text in significance(rows)
-    ]
-    return asked or [
-        text
-        for rows in grouped(study.comparisons, lambda row: row.reference).values()
+    tables = [(f"{experiment_title(one)}, against", one.comparisons) for one in study.experiments]
+    tables = tables if any(rows for _, rows in tables) else [("Against", study.comparisons)]
+    return [
+        f"{what} {reference}. {text}"
+        for what, comparisons in tables
+        for reference, rows in grouped(comparisons, lambda row: row.reference).items()
         for text in significance(rows)
     ]
 
