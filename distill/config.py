@@ -280,7 +280,8 @@ class RunSettings(Settings):
     optim: StudentOptim = StudentOptim()
     stream: StreamSettings = StreamSettings()
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto: bf16 where the GPU has it, else fp32. Losses are float32 always."""
+    """Of the backbone while it trains. auto: bf16 on a GPU, fp32 on a CPU. Heads, losses and every
+    evaluation are float32 always."""
     seed: int = Field(42, ge=0, lt=2**63)
 
 
@@ -365,27 +366,55 @@ def source_of(kind: str) -> str:
     )
 
 
+def precision_in_use(settings: RunSettings, device: str) -> str:
+    """``fp32``, ``bf16`` or ``fp16``: what the backbone computes in on a kind of device.
+
+    Args:
+        settings: of the run.
+        device: ``cpu`` or ``cuda``, see :func:`featstore.core.config.device_kind`.
+
+    Raises:
+        UserError: the device cannot compute in it.
+
+    >>> [precision_in_use(RunSettings(), device) for device in ("cpu", "cuda")]
+    ['fp32', 'bf16']
+    """
+    if settings.precision == "auto":
+        return "bf16" if device == "cuda" else "fp32"
+    if settings.precision == "fp16" and device != "cuda":
+        raise UserError("precision = fp16 needs a GPU", "use precision = auto or fp32")
+    return settings.precision
+
+
 def run_key(
     settings: RunSettings,
     store: str,
     teachers: Sequence[Mapping[str, Any]],
     weights: str | None = None,
+    device: str = "cpu",
 ) -> str:
     """Twelve hex digits that name runs which differ in nothing but fold and seed.
 
+    Settings that alter no result but its last bits do not count: how a batch is cut into
+    micro-batches, recomputed activations, where a local model folder lies.
+
     Args:
-        settings: of the run; the seed does not count, nor where a local model folder lies.
+        settings: of the run; the seed does not count.
         store: the fingerprint of corpus, audio and splits.
         teachers: what each teacher was made from.
-        weights: SHA-256 of the file of weights that the backbone was given, if it was.
+        weights: SHA-256 of the file of weights that the backbone starts from, if there is one.
+        device: the kind that is trained on; it counts, and so does the precision in use there.
+
+    Raises:
+        UserError: as :func:`precision_in_use`.
     """
-    told = portable(settings).model_dump(mode="json", exclude={"seed"})
-    del told["student"]["gradient_checkpointing"]  # the same numbers from less memory
-    told["targets"] = settings.targets.model_dump(mode="json", exclude_defaults=True)
-    if not told["targets"]:  # as all runs were before there was a choice
-        del told["targets"]
+    values = portable(settings).model_dump(mode="json", exclude={"seed", "precision"})
+    del values["student"]["gradient_checkpointing"]
+    del values["stream"]["max_batch_s"]
     made_from: dict[str, Any] = {
-        "settings": told,
+        "settings": values,
+        "device": device,
+        "precision": precision_in_use(settings, device),
         "store": store,
         "teachers": list(teachers),
     }

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from distill.config import LossSettings, RunSettings, portable, run_key
 from distill.runs.folder import RunFolder
 from distill.runs.read import Run
-from featstore.core.config import cross_fitted
+from featstore.core.config import cross_fitted, device_kind
 from featstore.core.files import sha256_of
 from featstore.core.schema import UserError
 from featstore.core.weights import refuse_giant
@@ -84,11 +84,18 @@ class Keys:
         if settings.student not in self._students:
             self._students[settings.student] = portable(settings).student
         settings = settings.model_copy(update={"student": self._students[settings.student]})
-        key = run_key(settings, self._fingerprint, self._teachers[fold], given)
+        kind = device_kind(request.device)
+        key = run_key(settings, self._fingerprint, self._teachers[fold], given, kind)
         return RunFolder.of(request.runs, request.experiment, key, request.fold, settings.seed)
 
 
-def key_of(store: Store, fold: int, settings: RunSettings, weights: Path | None = None) -> str:
+def key_of(
+    store: Store,
+    fold: int,
+    settings: RunSettings,
+    weights: Path | None = None,
+    device: str = "auto",
+) -> str:
     """The key of a run; the same for every fold of a store.
 
     Raises:
@@ -96,7 +103,7 @@ def key_of(store: Store, fold: int, settings: RunSettings, weights: Path | None 
     """
     given = _given(weights) if weights is not None else None
     made_from = _made_from(store, fold, settings.targets.cross_fit)
-    return run_key(settings, store.fingerprint(), made_from, given)
+    return run_key(settings, store.fingerprint(), made_from, given, device_kind(device))
 
 
 def _given(weights: Path) -> str:

@@ -72,7 +72,7 @@ def _run_fold(request: RunRequest, on_epoch: OnEpoch | None, team: Team) -> Outc
     if request.tensorboard:
         refuse_without_tensorboard()
     store = open_store(request.store)
-    key = key_of(store, request.fold, request.settings, request.weights)
+    key = key_of(store, request.fold, request.settings, request.weights, request.device)
     losses, cross_fit = request.settings.losses, request.settings.targets.cross_fit
     terms = losses.for_teachers(store.teacher_names(request.fold, cross_fit))
     require_teachers(store, request.fold, losses, cross_fit)

@@ -44,7 +44,7 @@ def train(store: Path, runs: Path, *sets: str, **over: Any) -> Outcome:
 
 def folder_of(order: RunRequest) -> RunFolder:
     """Where it leaves what it makes."""
-    key = key_of(Store.open(order.store), order.fold, order.settings)
+    key = key_of(Store.open(order.store), order.fold, order.settings, device=order.device)
     return RunFolder.of(order.runs, order.experiment, key, order.fold, order.settings.seed)
 
 

@@ -83,12 +83,28 @@ def test_the_seed_is_in_the_folder_and_not_in_the_key():
         "optim.encoder_lr=0.01",
         "student.pooling=attention",
         "student.backbone=hubert-base",
-        "stream.max_batch_s=20",
+        "stream.pool=2",
         "precision=bf16",
     ],
 )
 def test_what_changes_the_numbers_changes_the_key(flag):
     assert key(settings_of(flag)) != key(settings_of())
+
+
+@pytest.mark.parametrize(
+    "flag", ["stream.max_batch_s=20", "student.gradient_checkpointing=true", "precision=fp32"]
+)
+def test_what_alters_no_result_is_not_in_the_key(flag):
+    assert key(settings_of(flag)) == key(settings_of())
+
+
+def test_runs_in_another_precision_or_on_another_kind_of_device_are_other_runs():
+    on_gpu = key(settings_of(), device="cuda")
+    assert on_gpu == key(settings_of("precision=bf16"), device="cuda")
+    others = [key(settings_of()), key(settings_of("precision=fp32"), device="cuda")]
+    assert len({on_gpu, *others}) == 3
+    with pytest.raises(UserError, match="fp16 needs a GPU"):
+        key(settings_of("precision=fp16"))
 
 
 def test_the_key_tells_stores_and_teachers_and_weights_apart():

@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from distill.config import RunSettings, TargetSettings, portable, run_key
+from distill.config import run_key
 from distill.data.targets import load_targets
 from distill.runs.request import key_of
 from featstore.core.schema import Refused, UserError
-from featstore.core.settings import digest
 from featstore.folds import TRAIN
 from featstore.store.store import Store
 from tests.distill.small_runs import copied, folder_of, forged, history, request, settings_of, train
@@ -98,13 +97,9 @@ def test_the_key_is_that_of_the_unit_that_is_learnt_from(
     assert key(store, CROSS) == cross
 
 
-def test_runs_from_before_there_was_a_choice_keep_their_key() -> None:
-    settings, made = settings_of(), {"store": "5f", "teachers": []}
-    told = portable(settings).model_dump(mode="json", exclude={"seed", "targets"})
-    del told["student"]["gradient_checkpointing"]
-    assert run_key(settings, **made) == digest({"settings": told, **made})[:12]
-    assert run_key(settings_of(CROSS), **made) != run_key(settings, **made)
-    assert RunSettings().targets == TargetSettings(cross_fit=0)
+def test_the_choice_of_targets_is_in_the_key() -> None:
+    made = {"store": "5f", "teachers": []}
+    assert run_key(settings_of(CROSS), **made) != run_key(settings_of(), **made)
 
 
 class TestMissing:
