@@ -16,10 +16,9 @@ from torch.nn import functional as F
 
 from benchmarks import stores
 from benchmarks.common import Answer, Bench, Row, Times, judged, told
-from benchmarks.students import CPU, Case, cases, stepper_of, train
-from distill.data.stream import MicroBatch, open_signals, read_batch, stream
-from distill.data.targets import load_targets
-from distill.training.step import Stepper
+from benchmarks.students import CPU, Case, cases, learner_of, train
+from distill.data import MicroBatch, load_targets, open_signals, read_batch, stream
+from distill.training.loop import Learner
 from featstore.store.store import Store
 
 HUBERT_GOAL = 1.02
@@ -66,29 +65,28 @@ def _rows(case: Case, times: Times) -> list[Row]:
 
 def _time(bench: Bench, case: Case, store: Store) -> Times:
     targets = load_targets(store, 1, CPU)
-    stepper = stepper_of(bench, case, targets)
+    learner = learner_of(bench, case, targets)
     signals, lengths = open_signals(store, None, check=False), store.lengths
     ready = [read_batch(signals, plan, lengths) for plan in case.plans]
     return bench.time(
         {
-            "cached": lambda: train(stepper, stream(signals, case.plans, lengths)),
-            "cross entropy": partial(_cross_entropy, stepper, ready, targets.labels),
+            "cached": lambda: train(learner, case.plans, stream(signals, case.plans, lengths)),
+            "cross entropy": partial(_cross_entropy, learner, ready, targets.labels),
         },
         case.rounds,
     )
 
 
-def _cross_entropy(stepper: Stepper, batches: list[MicroBatch], labels: torch.Tensor) -> None:
+def _cross_entropy(learner: Learner, batches: list[MicroBatch], labels: torch.Tensor) -> None:
     """The same student and optimiser, and nothing else."""
-    optimiser, schedule = stepper.optimiser, stepper.schedule
-    trainable = [p for group in optimiser.param_groups for p in group["params"]]
+    optimiser, schedule = learner.optimiser, learner.schedule
     for batch in batches:
-        logits = stepper.student(batch.signals, batch.lengths).logits
+        logits = learner.student(batch.signals, batch.lengths).logits
         loss = F.cross_entropy(logits, labels[batch.rows])
-        share = loss * (len(batch.rows) / batch.step_rows)
+        share = loss * batch.share
         share.backward()  # type: ignore[no-untyped-call]
         if batch.ends_step:
-            nn.utils.clip_grad_norm_(trainable, stepper.settings.optim.clip_norm)
+            nn.utils.clip_grad_norm_(learner.trainable, learner.settings.optim.clip_norm)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
             schedule.step()

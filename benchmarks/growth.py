@@ -18,7 +18,7 @@ from benchmarks import stores
 from benchmarks.common import Answer, Bench, Row, Times, judged, run, short, told
 from benchmarks.nothing import SECONDS, build
 from benchmarks.targets import load
-from distill.data.stream import MicroBatchPlan, open_signals, read_batch
+from distill.data import MicroBatchPlan, open_signals, read_batch
 from featstore.store.store import Store
 
 FOLD = "1"
@@ -79,7 +79,7 @@ def _read_all(place: Path) -> None:
     signals, lengths = open_signals(store, None, check=False), store.lengths
     order = np.random.default_rng(0).permutation(len(lengths))
     for rows in np.split(order, range(BATCH, len(order), BATCH)):
-        read_batch(signals, MicroBatchPlan(rows, len(rows), True), lengths)
+        read_batch(signals, MicroBatchPlan(rows), lengths)
 
 
 def _open_targets(place: Path) -> None:

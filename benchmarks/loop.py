@@ -18,9 +18,8 @@ import torch
 
 from benchmarks import stores
 from benchmarks.common import Answer, Bench, Row, Times, judged, told
-from benchmarks.students import CPU, Case, cases, stepper_of, train, with_widths
-from distill.data.stream import open_signals, stream
-from distill.data.targets import FoldTargets, Pair, load_targets
+from benchmarks.students import CPU, Case, cases, learner_of, train, with_widths
+from distill.data import FoldTargets, Pair, load_targets, open_signals, stream
 from featstore.core.config import LinguisticSettings, ProsodicSettings
 from featstore.features import lld
 from featstore.store.store import Store
@@ -84,12 +83,12 @@ def _time(bench: Bench, case: Case, store: Store) -> Times:
     one = np.array([0], dtype=np.int64)
     widths = {name: speak(one)[1].shape[1] for name, speak in speakers["a"].items()}
     targets = with_widths(load_targets(store, 1, CPU), widths)
-    stepper = stepper_of(bench, case, targets)
+    learner = learner_of(bench, case, targets)
     signals, lengths = open_signals(store, None, check=False), store.lengths
 
     def step(with_targets: Any) -> None:
-        stepper.targets = cast("FoldTargets", with_targets)
-        train(stepper, stream(signals, case.plans, lengths))
+        learner.targets = cast("FoldTargets", with_targets)
+        train(learner, case.plans, stream(signals, case.plans, lengths))
 
     live = {name: Live(targets.labels, speak) for name, speak in speakers.items()}
     variants = {"cached": targets, **live}

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from benchmarks import stores
 from benchmarks.common import Answer, Bench, Row, judged
 from distill.config import PRESETS, RunSettings
-from distill.data.stream import plan_steps, training_steps
+from distill.data import plan_steps, training_steps
 from featstore.core.schema import SAMPLING_RATE, UserError
 from featstore.core.settings import resolve
 

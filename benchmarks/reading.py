@@ -1,7 +1,7 @@
 """How fast are random padded batches of audio from the store, against every other way to keep it?
 
 All of them fill the same batches; what differs is who hands out utterance ``i``. Copied into place
-shows what the form costs; whole batches are made by ``distill.data.stream.read_batch``, as a
+shows what the form costs; whole batches are made by ``distill.data.read_batch``, as a
 student is fed. Pages are in memory, one thread reads.
 """
 
@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from benchmarks import stores
 from benchmarks.common import Answer, Bench, Row, Times, judged, short, told
-from distill.data.stream import MicroBatchPlan, Signals, open_signals, read_batch
+from distill.data import MicroBatchPlan, Signals, open_signals, read_batch
 from featstore.core.schema import SAMPLING_RATE, TaskFailed, UserError
 from featstore.core.training import Indices
 from featstore.features.audio import FULL_SCALE
@@ -41,7 +41,7 @@ class Handing:
         self._read, self._scale = read, np.float32(scale)
 
     def read_into(self, index: int, out: Out) -> None:
-        """See :class:`distill.data.stream.Signals`."""
+        """See :class:`distill.data.Signals`."""
         out[:] = self._read(index)
         if self._scale != 1:
             out *= self._scale
@@ -150,7 +150,7 @@ def _checked(bench: Bench, store: Store, limit: Signals, n: int) -> Times:
     """All utterances once, by a reader that has not checked anything yet."""
     order = np.random.default_rng(2).permutation(n)
     parts = np.split(order, range(BATCH, n, BATCH))
-    plans = [MicroBatchPlan(rows, len(rows), True) for rows in parts]
+    plans = [MicroBatchPlan(rows) for rows in parts]
     lengths = store.lengths
 
     def read(signals: Signals) -> None:
@@ -171,7 +171,7 @@ def _endless(n: int) -> Iterator[list[MicroBatchPlan]]:
     rng = np.random.default_rng(1)
     while True:
         rows = rng.choice(n, (BATCHES, min(BATCH, n // 2)))
-        yield [MicroBatchPlan(part, len(part), True) for part in rows]
+        yield [MicroBatchPlan(part) for part in rows]
 
 
 def _read_next(

@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks import stores
 from benchmarks.common import Answer, Bench, Row, judged, told
 from distill.config import RunSettings
-from distill.data.stream import (
+from distill.data import (
     MicroBatchPlan,
     Signals,
     open_signals,

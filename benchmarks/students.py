@@ -6,7 +6,7 @@ arithmetic of one step is the true one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,11 +14,18 @@ import torch
 
 from benchmarks.common import Bench
 from distill.config import PRESETS, RunSettings
-from distill.data.stream import MicroBatch, MicroBatchPlan, plan_steps, training_steps
-from distill.data.targets import FoldTargets, load_targets, rows_of
+from distill.data import (
+    FoldTargets,
+    MicroBatch,
+    MicroBatchPlan,
+    load_targets,
+    plan_steps,
+    rows_of,
+    training_steps,
+)
 from distill.model.backbones import architecture, build_backbone
 from distill.model.student import Student, build_student
-from distill.training.step import Stepper
+from distill.training.loop import Learner, make_learner, train_step
 from featstore.core.schema import SAMPLING_RATE
 from featstore.core.settings import resolve
 from featstore.store.store import Store
@@ -100,11 +107,11 @@ def student_of(bench: Bench, settings: RunSettings, widths: Mapping[str, int]) -
     )
 
 
-def stepper_of(bench: Bench, case: Case, targets: FoldTargets) -> Stepper:
+def learner_of(bench: Bench, case: Case, targets: FoldTargets) -> Learner:
     """A student in training mode with its optimiser."""
     student = student_of(bench, case.settings, targets.widths)
     student.train()
-    return Stepper(student, case.settings, targets, 10_000, CPU)
+    return make_learner(student, case.settings, targets, 10_000, CPU)
 
 
 def with_widths(targets: FoldTargets, widths: Mapping[str, int]) -> FoldTargets:
@@ -117,7 +124,8 @@ def with_widths(targets: FoldTargets, widths: Mapping[str, int]) -> FoldTargets:
     return replace(targets, teachers=pairs)
 
 
-def train(stepper: Stepper, batches: Iterable[MicroBatch]) -> None:
+def train(learner: Learner, plans: Iterable[MicroBatchPlan], batches: Iterator[MicroBatch]) -> None:
     """What the trainer does with an epoch's batches."""
-    for batch in batches:
-        stepper.micro(batch)
+    for plan in plans:
+        if plan.ends_step:
+            train_step(learner, batches)

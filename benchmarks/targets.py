@@ -13,7 +13,7 @@ import torch
 
 from benchmarks import stores
 from benchmarks.common import Answer, Bench, Row, judged, told
-from distill.data.targets import load_targets
+from distill.data import load_targets
 from featstore.core.files import sha256_of
 from featstore.store.store import Store
 

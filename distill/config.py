@@ -193,50 +193,23 @@ Db = Annotated[float, Field(ge=-100, le=100)]
 DbRange = Annotated[tuple[Db, Db], AfterValidator(_rising)]
 
 
-_UNSPOKEN = {
-    "speed": "it changes tempo and pitch, of which the cached prosodic targets speak",
-    "time_crop": "it may cut off words and phrases of which the cached targets speak",
-}
-Factor = Annotated[float, Field(ge=0.5, le=2)]
-
-
 class AugmentSettings(Settings):
     """What is done to training utterances; every draw is uniform and each utterance's own."""
 
-    noise_snr_db: Annotated[tuple[Db, Db], AfterValidator(_rising)] | None = None
+    noise_snr_db: DbRange | None = None
     """White noise at a signal-to-noise ratio from this range."""
-    gain_db: Annotated[tuple[Db, Db], AfterValidator(_rising)] | None = None
+    gain_db: DbRange | None = None
     """Change of level; what goes beyond full scale is clipped, as a recorder would."""
     codecs: tuple[Codec, ...] = ()
     """One of these is drawn: ``mulaw`` (8 bit, G.711's curve), ``narrowband`` (as if sampled at
     8 kHz), ``telephone`` (both)."""
     codec_share: float = Field(0.5, gt=0, le=1)
     """Share of the utterances that go through a codec, where there are any."""
-    speed: Annotated[tuple[Factor, Factor], AfterValidator(_rising)] | None = None
-    """Played so many times as fast, in steps of 0.01. Invalidates targets."""
-    time_crop: float | None = Field(None, gt=0, lt=1)
-    """A random stretch of at least this share is kept. Invalidates targets."""
-    invalidates_targets: bool = False
-    """Allow what makes the teachers' cached targets speak of other audio than the student hears."""
-
-    @model_validator(mode="after")
-    def _targets_stay_valid(self) -> AugmentSettings:
-        """Refuse what the cached targets do not speak of, with the reason."""
-        faults = [
-            f"{name}: {why}" for name, why in _UNSPOKEN.items() if getattr(self, name) is not None
-        ]
-        if faults and not self.invalidates_targets:
-            raise ValueError(
-                f"{'; '.join(faults)}. Leave it out, or say that this is meant: "
-                "stream.augment.invalidates_targets = true"
-            )
-        return self
 
     @property
     def idle(self) -> bool:
         """Whether nothing is altered."""
-        chosen = (self.noise_snr_db, self.gain_db, self.speed, self.time_crop)
-        return not self.codecs and all(value is None for value in chosen)
+        return not self.codecs and self.noise_snr_db is None and self.gain_db is None
 
 
 class StudentOptim(OptimSettings):

@@ -153,7 +153,7 @@ def total_loss(
         up to the effective batch's total.
 
     Raises:
-        UserError: where settings and targets name different teachers.
+        KeyError: where the settings lack a teacher, see :meth:`LossSettings.for_teachers`.
     """
     rows: dict[str, tuple[float, Tensor]] = {}
 
@@ -161,8 +161,8 @@ def total_loss(
         with torch.set_grad_enabled(torch.is_grad_enabled() and coefficient > 0):
             rows[name] = coefficient, loss(*args)
 
-    for name, term in settings.for_teachers(targets).items():
-        logits, embeddings = targets[name]
+    for name, (logits, embeddings) in sorted(targets.items()):
+        term = settings.teachers[name]
         kl_args = (student.logits, logits, term.tau, settings.kl, settings.tau_squared)
         add(f"kl_{name}", settings.alpha * term.weight, kl_divergence, *kl_args)
         cos_args = (student.embeddings[name], embeddings)

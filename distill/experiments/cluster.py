@@ -29,29 +29,21 @@ class Training:
 
     Attributes:
         request: the run.
-        processes: that train it together, on each node.
-        nodes: how many.
         log: write each epoch to stderr, which is a job's log.
     """
 
     request: RunRequest
-    processes: int = 1
-    nodes: int = 1
     log: bool = False
 
     def __call__(self) -> None:
         """Train it.
 
         Raises:
-            UserError: as :func:`distill.training.loop.run_fold`, or SLURM has started other
-                processes.
+            UserError: as :func:`distill.training.loop.run_fold`.
         """
         from distill.training.loop import run_fold
-        from distill.training.parallel import join
-        from distill.training.team_step import tell_step
+        from distill.training.team import join
 
-        if self.processes * self.nodes > 1:
-            tell_step(self.processes, self.nodes)
         team = join(self.request.device)
         with team.hushed():
             run_fold(self.request, _say_epoch if self.log else None, team)
@@ -100,7 +92,7 @@ def task_of(
     request = replace(request, threads=demand.cpus if slurm else request.threads, **places)
     return Task(
         key=folder.task,
-        work=Training(request, processes, nodes, log=slurm),
+        work=Training(request, log=slurm),
         is_done=(folder.path.absolute() / DONE).exists,
         demand=demand,
         n_steps=request.settings.optim.epochs,

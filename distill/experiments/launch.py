@@ -112,13 +112,9 @@ def launch(
     if executor.name == "slurm":
         refuse_flags(requests)
         return _as_tasks(requests, title, executor, None, processes, nodes)
-    from distill.training.parallel import launched
-    from distill.training.team_step import tell_step
+    from distill.training.team import launched
 
-    team = processes * nodes
-    if team > 1 and launched() == 1:
-        tell_step(processes, nodes)
-    if team not in (1, launched()):
+    if processes * nodes not in (1, launched()):
         raise UserError(
             f"--processes {processes} --nodes {nodes}, but {launched()} process(es) were started",
             f"start them by `torchrun --nproc-per-node {processes} $(which distill) ...`, or `srun "
@@ -237,7 +233,7 @@ def _in_team(requests: Sequence[RunRequest], title: str) -> tuple[Done, bool]:
         What came of the runs, and whether this is the process that says so.
     """
     from distill.training.loop import run_fold
-    from distill.training.parallel import TeamLost, join
+    from distill.training.team import TeamLost, join
 
     team = join(requests[0].device if requests else "auto")
     threads = max(1, default_jobs() // team.local_size)

@@ -29,6 +29,7 @@ from distill.experiments.plan import (
 from distill.runs.records import ExperimentRecord, Row, write_record
 from distill.runs.request import Keys, RunRequest
 from distill.runs.status import over_folds
+from featstore.core.config import device_kind
 from featstore.core.schema import UserError, listed
 from featstore.core.settings import flat, overrides
 from featstore.folds import parse_numbers
@@ -126,7 +127,7 @@ def _requests(
         experiment.seed, cell.row.set,
     )  # fmt: skip
     name = experiment_name(student, cell.row.variant)
-    settings_key = run_key(first, "", ())
+    settings_key = run_key(first, "", (), device=device_kind(experiment.request.device))
     for seed in range(first.seed, first.seed + experiment.n_seeds):
         for fold in folds:
             yield (name, settings_key, fold, seed), replace(

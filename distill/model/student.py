@@ -72,11 +72,14 @@ class Student(nn.Module):
         """Signals [B, T] float32 at 16 kHz and their lengths [B] int64 to a :class:`StudentOutput`.
 
         The same for an utterance alone and in any batch; padding may hold anything finite. Each
-        utterance needs ``self.backbone.min_samples`` samples.
+        utterance needs ``self.backbone.min_samples`` samples. Under autocast only the backbone
+        computes in less than float32.
         """
         pooled = self.pooling(signals, lengths, self.backbone)
-        projected = [projection(pooled) for projection in self.projections]
-        logits = self.head(torch.cat(projected, dim=-1))
+        with torch.autocast(pooled.device.type, enabled=False):
+            pooled = wide(pooled)
+            projected = [projection(pooled) for projection in self.projections]
+            logits = self.head(torch.cat(projected, dim=-1))
         return StudentOutput(logits, dict(zip(self.teachers, projected, strict=False)), pooled)
 
     def save_pretrained(self, folder: Path) -> None:

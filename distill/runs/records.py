@@ -119,6 +119,10 @@ class RunFacts(_Facts):
     versions: dict[str, str] = {}
     processes: int = Field(1, ge=1)
     """How many trained it together; the effective batch is that of one."""
+    device: str = ""
+    """The kind that it was trained on: ``cpu`` or ``cuda``."""
+    precision: str = ""
+    """Of the backbone while it was trained: ``fp32``, ``bf16`` or ``fp16``."""
     best_epoch: int | None = None
     seconds: float | None = None
 

@@ -1,50 +1,434 @@
-"""One fold, one variant, one seed: from cached targets to ``predictions.parquet``."""
+"""One run, a fold, a variant and a seed: from cached targets to ``predictions.parquet``.
+
+:func:`run_fold` checks and skips, :func:`fit` trains, :func:`train_step` is one optimiser step.
+"""
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
+from torch.amp.grad_scaler import GradScaler
 
-from distill.config import portable
-from distill.data.augment import augmentation
-from distill.data.controls import shuffled
-from distill.data.stream import Signals, evaluation_batches, open_signals, plan_steps, stream
-from distill.data.stream import training_steps as steps_of_epoch
-from distill.data.targets import FoldTargets, load_targets, rows_of
-from distill.data.temperature import calibrated
+from distill.config import RunSettings, model_folder, portable, precision_in_use
+from distill.data import (
+    FoldTargets,
+    MicroBatch,
+    Pair,
+    Signals,
+    augmentation,
+    calibrated,
+    evaluation_batches,
+    load_targets,
+    open_signals,
+    plan_steps,
+    rows_of,
+    shuffled,
+    stream,
+    training_steps,
+)
+from distill.losses import LossParts, total_loss
 from distill.metrics import from_predictions
-from distill.model.student import build_student
+from distill.model.student import Student, build_student
 from distill.runs.attendance import epoch_note, noted
 from distill.runs.folder import RunFolder, predictions_table, teachers_table
+from distill.runs.records import RunFacts
 from distill.runs.request import Outcome, RunRequest, key_of, require_teachers
-from distill.training.describe import run_facts
-from distill.training.parallel import ALONE, Team
-from distill.training.standing import Position, load_standing, save_standing
-from distill.training.step import Stepper, StepReport, steps_an_epoch
-from distill.training.tracking import log_epoch, refuse_without_tensorboard
+from distill.training import checkpoint
+from distill.training.checkpoint import Progress, Report, Tensors
+from distill.training.half_precision import require_bfloat16
+from distill.training.team import ALONE, Team
 from featstore.core.console import say
 from featstore.core.metrics import ua, wa
-from featstore.core.schema import SAMPLING_RATE, TaskFailed
+from featstore.core.schema import SAMPLING_RATE, TaskFailed, UserError, listed, printable
 from featstore.core.settings import to_toml
-from featstore.core.training import class_weights, generator, pick_device, seed_all
+from featstore.core.training import (
+    Indices,
+    class_weights,
+    count_parameters,
+    make_schedule,
+    parameter_groups,
+    pick_device,
+    seed_all,
+)
 from featstore.jobs.task import Tell
 from featstore.store import open_store
+from featstore.store.provenance import versions
 from featstore.store.store import Store
 
 CHECKPOINT_EVERY_S = 600.0
 """A long epoch is checkpointed in between; when, changes no byte of the result."""
 
+GRADIENTS_EVERY = 10
+"""Steps between two measurements of the terms' gradients; each report has one at least."""
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 Floats = npt.NDArray[np.float32]
-Rows = dict[str, npt.NDArray[np.int64]]
 OnEpoch = Callable[[str, int, dict[str, Any]], None]
 """``on_epoch(label, n_epochs, entry)`` after each epoch, with its line of ``metrics.jsonl``."""
+
+
+class Objective(nn.Module):
+    """Student and losses as one module, which several processes call as one.
+
+    Args:
+        student: what is trained.
+        settings: of the run.
+        dtype: of the backbone under autocast; float32 means none.
+        weights: class weights of the cross entropy, ``[C]``.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        settings: RunSettings,
+        dtype: torch.dtype = torch.float32,
+        weights: torch.Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.student, self.settings, self.dtype, self.weights = student, settings, dtype, weights
+
+    def forward(
+        self, batch: MicroBatch, labels: torch.Tensor, teachers: Mapping[str, Pair], measure: bool
+    ) -> tuple[LossParts, dict[str, torch.Tensor]]:
+        """Losses of a micro-batch, and the norm of each term's gradient where it is measured."""
+        kind, settings = batch.signals.device.type, self.settings
+        with torch.autocast(kind, self.dtype, enabled=self.dtype != torch.float32):
+            output = self.student(batch.signals, batch.lengths)
+        smoothing = settings.optim.label_smoothing
+        parts = total_loss(output, teachers, labels, settings.losses, self.weights, smoothing)
+        norms: dict[str, torch.Tensor] = {}
+        if measure and output.pooled.requires_grad:
+            for name, value in parts.weighted.items():  # the heads' backward pass alone
+                norms[name] = torch.zeros(())
+                if value.requires_grad:
+                    (grad,) = torch.autograd.grad(value, output.pooled, retain_graph=True)
+                    norms[name] = grad.float().norm()
+        return parts, norms
+
+
+@dataclass
+class Learner:
+    """A student with its optimiser: everything that changes while it learns.
+
+    Attributes:
+        student: what is trained.
+        net: its :class:`Objective`, as the processes of a team call it.
+        settings: of the run, its temperatures those in use.
+        targets: the fold's.
+        optimiser: AdamW, one learning rate for the backbone and one for the rest.
+        schedule: of the learning rates.
+        scaler: of float16's gradients; idle otherwise.
+        device: where it computes.
+        utterance_ids: of the store's rows, for messages; without them rows are numbered.
+        team: the processes that train it together.
+        progress: how far it has come.
+        report: sums since the last epoch's end.
+        best: the weights of the best epoch.
+    """
+
+    student: Student
+    net: nn.Module
+    settings: RunSettings
+    targets: FoldTargets
+    optimiser: torch.optim.AdamW
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    scaler: GradScaler
+    device: torch.device
+    utterance_ids: Sequence[str] = ()
+    team: Team = ALONE
+    progress: Progress = field(default_factory=Progress)
+    report: Report = field(default_factory=Report)
+    best: Tensors = field(default_factory=dict)
+
+    @property
+    def trainable(self) -> list[nn.Parameter]:
+        """The parameters that the optimiser changes."""
+        return [p for group in self.optimiser.param_groups for p in group["params"]]
+
+
+def make_learner(
+    student: Student,
+    settings: RunSettings,
+    targets: FoldTargets,
+    n_steps: int,
+    device: torch.device,
+    utterance_ids: Sequence[str] = (),
+    team: Team = ALONE,
+) -> Learner:
+    """A student that is about to learn.
+
+    Args:
+        student: on the device.
+        settings: of the run.
+        targets: the fold's, on the device.
+        n_steps: optimiser steps of the whole run, which the schedule spans.
+        device: where to compute.
+        utterance_ids: of the store's rows, for messages.
+        team: the processes that train it together.
+
+    Raises:
+        UserError: the device cannot compute in the precision of the settings, or not rightly.
+    """
+    optim = settings.optim
+    dtype = DTYPES[precision_in_use(settings, device.type)]
+    if dtype is torch.bfloat16 and device.type == "cpu":
+        require_bfloat16(student.backbone)
+    weights = None
+    if optim.class_weights:
+        labels = targets.labels.cpu().numpy()[rows_of(targets)["train"]]
+        weights = class_weights(labels, len(targets.classes)).to(device)
+    encoder = list(student.backbone.named_parameters(prefix="backbone"))
+    names = {name for name, _ in encoder}
+    heads = [item for item in student.named_parameters() if item[0] not in names]
+    optimiser = torch.optim.AdamW(
+        parameter_groups(encoder, optim, optim.encoder_lr) + parameter_groups(heads, optim)
+    )
+    return Learner(
+        student=student,
+        net=team.wrap(Objective(student, settings, dtype, weights)),
+        settings=settings,
+        targets=targets,
+        optimiser=optimiser,
+        schedule=make_schedule(optimiser, optim, n_steps),
+        scaler=GradScaler(device.type, enabled=dtype is torch.float16),
+        device=device,
+        utterance_ids=utterance_ids,
+        team=team,
+    )
+
+
+def train_step(learner: Learner, batches: Iterator[MicroBatch], due: bool = False) -> bool:
+    """One optimiser step: forward, losses and backward of its micro-batches, then AdamW.
+
+    Args:
+        learner: its student, optimiser, schedule and report change.
+        batches: is taken from up to the micro-batch that ends the step.
+        due: whether this process wants a checkpoint after the step.
+
+    Returns:
+        Whether any process of the team wants one.
+
+    Raises:
+        TaskFailed: the loss is not finite; names the utterances. No weight was changed.
+    """
+    team, optimiser, scaler = learner.team, learner.optimiser, learner.scaler
+    measures = not learner.report.n_gradients or learner.schedule.last_epoch % GRADIENTS_EVERY == 0
+    losses: list[tuple[MicroBatch, LossParts]] = []
+    for item in batches:
+        batch = item.to(learner.device)
+        labels, teachers = learner.targets.batch(batch.rows)
+        if batch.ends_step:  # the rest needs all processes, so all must be well
+            due = team.any(due)
+        with team.exchanging(learner.net, batch.ends_step):
+            parts, norms = learner.net(batch, labels, teachers, measures and batch.ends_step)
+            # The mean over processes that follows makes the sum over all micro-batches of this.
+            share = parts.total * (batch.share * team.size)
+            scaler.scale(share).backward()
+        losses.append((batch, parts))
+        if batch.ends_step:
+            break
+    _add_losses(learner, losses)
+    if norms:
+        gradients = dict(zip(norms, torch.stack([*norms.values()]).tolist(), strict=True))
+        learner.report.add(Report(gradients=gradients, n_gradients=1))
+
+    scaler.unscale_(optimiser)
+    nn.utils.clip_grad_norm_(learner.trainable, learner.settings.optim.clip_norm)
+    scale = scaler.get_scale()
+    scaler.step(optimiser)
+    scaler.update()
+    optimiser.zero_grad(set_to_none=True)
+    if scaler.get_scale() >= scale:  # else float16 overflowed and no step was taken
+        learner.schedule.step()
+    return due
+
+
+def _add_losses(learner: Learner, losses: Sequence[tuple[MicroBatch, LossParts]]) -> None:
+    """Add a step's losses to the report, waiting for the device once, and refuse what is none."""
+    rows = [torch.stack([*parts.terms.values(), parts.total]).detach() for _, parts in losses]
+    for (batch, parts), values in zip(losses, torch.stack(rows).tolist(), strict=True):
+        if not math.isfinite(values[-1]):
+            raise _not_finite(learner, batch.rows, parts)
+        n = len(batch.rows) if batch.share else 0
+        terms = {name: value * n for name, value in zip(parts.terms, values, strict=False)}
+        learner.report.add(Report(n, terms | {"total": values[-1] * n}))
+
+
+def _not_finite(learner: Learner, rows: torch.Tensor, parts: LossParts) -> TaskFailed:
+    """Which utterances of a micro-batch have no finite loss, and which terms are to blame."""
+    bad = rows[~torch.isfinite(parts.rows)].tolist() or rows.tolist()
+    terms = [name for name, value in parts.terms.items() if not torch.isfinite(value)]
+    ids = learner.utterance_ids
+    names = [printable(ids[row]) if ids else f"row {row} of the store" for row in bad]
+    return TaskFailed(
+        f"loss not finite ({', '.join(terms) or 'total'}) for {len(bad)} of the "
+        f"{len(rows)} utterance(s) of a micro-batch, at step {learner.schedule.last_epoch + 1}:\n"
+        + listed(names),
+        "lower optim.lr, or use precision = fp32",
+    )
+
+
+def evaluate(learner: Learner, signals: Signals, lengths: Indices, rows: Indices) -> Floats:
+    """Raw logits in evaluation mode and float32, as ``distill predict`` computes them.
+
+    Args:
+        learner: its student is left in evaluation mode.
+        signals: of the store.
+        lengths: samples of every utterance of the store.
+        rows: which; each process of a team computes its share.
+
+    Returns:
+        ``[rows, C]``, in ascending order of the rows.
+    """
+    own = learner.team.share(rows, lengths)
+    plans = list(evaluation_batches(own, lengths, _budget(learner.settings)))
+    learner.student.eval()
+    logits: dict[int, Floats] = {}
+    with torch.inference_mode():
+        for batch in stream(signals, plans, lengths, pin=learner.device.type == "cuda"):
+            output = learner.student(batch.to(learner.device).signals, batch.lengths)
+            values = output.logits.float().cpu().numpy()
+            logits.update(zip(batch.rows.tolist(), values, strict=True))
+    for part in learner.team.gather(logits):
+        logits.update(part)
+    return np.stack([logits[row] for row in sorted(logits)])
+
+
+def fit(
+    request: RunRequest,
+    learner: Learner,
+    signals: Signals,
+    lengths: Indices,
+    run: RunFolder,
+    after_epoch: Callable[[dict[str, Any]], None],
+) -> bool:
+    """Train from wherever the learner stands to the end of the run's last epoch.
+
+    Args:
+        request: of the run.
+        learner: a new one, or as a checkpoint left it.
+        signals: of the store.
+        lengths: samples of every utterance of the store.
+        run: where checkpoints and ``metrics.jsonl`` are written.
+        after_epoch: called with each epoch's line of ``metrics.jsonl``.
+
+    Returns:
+        False where ``request.max_steps`` ended it before; what is done so far is kept.
+
+    Raises:
+        TaskFailed: the loss, or a logit of the validation speaker, is not finite.
+    """
+    settings, team, checkpoints = learner.settings, learner.team, run.path / "checkpoint"
+    optim, rows = settings.optim, rows_of(learner.targets)
+    n_steps = steps_an_epoch(learner)
+    progress = learner.progress
+    began = time.monotonic() - progress.seconds
+    limit = request.max_steps or math.inf
+    limit = limit if limit < n_steps * optim.epochs else math.inf
+
+    def save() -> None:
+        progress.seconds = time.monotonic() - began
+        checkpoint.save(checkpoints, learner)
+
+    while progress.epoch <= optim.epochs:
+        # The rest of the epoch's optimiser steps, in the order that seed and epoch decide
+        steps = training_steps(
+            rows["train"], lengths, optim.batch_size, settings.stream.pool, settings.seed,
+            progress.epoch,
+        )[progress.step :]  # fmt: skip
+        own = [team.share(step, lengths) for step in steps]
+        plans = plan_steps(steps, lengths, _budget(settings), own)
+        augment = augmentation(settings.stream.augment, settings.seed, progress.epoch)
+        learner.student.train()
+        saved = time.monotonic()
+        pin = learner.device.type == "cuda"
+        with closing(stream(signals, plans, lengths, pin=pin, augment=augment)) as batches:
+            for _ in steps:
+                if progress.total >= limit:
+                    break
+                long_ago = team.leads and time.monotonic() - saved > CHECKPOINT_EVERY_S
+                due = train_step(learner, batches, long_ago)
+                progress.step += 1
+                progress.total += 1
+                if due and progress.step < n_steps and progress.total < limit:
+                    save()
+                    saved = time.monotonic()
+        if progress.total >= limit:
+            save()
+            return False
+
+        # Validation, and selection of the best epoch
+        report = Report()
+        for part in team.gather(learner.report):
+            report.add(part)
+        learner.report = Report()
+        entry: dict[str, Any] = {"epoch": progress.epoch, **report.means()}
+        entry["lr"] = learner.schedule.get_last_lr()[-1]
+        if len(rows["validation"]):
+            logits = evaluate(learner, signals, lengths, rows["validation"])
+            entry["validation"] = scores(learner, logits, "validation")
+            score = (entry["validation"]["ua"], -entry["validation"]["loss"])
+            selects = optim.selection == "validation_ua"
+            if selects and (score > progress.best_score or not progress.best_epoch):
+                progress.best_epoch, progress.best_score = progress.epoch, score
+                weights = learner.student.state_dict()
+                learner.best = {name: value.detach().clone() for name, value in weights.items()}
+
+        # The epoch's line, and a checkpoint
+        entry["seconds"] = round(time.monotonic() - began, 3)
+        progress.history.append(entry)
+        progress.epoch, progress.step = progress.epoch + 1, 0
+        if team.leads:
+            run.write_metrics(progress.history)
+        after_epoch(entry)
+        save()
+
+    if learner.best:
+        learner.student.load_state_dict(learner.best)
+    progress.best_epoch = progress.best_epoch or optim.epochs
+    progress.seconds = time.monotonic() - began
+    return True
+
+
+def scores(learner: Learner, logits: Floats, role: str) -> dict[str, float]:
+    """WA, UA and cross entropy of a role's logits.
+
+    Raises:
+        TaskFailed: a logit is not finite.
+    """
+    if not np.isfinite(logits).all():
+        raise TaskFailed(
+            f"the student's {role} logits are not finite in epoch {learner.progress.epoch}",
+            "lower optim.lr, or use precision = fp32",
+        )
+    truth = learner.targets.labels.cpu()[rows_of(learner.targets)[role]]
+    loss = nn.functional.cross_entropy(torch.from_numpy(logits), truth)
+    labels, prediction = truth.numpy(), logits.argmax(1)
+    mean_recall = ua(labels, prediction, len(learner.targets.classes))
+    return {"wa": wa(labels, prediction), "ua": mean_recall, "loss": float(loss)}
+
+
+def steps_an_epoch(learner: Learner) -> int:
+    """Optimiser steps an epoch, the last of which may be smaller."""
+    return math.ceil(len(rows_of(learner.targets)["train"]) / learner.settings.optim.batch_size)
+
+
+def _budget(settings: RunSettings) -> int:
+    """Samples that a micro-batch may have, padding included."""
+    return round(settings.stream.max_batch_s * SAMPLING_RATE)
 
 
 def run_fold(request: RunRequest, on_epoch: OnEpoch | None = None, team: Team = ALONE) -> Outcome:
@@ -63,261 +447,159 @@ def run_fold(request: RunRequest, on_epoch: OnEpoch | None = None, team: Team = 
         TaskFailed: the loss is not finite, or another process of the team has ended.
     """
     with team.together():
-        return _run_fold(request, on_epoch, team)
-
-
-def _run_fold(request: RunRequest, on_epoch: OnEpoch | None, team: Team) -> Outcome:
-    if request.threads:
-        torch.set_num_threads(request.threads)
-    if request.tensorboard:
-        refuse_without_tensorboard()
-    store = open_store(request.store)
-    key = key_of(store, request.fold, request.settings, request.weights, request.device)
-    losses, cross_fit = request.settings.losses, request.settings.targets.cross_fit
-    terms = losses.for_teachers(store.teacher_names(request.fold, cross_fit))
-    require_teachers(store, request.fold, losses, cross_fit)
-    run = RunFolder.of(request.runs, request.experiment, key, request.fold, request.settings.seed)
-    if team.any(team.leads and run.done):
-        return skipped(request.fold, run, store.classes, "finished before")
-    with run.held() if team.leads else nullcontext():
-        if team.any(team.leads and run.done):
-            return skipped(request.fold, run, store.classes, "finished meanwhile")
-        with noted(request, run, leads=team.leads) as tell:
-            device = team.device or pick_device(request.device)
-            matched = [name for name, term in terms.items() if losses.beta * term.weight > 0]
-            targets = load_targets(
-                store, request.fold, device, matched=matched, cross_fit=cross_fit
+        if request.threads:
+            torch.set_num_threads(request.threads)
+        if request.tensorboard and find_spec("tensorboard") is None:
+            raise UserError(
+                "--tensorboard: TensorBoard is not installed", "pip install 'emodistill[tracking]'"
             )
-            store.check_parents(store.unit("audio", deep=True))
-            store.check_parents(store.record("lld", deep=True))  # its values are for the teachers
-            trainer = _Trainer(request, store, targets, run, key, device, team)
-            return trainer.run(on_epoch, tell)
+        store = open_store(request.store)
+        fold, settings = request.fold, request.settings
+        losses, cross_fit = settings.losses, settings.targets.cross_fit
+        key = key_of(store, fold, settings, request.weights, request.device)
+        losses.for_teachers(store.teacher_names(fold, cross_fit))
+        require_teachers(store, fold, losses, cross_fit)
+        run = RunFolder.of(request.runs, request.experiment, key, fold, settings.seed)
+        if team.any(team.leads and run.done):
+            return skipped(fold, run, store.classes, "finished before")
+        with run.held() if team.leads else nullcontext():
+            if team.any(team.leads and run.done):
+                return skipped(fold, run, store.classes, "finished meanwhile")
+            with noted(request, run, leads=team.leads) as tell:
+                return _train(request, store, run, key, team, on_epoch, tell)
 
 
 def skipped(fold: int, run: RunFolder, classes: tuple[str, ...], why: str) -> Outcome:
-    """A run that was finished, with the scores that its predictions tell."""
+    """A run that was finished, with the scores of its predictions."""
     run.tidy()
-    found = from_predictions(run.read_predictions(), classes)
-    return Outcome(fold, "skipped", run.path, why, found.wa, found.ua)
+    summary = from_predictions(run.read_predictions(), classes)
+    return Outcome(fold, "skipped", run.path, why, summary.wa, summary.ua)
 
 
-class _Trainer:
-    """A run in progress: the student, its position, and the data that it is fed."""
+def _train(
+    request: RunRequest,
+    store: Store,
+    run: RunFolder,
+    key: str,
+    team: Team,
+    on_epoch: OnEpoch | None,
+    tell: Tell,
+) -> Outcome:
+    """A run that nobody else is at: read its targets, fit the student, write what it leaves."""
+    settings, device = request.settings, team.device or pick_device(request.device)
+    losses = settings.losses
+    matched = [name for name, term in losses.teachers.items() if losses.beta * term.weight > 0]
+    targets = load_targets(
+        store, request.fold, device, matched=matched, cross_fit=settings.targets.cross_fit
+    )
+    store.check_parents(store.unit("audio", deep=True))
+    store.check_parents(store.record("lld"))  # of which the teachers were made; not its values
+    if settings.targets.tau == "validation":
+        settings = settings.model_copy(update={"losses": calibrated(losses, targets)})
+    targets = shuffled(targets, settings.targets.shuffle, settings.seed)
+    student = build_student(
+        settings.student, targets.classes, targets.widths, request.weights, settings.seed
+    ).to(device)
+    seed_all(team.seed(settings.seed))
+    rows, optim = rows_of(targets), settings.optim
+    n_steps = math.ceil(len(rows["train"]) / optim.batch_size) * optim.epochs
+    ids = store.utterances["utterance_id"].tolist()
+    learner = make_learner(student, settings, targets, n_steps, device, ids, team)
+    signals, lengths = open_signals(store, request.root, check=False), store.lengths
 
-    def __init__(
-        self,
-        request: RunRequest,
-        store: Store,
-        targets: FoldTargets,
-        run: RunFolder,
-        key: str,
-        device: torch.device,
-        team: Team,
-    ) -> None:
-        self.request, self.store, self.run_folder = request, store, run
-        self.settings, self.key, self.device, self.team = request.settings, key, device, team
-        if self.settings.targets.tau == "validation":
-            fitted = calibrated(self.settings.losses, targets)
-            self.settings = self.settings.model_copy(update={"losses": fitted})
-        targets = shuffled(targets, self.settings.targets.shuffle, self.settings.seed)
-        self.targets = targets
-        self.signals: Signals = open_signals(store, request.root, check=False)
-        self.lengths = store.lengths
-        self.rows: Rows = rows_of(targets)
-        self.labels = targets.labels.cpu().numpy()
-        self.budget = round(self.settings.stream.max_batch_s * SAMPLING_RATE)
-        self.student = build_student(
-            self.settings.student, targets.classes, targets.widths, request.weights,
-            self.settings.seed,
-        ).to(device)  # fmt: skip
-        team.align(self.student)
-        seed_all(_seed(self.settings.seed, team.rank))
-        optim = self.settings.optim
-        train = self.rows["train"]
-        weights = (
-            class_weights(self.labels[train], len(targets.classes)).to(device)
-            if optim.class_weights
-            else None
-        )
-        self.n_steps = steps_an_epoch(len(train), optim.batch_size)
-        self.stepper = Stepper(
-            self.student, self.settings, targets, self.n_steps * optim.epochs, device, weights,
-            utterance_ids=store.utterances["utterance_id"].tolist(), team=team,
-        )  # fmt: skip
-        self.position = Position()
-        self.best: dict[str, torch.Tensor] = {}
-
-    def run(self, on_epoch: OnEpoch | None, tell: Tell) -> Outcome:
-        """From wherever the run stands to its end."""
-        self._resume()
-        n_epochs = self.settings.optim.epochs
-        tell(self.position.epoch - 1, n_epochs)
-        if self.team.leads:
-            self._describe()
-        began = time.monotonic() - self.position.seconds
-        while self.position.epoch <= n_epochs:
-            if not self._epoch(began):
-                self.position.seconds = time.monotonic() - began
-                self._checkpoint()
-                return Outcome(
-                    self.request.fold, "stopped", self.run_folder.path,
-                    f"stopped after {self.position.total} optimiser step(s), as asked",
-                )  # fmt: skip
-            entry = self._close_epoch(began)
-            tell(entry["epoch"], n_epochs, epoch_note(entry))
-            if on_epoch is not None:
-                on_epoch(self.request.label, n_epochs, entry)
-            self._checkpoint()
-        return self._finish(time.monotonic() - began)
-
-    def _epoch(self, began: float) -> bool:
-        """Train to the end of the epoch; False where ``max_steps`` ends it before."""
-        optim, position = self.settings.optim, self.position
-        if self._stops():
-            return False
-        steps = steps_of_epoch(
-            self.rows["train"], self.lengths, optim.batch_size, self.settings.stream.pool,
-            self.settings.seed, position.epoch,
-        )  # fmt: skip
-        plans = plan_steps(steps[position.step :], self.lengths, self.budget, self.team)
-        augment = augmentation(self.settings.stream.augment, self.settings.seed, position.epoch)
-        self.student.train()
-        saved = time.monotonic()
-        for batch in stream(
-            self.signals, plans, self.lengths, pin=self.device.type == "cuda", augment=augment
-        ):
-            self.stepper.micro(batch)
-            if not batch.ends_step:
-                continue
-            position.step += 1
-            position.total += 1
-            if self._stops():
-                return False
-            due = self.team.leads and time.monotonic() - saved > CHECKPOINT_EVERY_S
-            if self.team.any(due) and position.step < self.n_steps:
-                position.seconds = time.monotonic() - began
-                self._checkpoint()
-                saved = time.monotonic()
-        return True
-
-    def _stops(self) -> bool:
-        limit = self.request.max_steps
-        return limit is not None and self.position.total >= limit
-
-    def _close_epoch(self, began: float) -> dict[str, Any]:
-        """Score the validation speaker, keep the best weights, and log the epoch."""
-        position = self.position
-        terms, gradients = StepReport.of(self.team.gather(self.stepper.report)).means()
-        self.stepper.report = StepReport()
-        entry: dict[str, Any] = {
-            "epoch": position.epoch,
-            "train": terms,
-            "gradients": gradients,
-            "lr": self.stepper.schedule.get_last_lr()[-1],
-        }
-        if len(self.rows["validation"]):
-            entry["validation"] = self._validate()
-            score = (entry["validation"]["ua"], -entry["validation"]["loss"])
-            selects = self.settings.optim.selection == "validation_ua"
-            if selects and (score > position.best_score or not position.best_epoch):
-                position.best_epoch, position.best_score = position.epoch, score
-                self.best = {k: v.detach().clone() for k, v in self.student.state_dict().items()}
-        position.seconds = time.monotonic() - began
-        entry["seconds"] = round(position.seconds, 3)
-        position.history.append(entry)
-        position.epoch, position.step = position.epoch + 1, 0
-        if self.team.leads:
-            self.run_folder.write_metrics(position.history)
-        if self.team.leads and self.request.tensorboard:
-            log_epoch(self.run_folder.path, entry)
-        return entry
-
-    def _validate(self) -> dict[str, float]:
-        rows = self.rows["validation"]
-        logits, truth = self._evaluate("validation"), self.labels[rows]
-        loss = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(truth))
-        prediction = logits.argmax(1)
-        return {
-            "wa": wa(truth, prediction),
-            "ua": ua(truth, prediction, len(self.targets.classes)),
-            "loss": float(loss),
-        }
-
-    def _evaluate(self, role: str) -> Floats:
-        """Logits of a role's rows, in order: ``[rows, C]``; each process computes its share."""
-        rows = self.team.share(self.rows[role], self.lengths)
-        plans = list(evaluation_batches(rows, self.lengths, self.budget))
-        own = np.zeros((0, len(self.targets.classes)), dtype=np.float32)
-        if plans:
-            own = self.stepper.evaluate(self.signals, plans, self.lengths)
-        shares = self.team.gather((np.sort(rows), own))
-        order = np.argsort(np.concatenate([share for share, _ in shares]))
-        logits: Floats = np.concatenate([part for _, part in shares])[order]
-        if not np.isfinite(logits).all():
-            raise TaskFailed(
-                f"the student's {role} logits are not finite in epoch {self.position.epoch}",
-                "lower optim.lr, or use precision = fp32",
-            )
-        return logits
-
-    def _checkpoint(self) -> None:
-        save_standing(self.run_folder.path / "checkpoint", self.position, self.stepper, self.best)
-
-    def _resume(self) -> None:
-        found = load_standing(self.run_folder.path / "checkpoint", self.stepper)
-        if found is None:
-            return
-        self.position, self.best = found
-        say(
-            f"{self.request.label}: resumed at epoch {self.position.epoch}, "
-            f"step {self.position.step}"
-        )
-
-    def _finish(self, seconds: float) -> Outcome:
-        """Best weights back, test speaker once, and everything written."""
-        if self.best:
-            self.student.load_state_dict(self.best)
-        else:
-            self.position.best_epoch = self.settings.optim.epochs
-        roles = {role: self.rows[role] for role in ("test", "validation") if len(self.rows[role])}
-        logits = {role: self._evaluate(role) for role in roles}
-        if self.team.leads:
-            self._write(roles, logits, seconds)
-        truth, prediction = self.labels[roles["test"]], logits["test"].argmax(1)
-        return Outcome(
-            self.request.fold, "done", self.run_folder.path, "",
-            wa(truth, prediction), ua(truth, prediction, len(self.targets.classes)), seconds,
-        )  # fmt: skip
-
-    def _write(self, roles: Rows, logits: dict[str, Floats], seconds: float) -> None:
-        """All that a finished run leaves, its mark last."""
-        table = predictions_table(
-            self.store.utterances, roles, logits, self.labels, self.targets.classes,
-            self.request.fold,
-        )  # fmt: skip
-        said = {name: output.logits for name, output in self.targets.outputs.items()}
-        teachers = teachers_table(
-            self.store.utterances, self.rows, said, self.labels, self.targets.classes,
-            self.request.fold,
-        )  # fmt: skip
-        self.student.save_pretrained(self.run_folder.path / "student")
-        self.run_folder.write_predictions(table)
-        self.run_folder.write_teachers(teachers)
-        self._describe(best_epoch=self.position.best_epoch, seconds=round(seconds, 1))
-        self.run_folder.finish()
-        shutil.rmtree(self.run_folder.path / "checkpoint", ignore_errors=True)
-
-    def _describe(self, **outcome: Any) -> None:
+    def describe(**outcome: Any) -> None:
         """``config.toml`` and ``run.json``: what this run is, and later how it ended."""
-        request = self.request
-        facts = run_facts(
-            self.store, self.targets, self.student, self.settings, self.key, request.experiment,
-            request.variant, processes=self.team.size, **outcome,
-        )  # fmt: skip
-        self.run_folder.write_text("config.toml", to_toml(portable(request.settings)))
-        self.run_folder.write_json("run.json", facts.model_dump(mode="json", by_alias=True))
+        facts = run_facts(store, learner, request, key, **outcome)
+        run.write_text("config.toml", to_toml(portable(request.settings)))
+        run.write_json("run.json", facts.model_dump(mode="json", by_alias=True))
+
+    def after_epoch(entry: dict[str, Any]) -> None:
+        if team.leads and request.tensorboard:
+            _log(run.path, entry)
+        tell(entry["epoch"], optim.epochs, epoch_note(entry))
+        if on_epoch is not None:
+            on_epoch(request.label, optim.epochs, entry)
+
+    if checkpoint.load(run.path / "checkpoint", learner):
+        at = learner.progress
+        say(f"{request.label}: resumed at epoch {at.epoch}, step {at.step}")
+    tell(learner.progress.epoch - 1, optim.epochs)
+    if team.leads:
+        describe()
+    if not fit(request, learner, signals, lengths, run, after_epoch):
+        why = f"stopped after {learner.progress.total} optimiser step(s), as asked"
+        return Outcome(request.fold, "stopped", run.path, why)
+
+    held_out = {role: rows[role] for role in ("test", "validation") if len(rows[role])}
+    logits = {role: evaluate(learner, signals, lengths, held_out[role]) for role in held_out}
+    scored = {role: scores(learner, logits[role], role) for role in held_out}["test"]
+    seconds = learner.progress.seconds
+    if team.leads:
+        labels, about = targets.labels.cpu().numpy(), (targets.classes, request.fold)
+        spoken = {name: output.logits for name, output in targets.outputs.items()}
+        student.save_pretrained(run.path / "student")
+        run.write_predictions(predictions_table(store.utterances, held_out, logits, labels, *about))
+        run.write_teachers(teachers_table(store.utterances, rows, spoken, labels, *about))
+        describe(best_epoch=learner.progress.best_epoch, seconds=round(seconds, 1))
+        run.finish()
+        shutil.rmtree(run.path / "checkpoint", ignore_errors=True)
+    return Outcome(request.fold, "done", run.path, "", scored["wa"], scored["ua"], seconds)
 
 
-def _seed(seed: int, rank: int) -> int:
-    """Of a process' dropout: the run's own seed alone, else masks that no other process draws."""
-    return int(generator(seed, rank).integers(2**63)) if rank else seed
+def _log(folder: Path, entry: Mapping[str, Any]) -> None:
+    """Add an epoch to the run's event files for TensorBoard (extra ``tracking``)."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder / "tensorboard")) as writer:
+        for group in ("train", "gradients", "validation"):
+            for name, value in entry.get(group, {}).items():
+                writer.add_scalar(f"{group}/{name}", value, entry["epoch"])
+
+
+def run_facts(
+    store: Store, learner: Learner, request: RunRequest, key: str, **outcome: Any
+) -> RunFacts:
+    """``run.json``: the facts of a run that the report relies on.
+
+    Args:
+        store: what it is trained from.
+        learner: what is trained, its temperatures those in use.
+        request: of the run.
+        key: see :func:`distill.config.run_key`.
+        outcome: once it is finished, ``best_epoch`` and ``seconds``.
+    """
+    corpus, splits = store.unit("corpus"), store.unit("splits")
+    settings, targets, folds = learner.settings, learner.targets, splits.settings["folds"]
+    fold, backbone = targets.fold, settings.student.backbone
+    overlaps = {record["fold"]: record for record in splits.facts["text_overlap"]}
+    classes = [store.classes[label] for label in store.labels.tolist()]
+    if folder := model_folder(backbone):  # a report does not tell where a run was made
+        backbone = backbone.removesuffix(folder) + Path(folder).name
+    facts: dict[str, Any] = {
+        "schema": 1,
+        "experiment": request.experiment,
+        "key": key,
+        "fold": fold.number,
+        "seed": settings.seed,
+        "variant": request.variant,
+        "dataset": corpus.facts["name"],
+        "full_release": corpus.facts["full_release"],
+        "classes": targets.classes,
+        "n_folds": len(store.folds),
+        "store": {"fingerprint": store.fingerprint(), "url": store.url},
+        "split": {"test": fold.test, "validation": fold.validation, "train": fold.train},
+        "protocol": {
+            **{name: folds[name] for name in ("scheme", "validation", "script_disjoint")},
+            "kind": corpus.settings["corpus"]["kind"],
+        },
+        "student": {"backbone": backbone, "parameters": count_parameters(learner.student)},
+        "teachers": {name: out.unit.facts["scores"] for name, out in targets.outputs.items()},
+        "temperatures": {name: settings.losses.teachers[name].tau for name in targets.teachers},
+        "label_map": dict(sorted(set(zip(store.utterances["label_raw"], classes, strict=True)))),
+        "text_overlap": overlaps.get(fold.number),
+        "versions": versions(),
+        "processes": learner.team.size,
+        "device": learner.device.type,
+        "precision": precision_in_use(settings, learner.device.type),
+    }
+    return RunFacts.model_validate(facts | outcome)

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import memory, nothing, padding, reading, stall, stores, study
 from benchmarks.common import ROOT, Bench, script
-from distill.data.stream import MicroBatchPlan, open_signals
+from distill.data import MicroBatchPlan, open_signals
 from featstore.build.plan import Request, make_plan
 from featstore.build.units import source_sums
 from featstore.core.schema import TaskFailed
@@ -63,7 +63,7 @@ def test_half_a_store_does_not_stay(bench):
 def test_other_samples_are_not_timed(store):
     ours = open_signals(store, None, check=False)
     shifted = reading.Handing(lambda i: np.roll(store.audio.read(i), 1))
-    plan = MicroBatchPlan(np.array([3, 1]), 2, True)
+    plan = MicroBatchPlan(np.array([3, 1]))
     reading._refuse_differences({"store": ours, "same": ours}, plan, store.lengths)
     with pytest.raises(TaskFailed, match="shifted gives other samples"):
         reading._refuse_differences({"store": ours, "shifted": shifted}, plan, store.lengths)
@@ -92,7 +92,7 @@ class Slow:
 
 @pytest.mark.parametrize(("pace", "low", "high"), [(1e9, 0.9, 1.0), (20.0, 0.0, 0.4)])
 def test_waiting_is_told_from_computing(pace, low, high):
-    plans = [MicroBatchPlan(np.array([row]), 1, True) for row in range(20)]
+    plans = [MicroBatchPlan(np.array([row])) for row in range(20)]
     lengths = np.full(20, 16_000)
     waits_s, whole_s = stall.consume(Slow(), plans, lengths, pace)
     assert len(waits_s) == len(plans) + 1

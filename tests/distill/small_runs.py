@@ -120,7 +120,6 @@ def without_validation(store: Path) -> None:
         rewrite(store / "splits", "role", join)
         record["settings"]["folds"]["validation"] = "none"
         for fold in record["facts"]["folds"]:
-            fold["train"] = sorted(fold["train"] + fold["validation"])
             fold["validation"] = []
     splits = Store.open(store).unit("splits").fingerprint
     for unit in sorted(path.parent for path in (store / "folds").glob(f"*/*/{RECORD}")):

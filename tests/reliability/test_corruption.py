@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distill.data.targets import load_targets
+from distill.data import load_targets
 from featstore.build.plan import Request
 from featstore.core.config import BuildSettings
 from featstore.core.schema import UserError

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from distill.data.targets import load_targets
+from distill.data import load_targets
 from distill.runs.folder import FAILED
 from featstore.core.schema import Refused
 from featstore.folds import TEST, TRAIN

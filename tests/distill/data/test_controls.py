@@ -1,4 +1,4 @@
-"""distill/data/controls.py: targets handed on, labels and held-out rows as they were."""
+"""distill/data.py: targets exchanged, labels and held-out rows as they were."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill.data.controls import handed_on, shuffled
-from distill.data.targets import load_targets
+from distill.data import exchanged, load_targets, shuffled
 from distill.runs.folder import TEACHERS
 from distill.runs.request import key_of
 from distill.training.loop import run_fold
@@ -19,7 +18,7 @@ from tests.distill.small_runs import request, results, train
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(0, 2**32))
 def test_every_row_once_within_its_group_and_never_itself(groups, seed):
     groups = np.array(groups)
-    source = handed_on(groups, seed)
+    source = exchanged(groups, seed)
     assert sorted(source.tolist()) == list(range(len(groups)))
     assert (groups[source] == groups).all()
     alone = np.bincount(groups)[groups] == 1
@@ -28,12 +27,12 @@ def test_every_row_once_within_its_group_and_never_itself(groups, seed):
 
 def test_the_order_is_the_seeds():
     groups = np.zeros(30, dtype=np.int64)
-    assert handed_on(groups, 1).tolist() == handed_on(groups, 1).tolist()
-    assert handed_on(groups, 1).tolist() != handed_on(groups, 2).tolist()
+    assert exchanged(groups, 1).tolist() == exchanged(groups, 1).tolist()
+    assert exchanged(groups, 1).tolist() != exchanged(groups, 2).tolist()
 
 
 @pytest.mark.parametrize("among", ["label", "any"])
-def test_a_fold_with_its_targets_handed_on(small_store, among):
+def test_a_fold_with_its_targets_exchanged(small_store, among):
     targets = load_targets(Store.open(small_store), 1, torch.device("cpu"))
     control = shuffled(targets, among, seed=42)
     train = targets.rows(TRAIN)

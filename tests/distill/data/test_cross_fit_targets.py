@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from distill.config import run_key
-from distill.data.targets import load_targets
+from distill.data import load_targets
 from distill.runs.request import key_of
 from featstore.core.schema import Refused, UserError
 from featstore.folds import TRAIN

@@ -1,5 +1,6 @@
-"""distill/data/stream.py: every utterance once an epoch, in an order that comes back, unaltered."""
+"""distill/data.py: every utterance once an epoch, in an order that comes back, unaltered."""
 
+import math
 import pickle
 import shutil
 import threading
@@ -16,7 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill.data.stream import (
+from distill.data import (
     CorpusSignals,
     MicroBatch,
     MicroBatchPlan,
@@ -28,7 +29,6 @@ from distill.data.stream import (
     stream,
     training_steps,
 )
-from distill.training.step import steps_an_epoch
 from featstore.build import units as builds
 from featstore.core.config import AudioSettings
 from featstore.core.schema import Corrupt, Refused, UserError
@@ -59,7 +59,7 @@ def streaming() -> bool:
 
 
 def one_by_one(n: int) -> tuple[list[MicroBatchPlan], np.ndarray]:
-    return [MicroBatchPlan(np.array([row]), 1, True) for row in range(n)], np.full(n, 4)
+    return [MicroBatchPlan(np.array([row])) for row in range(n)], np.full(n, 4)
 
 
 @given(LENGTHS, SIZES, st.integers(1, 5), st.integers(0, 9), st.integers(1, 9))
@@ -70,7 +70,7 @@ def test_an_epoch_is_a_pure_function_of_seed_and_number(lengths, size, pool, see
     assert [step.tolist() for step in steps] == [step.tolist() for step in again]
     assert sorted(np.concatenate(steps)) == rows.tolist()
     assert max(map(len, steps)) <= size
-    assert len(steps) == steps_an_epoch(len(rows), size)
+    assert len(steps) == math.ceil(len(rows) / size)
 
 
 def test_epochs_and_seeds_differ_and_global_generators_do_not_matter():
@@ -94,7 +94,7 @@ def test_micro_batches_are_the_step_within_the_budget(lengths, size, budget):
     for step, (start, end) in zip(steps, pairwise([0, *ends]), strict=True):
         parts = plans[start:end]
         assert sorted(np.concatenate([part.rows for part in parts])) == sorted(step)
-        assert {part.step_rows for part in parts} == {len(step)}
+        assert [part.share for part in parts] == [len(part.rows) / len(step) for part in parts]
 
 
 @given(LENGTHS, st.integers(1, 2000))
@@ -127,7 +127,7 @@ def test_batches_are_the_stores_signals_with_zeros_after_them(small_store):
     seen = []
     for plan, batch in zip(plans, stream(open_signals(store, None), plans, lengths), strict=True):
         assert batch.rows.tolist() == plan.rows.tolist()
-        assert (batch.step_rows, batch.ends_step) == (plan.step_rows, plan.ends_step)
+        assert (batch.share, batch.ends_step) == (plan.share, plan.ends_step)
         assert batch.signals.dtype == torch.float32
         assert batch.signals.shape[1] == batch.lengths.max()
         for row, size, signal in zip(batch.rows, batch.lengths, batch.signals, strict=True):
@@ -193,7 +193,7 @@ def test_read_ahead_or_when_asked_for_the_batches_are_the_same(small_store, ahea
         assert batch.rows.tolist() == expected.rows.tolist() == plan.rows.tolist()
         assert batch.lengths.tolist() == expected.lengths.tolist()
         assert torch.equal(batch.signals, expected.signals)
-        assert (batch.step_rows, batch.ends_step) == (expected.step_rows, expected.ends_step)
+        assert (batch.share, batch.ends_step) == (expected.share, expected.ends_step)
     assert not streaming()
 
 
@@ -238,10 +238,10 @@ def test_one_thread_reads_faster_than_a_student_hears(small_store):
     assert heard_s / (time.thread_time() - began) > 4_000
 
 
-def test_a_step_without_rows_is_an_empty_batch():
-    empty = MicroBatchPlan(np.array([], dtype=np.int64), 3, True)
-    batch = read_batch(Counting(), empty, np.array([4]))
-    assert (len(batch.rows), batch.signals.shape, batch.ends_step) == (0, (0, 0), True)
+def test_a_step_without_rows_of_ours_has_one_that_counts_nothing():
+    step = np.array([2, 0])
+    (plan,) = plan_steps([step], np.array([4, 4, 4]), 8, [step[:0]])
+    assert (plan.rows.tolist(), plan.share, plan.ends_step) == ([2], 0, True)
 
 
 def test_nothing_planned_is_nothing_read():

@@ -1,4 +1,4 @@
-"""distill/data/targets.py: what a student is taught, and what it refuses to be taught."""
+"""distill/data.py: what a student is taught, and what it refuses to be taught."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from distill.data.targets import load_targets, rows_of
+from distill.data import load_targets, rows_of
 from featstore.core.schema import Corrupt, Refused, UserError
 from featstore.folds import TEST, TRAIN, VALIDATION
 from featstore.store.store import Store

@@ -14,8 +14,7 @@ from torch import nn
 from distill.runs.request import RunRequest
 from distill.training import loop as trainer
 from distill.training.loop import run_fold
-from distill.training.parallel import Team, join
-from distill.training.step import Stepper
+from distill.training.team import Team, join
 from featstore.core.schema import UserError
 from tests.distill.small_runs import STEPS, request
 
@@ -24,22 +23,22 @@ FAILS_AFTER = STEPS + 2
 
 def failing(order: RunRequest, team: Team) -> dict[str, object]:
     """The run, where the second process fails in the step after so many."""
-    micro, done = Stepper.micro, []
+    step, done = trainer.train_step, []
 
-    def counted(self, batch):
+    def counted(*args):
         if team.rank == 1 and len(done) == FAILS_AFTER:
             raise UserError("the second process has had enough", "give it a rest")
-        micro(self, batch)
-        if batch.ends_step:
-            done.append(batch)
+        due = step(*args)
+        done.append(due)
+        return due
 
-    Stepper.micro = counted
+    trainer.train_step = counted
     try:
         run_fold(order, team=team)
     except UserError as error:
         return {"message": error.message, "hint": error.hint, "steps": len(done)}
     finally:
-        Stepper.micro = micro
+        trainer.train_step = step
     return {}
 
 
@@ -48,13 +47,14 @@ def collectives(team: Team) -> dict[str, object]:
     layer = nn.Linear(2, 3)
     with torch.no_grad():
         layer.weight.fill_(team.rank + 5)
-    layer.weight.grad = torch.full((3, 2), team.rank + 1.0)
-    layer.bias.grad = torch.ones(3) if team.rank else None
-    team.add_up(layer.parameters())
-    team.align(layer)
+    net = team.wrap(layer)
+    weights = layer.weight.unique().tolist()
+    for ends_step, factor in ((False, 1.0), (True, 10.0)):
+        with team.exchanging(net, ends_step):
+            (net(torch.ones(1, 2)).sum() * factor * (team.rank + 1)).backward()
     return {
-        "sums": [layer.weight.grad.unique().tolist(), layer.bias.grad.unique().tolist()],
-        "weights": layer.weight.unique().tolist(),
+        "means": layer.weight.grad.unique().tolist(),
+        "weights": weights,
         "gathered": team.gather(f"process {team.rank}"),
         "any": [team.any(team.rank == n) for n in range(3)],
     }

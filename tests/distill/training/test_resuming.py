@@ -10,7 +10,6 @@ from distill.report import collect
 from distill.runs import folder as runs
 from distill.training import loop as trainer
 from distill.training.loop import run_fold
-from distill.training.step import Stepper
 from tests.distill.small_runs import (
     EPOCHS,
     STEPS,
@@ -35,18 +34,17 @@ def dies(*_):
 
 @contextmanager
 def killed_after(n_steps):
-    """Die in the first micro-batch after so many optimiser steps."""
-    micro, seen = Stepper.micro, []
+    """Die in the optimiser step after so many."""
+    step, seen = trainer.train_step, []
 
-    def counted(self, batch):
+    def counted(*args):
         if len(seen) == n_steps:
             raise Killed
-        micro(self, batch)
-        if batch.ends_step:
-            seen.append(batch)
+        seen.append(n_steps)
+        return step(*args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Stepper, "micro", counted)
+        patch.setattr(trainer, "train_step", counted)
         with pytest.raises(Killed):
             yield
 
@@ -61,13 +59,13 @@ def resumed(order, *deaths):
 
 @pytest.fixture
 def falling(monkeypatch):
-    """Validation as if the first epoch were the best."""
-    validate = trainer._Trainer._validate
+    """Scores as if the first epoch were the best."""
+    scores = trainer.scores
 
-    def worse_each_time(self):
-        return {**validate(self), "ua": 1 / self.position.epoch}
+    def worse_each_time(learner, logits, role):
+        return {**scores(learner, logits, role), "ua": 1 / learner.progress.epoch}
 
-    monkeypatch.setattr(trainer._Trainer, "_validate", worse_each_time)
+    monkeypatch.setattr(trainer, "scores", worse_each_time)
 
 
 def test_killed_in_the_second_epoch(finished, small_store, tmp_path, capsys):
@@ -130,6 +128,18 @@ def test_stopped_on_purpose(finished, small_store, tmp_path):
     assert train(small_store, tmp_path, max_steps=2).status == "stopped"
     assert train(small_store, tmp_path, max_steps=STEPS).status == "stopped"
     same(train(small_store, tmp_path), finished[1])
+
+
+def test_as_many_steps_as_a_run_has_are_the_whole_run(finished, small_store, tmp_path):
+    same(train(small_store, tmp_path / "all", max_steps=EPOCHS * STEPS), finished[1])
+    assert train(small_store, tmp_path / "cut", max_steps=EPOCHS * STEPS - 1).status == "stopped"
+    same(train(small_store, tmp_path / "cut", max_steps=EPOCHS * STEPS), finished[1])
+
+
+def test_another_cut_into_micro_batches_goes_on_with_the_same_run(small_store, tmp_path):
+    stopped = train(small_store, tmp_path, max_steps=3)
+    done = train(small_store, tmp_path, "stream.max_batch_s=6")
+    assert (done.status, done.folder) == ("done", stopped.folder)
 
 
 @pytest.mark.usefixtures("falling")

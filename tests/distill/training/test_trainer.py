@@ -16,9 +16,8 @@ from distill.runs import folder as runs
 from distill.runs.folder import FAILED
 from distill.runs.records import RunFacts
 from distill.runs.request import key_of
-from distill.training import tracking
+from distill.training import loop
 from distill.training.loop import run_fold
-from distill.training.step import Stepper
 from featstore.core.metrics import ua, wa
 from featstore.core.schema import FOUR_CLASSES, Corrupt, TaskFailed, UserError
 from featstore.folds import OUT, TEST, TRAIN, VALIDATION
@@ -26,6 +25,7 @@ from featstore.store.store import Store
 from tests.distill.small_runs import (
     EPOCHS,
     copied,
+    flip_byte,
     folder_of,
     forged,
     history,
@@ -120,6 +120,7 @@ def test_the_report_reads_it_without_complaint(finished):
     assert facts.best_epoch in (1, EPOCHS)
     assert set(facts.teachers) == {"linguistic", "prosodic"}
     assert facts.student.parameters > 400_000
+    assert (facts.device, facts.precision) == ("cpu", "fp32")
     found = collect([finished[1].folder.parents[2]])
     assert found.left_out == ()
     assert [run.facts.fold for run in found.runs] == [1, 2]
@@ -306,26 +307,30 @@ def test_it_stops_with_a_reason(small_store, tmp_path, flag, message):
 
 
 def test_logits_that_are_no_numbers_are_never_predictions(small_store, tmp_path, monkeypatch):
-    evaluate = Stepper.evaluate
-
-    def broken(self, *args):
-        return evaluate(self, *args) * np.float32(np.nan)
-
-    monkeypatch.setattr(Stepper, "evaluate", broken)
+    evaluate = loop.evaluate
+    monkeypatch.setattr(loop, "evaluate", lambda *args: evaluate(*args) * np.float32(np.nan))
     with pytest.raises(TaskFailed, match="validation logits are not finite in epoch 1"):
         train(small_store, tmp_path)
 
 
-@pytest.mark.parametrize("unit", ["audio", "lld"])
-def test_every_byte_of_the_store_is_looked_at(small_store, tmp_path, unit):
+def flipped(store, unit):
+    """One bit of a unit's values, as a disk would."""
+    chunks = (path for path in (store / unit / "values" / "c").rglob("*") if path.is_file())
+    flip_byte(next(chunks), 1000)
+
+
+def test_every_byte_of_the_audio_is_looked_at(small_store, tmp_path):
     store = copied(small_store, tmp_path / "store")
-    (chunk,) = (path for path in (store / unit / "values" / "c").rglob("*") if path.is_file())
-    content = bytearray(chunk.read_bytes())
-    content[1000] ^= 4
-    chunk.write_bytes(content)
-    with pytest.raises(Corrupt, match=rf"{unit}/values/c/.*\(array values\)") as caught:
+    flipped(store, "audio")
+    with pytest.raises(Corrupt, match=r"audio/values/c/.*\(array values\)") as caught:
         train(store, tmp_path / "runs")
     assert caught.value.exit_code == 3
+
+
+def test_llds_which_no_student_uses_stop_none(finished, small_store, tmp_path):
+    store = copied(small_store, tmp_path / "store")
+    flipped(store, "lld")
+    same(train(store, tmp_path / "runs"), finished[1])
 
 
 def test_audio_replaced_under_the_teachers(small_store, tmp_path):
@@ -348,7 +353,7 @@ def test_tensorboard_logs_every_epoch(small_store, tmp_path):
 
 
 def test_without_tensorboard_it_says_so_before_it_trains(small_store, tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
+    monkeypatch.setattr(loop, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="TensorBoard is not installed") as caught:
         train(small_store, tmp_path, tensorboard=True)
     assert "emodistill[tracking]" in caught.value.hint

@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
+from distill.runs.status import runs_status
 from distill.training.loop import run_fold
 from featstore.core.schema import UserError
 from tests import ROOT
@@ -31,13 +34,17 @@ def environment(**more):
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
 
 
-def torchrun(*args):
+def launch(*args):
     """``torchrun --nproc-per-node 2 --no-python distill run ...``."""
     launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone")
+    return [*launcher, "--nproc-per-node", "2", "--no-python", *DISTILL, "run", *map(str, args)]
+
+
+def torchrun(*args):
+    """It, to its end."""
     return subprocess.run(
-        [*launcher, "--nproc-per-node", "2", "--no-python", *DISTILL, "run", *map(str, args)],
-        capture_output=True, text=True, env=environment(), timeout=240,
-    )  # fmt: skip
+        launch(*args), capture_output=True, text=True, env=environment(), timeout=240
+    )
 
 
 def flags(store, runs, *sets):
@@ -132,10 +139,10 @@ def test_no_thread_of_the_group_outlives_it(pair):
 
 
 def test_collectives_by_hand(pair):
-    """A mean in place of the sum would hide behind clipping and AdamW, which do not mind scale."""
+    """Another scale would hide behind clipping and AdamW, which do not mind it."""
     for words in pair[1]:
         assert words["collectives"] == {
-            "sums": [[3.0], [1.0]],
+            "means": [16.5],  # of 11 and 22
             "weights": [5.0],
             "gathered": ["process 0", "process 1"],
             "any": [True, True, False],
@@ -176,3 +183,62 @@ def test_another_number_of_processes_does_not_go_on(pair, small_store):
     with pytest.raises(UserError, match=r"begun by 2 process\(es\), now there are 1") as caught:
         run_fold(request(small_store, pair[0] / "half"))
     assert "start it with 2" in caught.value.hint
+
+
+class TestEnds:
+    """However one process ends, the others do, too; what is done is kept."""
+
+    @pytest.fixture
+    def endless(self, small_store, tmp_path):
+        """Two processes at a run that would take hours, in a session of their own."""
+        args = flags(small_store, tmp_path, "optim.epochs=5000")
+        with subprocess.Popen(
+            launch(*args, "--fold", 1), env=environment(), stderr=subprocess.PIPE, text=True,
+            start_new_session=True,
+        ) as process:  # fmt: skip
+            until(lambda: list(tmp_path.glob("test/*/*/checkpoint/0*")))
+            yield process
+            if living(process.pid):
+                os.killpg(process.pid, signal.SIGKILL)
+
+    def test_one_that_is_killed_ends_all_and_the_same_command_resumes(
+        self, endless, small_store, tmp_path
+    ):
+        (second,) = [pid for pid in living(endless.pid) if "RANK=1" in variables(pid)]
+        os.kill(second, signal.SIGKILL)
+        _, said = endless.communicate(timeout=90)
+        assert endless.returncode == 1
+        assert "another process of this run has ended" in said
+        until(lambda: not living(endless.pid))
+        args = flags(small_store, tmp_path, "optim.epochs=5000")
+        again = torchrun(*args, "--fold", 1, "--max-steps", 1)
+        assert again.returncode == 0, again.stderr
+        assert "fold 1: resumed at epoch" in again.stderr
+
+    def test_ctrl_c_ends_all_at_once(self, endless, tmp_path):
+        os.killpg(endless.pid, signal.SIGINT)
+        endless.communicate(timeout=60)
+        assert endless.returncode != 0
+        until(lambda: not living(endless.pid))
+        (task,) = runs_status(tmp_path)["tasks"]
+        assert task["state"] == "stopped"
+
+
+def until(true, timeout_s=120.0):
+    end = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def living(session):
+    """Processes of a session that are no zombies."""
+    command = ["ps", "-s", str(session), "-o", "pid=,stat="]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    pairs = [line.split() for line in listed.splitlines()]
+    return [int(pid) for pid, stat in pairs if not stat.startswith("Z")]
+
+
+def variables(pid):
+    """The environment that a process was started with."""
+    return Path(f"/proc/{pid}/environ").read_text().split("\0")

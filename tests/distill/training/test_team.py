@@ -1,5 +1,6 @@
-"""distill/training/parallel.py within one process: how work is split; alone nothing happens."""
+"""distill/training/team.py within one process: how work is split; alone nothing happens."""
 
+import os
 import sys
 
 import numpy as np
@@ -9,18 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from distill.data.stream import plan_steps, training_steps
-from distill.training import parallel
-from distill.training.parallel import ALONE, Team, TeamLost, join
+from distill.data import plan_steps, training_steps
+from distill.training.team import ALONE, Team, TeamLost, join, launched
 from featstore.core.schema import UserError
 
 LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=40).map(np.array)
-TOLD = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+SET = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @pytest.fixture(autouse=True)
 def no_launcher(monkeypatch):
-    for name in TOLD:
+    slurm = [name for name in os.environ if name.startswith("SLURM")]
+    for name in [*SET, *slurm]:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -41,30 +42,31 @@ def test_every_process_has_a_part_in_every_step(lengths, batch, budget, size):
     steps = training_steps(np.arange(len(lengths)), lengths, batch, 1, 0, 1)
     found: list[list[int]] = [[] for _ in steps]
     for rank in range(size):
-        plans = plan_steps(steps, lengths, budget, Team(rank, size))
+        own = [Team(rank, size).share(step, lengths) for step in steps]
+        plans = plan_steps(steps, lengths, budget, own)
         assert sum(plan.ends_step for plan in plans) == len(steps)
         step = 0
         for plan in plans:
-            assert plan.step_rows == len(steps[step])
-            found[step] += plan.rows.tolist()
+            counts = plan.share > 0  # a process without rows takes part with one for nothing
+            assert plan.share == (len(plan.rows) / len(steps[step]) if counts else 0)
+            found[step] += plan.rows.tolist() if counts else []
             step += plan.ends_step
     assert [sorted(rows) for rows in found] == [sorted(step.tolist()) for step in steps]
 
 
-def test_alone_nothing_is_sent_and_accelerate_is_not_imported(monkeypatch):
-    monkeypatch.setitem(sys.modules, "accelerate", None)  # an import would fail
+def test_alone_nothing_is_sent():
     rows, layer = np.array([3, 1, 2]), nn.Linear(2, 1)
     team = join("auto")
     assert team is ALONE
     assert team.leads
-    with team.together(), team.hushed():
+    assert not torch.distributed.is_initialized()
+    with team.together(), team.hushed(), team.exchanging(layer, ends_step=True):
         assert team.share(rows, np.array([1, 2, 3, 4])) is rows
         assert (team.any(True), team.any(False)) == (True, False)
         assert team.gather(rows)[0] is rows
-        team.align(layer)
-        team.add_up(layer.parameters())
+        assert team.wrap(layer) is layer
+        assert team.seed(7) == 7
         team.leave()
-    assert layer.weight.grad is None
 
 
 def test_alone_an_error_is_itself():
@@ -76,7 +78,6 @@ def test_alone_an_error_is_itself():
 
 def test_one_process_of_a_launcher_is_alone(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
-    monkeypatch.setitem(sys.modules, "accelerate", None)
     assert join("cuda:7") is ALONE
 
 
@@ -102,44 +103,68 @@ def test_what_a_launcher_must_tell(monkeypatch, told, device, message):
     assert caught.value.exit_code == 2
 
 
-def parameters(*gradients):
-    """Parameters of two values each, with these gradients."""
-    made = [nn.Parameter(torch.zeros(2)) for _ in gradients]
-    for parameter, gradient in zip(made, gradients, strict=True):
-        parameter.grad = None if gradient is None else torch.tensor(gradient)
-    return made
-
-
-def test_gradients_are_added_and_those_that_are_nowhere_stay_away():
-    ours = parameters([1.0, 2.0], [3.0, 4.0], None, None)
-    theirs = parameters([10.0, 20.0], None, [30.0, 40.0], None)
-    total = parallel._flattened(ours) + parallel._flattened(theirs)
-    for bucket in (ours, theirs):
-        parallel._spread(total, bucket)
-        got = [None if p.grad is None else p.grad.tolist() for p in bucket]
-        assert got == [[11.0, 22.0], [3.0, 4.0], [30.0, 40.0], None]
-
-
-def test_buckets_hold_no_more_than_they_may():
-    made = [nn.Parameter(torch.zeros(n)) for n in (3, 3, 9, 1, 1, 1)]
-    sizes = [[p.numel() for p in bucket] for bucket in parallel._buckets(made, 6)]
-    assert sizes == [[3, 3], [9], [1, 1, 1]]
-    assert list(parallel._buckets([], 6)) == []
-
-
 def test_an_error_crosses_over_as_something_that_can():
     known = UserError("this", "do that")
     team = Team(1, 2)
-    assert team._portable(known) is known
-    strange = team._portable(KeyError("x"))
+    assert team.portable(known) is known
+    strange = team.portable(KeyError("x"))
     assert (strange.exit_code, strange.message) == (1, "process 1: KeyError: 'x'")
 
 
-def test_a_process_that_is_gone_is_told_in_words():
-    gone = pytest.raises(TeamLost, match="another process of this run has ended")
-    with gone as caught, parallel._reaching():
-        raise RuntimeError("Connection closed by peer")
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (RuntimeError("Connection closed by peer"), "another process of this run has ended"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "CUDA out of memory"),
+    ],
+)
+def test_a_process_that_is_gone_is_told_in_words(error, message):
+    with pytest.raises(TeamLost, match=message) as caught, Team(1, 2).exchanging(None, True):
+        raise error
     assert caught.value.exit_code == 1
+
+
+STEP = {
+    "SLURM_JOB_ID": "1234", "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_NTASKS": "8",
+    "SLURM_STEP_NUM_TASKS": "8", "SLURM_JOB_NUM_NODES": "4", "SLURM_NODEID": "2",
+    "SLURM_JOB_NODELIST": "n[0-4]", "SLURM_STEP_NODELIST": "n[1-4]",
+}  # fmt: skip
+SCONTROL = """#!/bin/sh
+[ "$4" = n1 ] && echo "NodeName=n1 Arch=x86_64 NodeAddr=10.0.0.7 OS=Linux"
+"""
+
+
+class TestSlurm:
+    @pytest.fixture
+    def step(self, tmp_path, monkeypatch):
+        """A step of srun, and a stand-in for scontrol; tests/slurm asks the real ones."""
+        (tmp_path / "scontrol").write_text(SCONTROL)
+        (tmp_path / "scontrol").chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+        for name, value in STEP.items():
+            monkeypatch.setenv(name, value)
+
+    @pytest.mark.usefixtures("step")
+    def test_a_process_of_a_step_learns_its_place(self, monkeypatch):
+        place = {}
+        monkeypatch.setattr(
+            torch.distributed, "init_process_group",
+            lambda backend: place.update({name: os.environ[name] for name in SET}),
+        )  # fmt: skip
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda: int(os.environ["RANK"]))
+        assert launched() == 8
+        team = join("cpu")
+        assert (team.rank, team.size, team.local_size, str(team.device)) == (5, 8, 2, "cpu")
+        assert 20_000 <= int(place.pop("MASTER_PORT")) <= 60_000
+        assert place == {
+            "RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "2",
+            "MASTER_ADDR": "10.0.0.7",
+        }  # fmt: skip
+
+    @pytest.mark.usefixtures("step")
+    def test_a_step_of_one_process_is_alone(self, monkeypatch):
+        monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+        assert launched() == 1
 
 
 def test_only_the_first_process_talks(capsys):

@@ -1,21 +1,23 @@
-"""One fold trained by several processes, as ``torchrun`` or ``accelerate launch`` starts them.
+"""One run trained by several processes, as ``torchrun``, ``accelerate launch`` or ``srun`` start.
 
-The utterances of every optimiser step are dealt out and the gradients added up. As each process
-weighs its micro-batches by their share of the whole step, the sum is the gradient that one process
-would have computed, however uneven the last step is; an average over processes, which is what
-``DistributedDataParallel`` takes, would be right only where all have equally many utterances.
+Each process computes its share of every optimiser step; PyTorch's DistributedDataParallel averages
+the gradients. A micro-batch's loss is scaled by its part of the whole step times the number of
+processes, so the average is the gradient that one process would have computed, however uneven the
+shares are.
 
-Where one process fails, all of them fail with its error: every collective begins by asking whether
-all are well, so that none waits for a process that will not come.
+Where one process fails, all fail with its error: collectives begin by agreeing that all are well,
+so that none waits for a process that will not come.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import subprocess
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,12 +26,12 @@ from torch import distributed, nn
 
 from featstore.core.console import trace
 from featstore.core.schema import TaskFailed, UserError
-from featstore.core.training import Indices, pick_device
+from featstore.core.training import Indices, generator, pick_device
 
 T = TypeVar("T")
 
-BUCKET = 2**24
-"""Gradients that are sent at once: 64 MiB of float32 beside the gradients themselves."""
+TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What a launcher sets beside WORLD_SIZE."""
 
 
 class TeamLost(TaskFailed):
@@ -37,7 +39,7 @@ class TeamLost(TaskFailed):
 
 
 class _Agreed(Exception):
-    """Carries an error of which every process has been told."""
+    """Carries an error that every process of the team has."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
@@ -46,16 +48,16 @@ class _Agreed(Exception):
 
 @dataclass(frozen=True)
 class Team:
-    """The processes that train a fold together. Alone, as by default, every method is for free.
+    """The processes that train a run together. Alone, as by default, every method is for free.
 
-    All methods but :meth:`share` and :meth:`hushed` are collectives: every process must call them,
-    in the same order.
+    :meth:`any`, :meth:`gather`, :meth:`wrap` and :meth:`together` are collectives: every process
+    must call them, in the same order.
 
     Attributes:
         rank: which of the processes this is; 0 leads: it writes, locks and talks.
         size: how many there are.
         local_size: how many of them are on this machine.
-        device: what this process computes on; None where it is for the caller to pick.
+        device: what this process computes on; None where the caller picks.
     """
 
     rank: int = 0
@@ -67,6 +69,14 @@ class Team:
     def leads(self) -> bool:
         """Whether this is the process that writes."""
         return self.rank == 0
+
+    def seed(self, seed: int) -> int:
+        """Of this process' dropout: the run's own seed alone, else one that no other process has.
+
+        >>> Team().seed(42)
+        42
+        """
+        return int(generator(seed, self.rank).integers(2**63)) if self.rank else seed
 
     def share(self, rows: Indices, lengths: Indices) -> Indices:
         """The part of some rows that this process computes: dealt out by falling length.
@@ -86,7 +96,7 @@ class Team:
         """Whether ``here`` is true in any process.
 
         Args:
-            here: what this process has to say.
+            here: this process' own.
             error: what it has failed with; every process then leaves :meth:`together` with it.
 
         Raises:
@@ -102,37 +112,34 @@ class Team:
         return bool(flags[0] > 0)
 
     def gather(self, item: T) -> list[T]:
-        """What each process has, by rank; for small things, which cross over by pickle."""
+        """Each process' item, by rank; for small things, which cross over by pickle."""
         if self.size == 1:
             return [item]
         self.any()
         return self._gather(item)
 
-    def add_up(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace each gradient by its sum over the processes; a process without one adds zero.
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module as it is called in training; in a team all start with the first's weights."""
+        if self.size == 1:
+            return module
+        self.any()
+        ddp: Any = nn.parallel.DistributedDataParallel
+        new = "forward_sync_buffers"
+        old = "broadcast_buffers"  # its name in torch 2.13
+        option = new if new in signature(ddp.__init__).parameters else old
+        with _reaching():
+            wrapped: nn.Module = ddp(module, find_unused_parameters=True, **{option: False})
+        return wrapped
 
-        A parameter that has a gradient nowhere keeps none, so that the optimiser passes it over.
+    def exchanging(self, module: nn.Module, ends_step: bool) -> AbstractContextManager[Any]:
+        """Around a micro-batch: gradients are averaged where it ends the step, and only there.
 
-        Args:
-            parameters: the same ones in every process, of one dtype.
+        Raises:
+            TeamLost: another process has ended, or this one's memory is exhausted while they wait.
         """
         if self.size == 1:
-            return
-        self.any()
-        for bucket in _buckets(list(parameters)):
-            flat = _flattened(bucket)
-            with _reaching():
-                distributed.all_reduce(flat)
-            _spread(flat, bucket)
-
-    def align(self, module: nn.Module) -> None:
-        """Give every process the first one's weights, lest another machine drew others."""
-        if self.size == 1:
-            return
-        self.any()
-        for tensor in module.state_dict().values():
-            with _reaching():
-                distributed.broadcast(tensor, 0)
+            return nullcontext()
+        return _reaching() if ends_step else module.no_sync()  # type: ignore[operator]
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -151,7 +158,7 @@ class Team:
                 raise
             except Exception as error:
                 trace(error)
-                self.any(error=self._portable(error))
+                self.any(error=self.portable(error))
             else:
                 self.any()
         except _Agreed as agreed:
@@ -164,22 +171,20 @@ class Team:
     def leave(self) -> None:
         """End what connects the processes."""
         if self.size > 1:
-            from accelerate import PartialState
+            distributed.destroy_process_group()
 
-            PartialState().destroy_process_group()
-
-    def _gather(self, item: T) -> list[T]:
-        from accelerate.utils import gather_object
-
-        with _reaching():
-            return list(gather_object([item]))
-
-    def _portable(self, error: Exception) -> Exception:
+    def portable(self, error: Exception) -> Exception:
         """An error that survives pickling; one that nobody foresaw might not."""
         if isinstance(error, UserError | OSError):
             return error
         again = "what is done is kept: mend the cause and run the same command again"
         return TaskFailed(f"process {self.rank}: {type(error).__name__}: {error}", again)
+
+    def _gather(self, item: T) -> list[T]:
+        items: list[Any] = [None] * self.size
+        with _reaching():
+            distributed.all_gather_object(items, item)
+        return items
 
 
 ALONE = Team()
@@ -191,12 +196,15 @@ def launched() -> int:
     Raises:
         UserError: ``WORLD_SIZE`` is no number of processes.
     """
-    given = os.environ.get("WORLD_SIZE") or "1"
-    if not given.isdecimal() or int(given) < 1:
+    size = os.environ.get("WORLD_SIZE") or "1"
+    if not size.isdecimal() or int(size) < 1:
         raise UserError(
-            f"WORLD_SIZE = {given!r}: no number of processes", "unset it, or leave it to torchrun"
+            f"WORLD_SIZE = {size!r}: no number of processes", "unset it, or leave it to torchrun"
         )
-    return int(given)
+    step = os.environ.get("SLURM_STEP_NUM_TASKS", "")
+    if "WORLD_SIZE" in os.environ or "SLURM_PROCID" not in os.environ or not step.isdecimal():
+        return int(size)
+    return int(step)
 
 
 def join(device: str = "auto") -> Team:
@@ -208,8 +216,8 @@ def join(device: str = "auto") -> Team:
         device: auto, cpu or cuda.
 
     Raises:
-        UserError: the device names one GPU for all, or this process has none, or whatever started
-            it has not told it all of what torchrun tells.
+        UserError: the device names one GPU for all, or this process has none, or the launcher has
+            not set all that torchrun sets.
     """
     size = launched()
     if size == 1:
@@ -218,35 +226,34 @@ def join(device: str = "auto") -> Team:
         raise UserError(
             f"--device {device}: {size} processes cannot share it", "use auto, cpu or cuda"
         )
-    lacking = [
-        name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-        if not os.environ.get(name)
-    ]  # fmt: skip
-    if lacking:
+    if "WORLD_SIZE" not in os.environ:
+        _set_by_slurm()
+    if lacking := [name for name in TORCHRUN if not os.environ.get(name)]:
         raise UserError(
             f"WORLD_SIZE = {size}, but {' and '.join(lacking)} not set",
             "start it by torchrun or accelerate launch, or unset WORLD_SIZE to train alone",
         )
-    from accelerate import PartialState
-
-    # Its functions' defaults are the group that exists as it is imported (the optimiser does that).
-    # They would keep the group, and its threads, alive beyond leave(): such a thread that ends
-    # while the interpreter does aborts the process.
+    # Imported later, as the optimiser does, it would keep the group and its threads alive beyond
+    # leave(): such a thread that ends while the interpreter does aborts the process.
     from torch.distributed.nn import functional  # noqa: F401
 
     place = pick_device(device)
     if place.type == "cuda":
         place = pick_device(f"cuda:{os.environ['LOCAL_RANK']}")
-    state = PartialState(cpu=place.type == "cpu")
+        torch.cuda.set_device(place)
+    with _reaching():
+        distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")
     local = int(os.environ.get("LOCAL_WORLD_SIZE") or size)
-    return Team(state.process_index, state.num_processes, local, place)
+    return Team(distributed.get_rank(), size, local, place)
 
 
 @contextmanager
 def _reaching() -> Iterator[None]:
-    """What a backend says of a process that is gone, in words."""
+    """Say in words what a backend says of a process that is gone."""
     try:
         yield
+    except torch.OutOfMemoryError as error:
+        raise TeamLost(str(error), "lower stream.max_batch_s") from error
     except RuntimeError as error:
         raise TeamLost(
             "another process of this run has ended",
@@ -254,34 +261,25 @@ def _reaching() -> Iterator[None]:
         ) from error
 
 
-def _buckets(
-    parameters: Sequence[nn.Parameter], size: int = BUCKET
-) -> Iterator[list[nn.Parameter]]:
-    """The parameters in order, in lists of up to ``size`` values (or of one parameter)."""
-    bucket: list[nn.Parameter] = []
-    held = 0
-    for parameter in parameters:
-        if bucket and held + parameter.numel() > size:
-            yield bucket
-            bucket, held = [], 0
-        bucket.append(parameter)
-        held += parameter.numel()
-    if bucket:
-        yield bucket
+def _set_by_slurm() -> None:
+    """Torchrun's variables, from those of a step of ``srun``."""
+    from submitit.helpers import TorchDistributedEnvironment
+
+    here = os.environ
+    here.setdefault("SUBMITIT_EXECUTOR", "slurm")  # or it does not look at SLURM's variables
+    here["SLURM_JOB_NODELIST"] = here.get("SLURM_STEP_NODELIST") or here["SLURM_JOB_NODELIST"]
+    step = TorchDistributedEnvironment()
+    step.master_addr = _address(step.master_addr)
+    step.master_port += int(here.get("SLURM_STEP_ID") or 0)
+    step.local_world_size = max(1, step.local_world_size)
+    step.export(set_cuda_visible_devices=False)
 
 
-def _flattened(bucket: Sequence[nn.Parameter]) -> torch.Tensor:
-    """The gradients end to end, zeros where there is none, then 1 or 0 for whether there is."""
-    first = bucket[0]
-    parts = [
-        p.new_zeros(p.numel()) if p.grad is None else p.grad.detach().flatten() for p in bucket
-    ]
-    return torch.cat([*parts, first.new_tensor([float(p.grad is not None) for p in bucket])])
-
-
-def _spread(flat: torch.Tensor, bucket: Sequence[nn.Parameter]) -> None:
-    """Undo :func:`_flattened`, after the sum."""
-    sizes = [*(p.numel() for p in bucket), len(bucket)]
-    *gradients, counts = torch.split(flat, sizes)
-    for parameter, gradient, count in zip(bucket, gradients, counts.tolist(), strict=True):
-        parameter.grad = gradient.view_as(parameter) if count else None
+def _address(node: str) -> str:
+    """A node's address as SLURM has it, which need not be a name that resolves; else its name."""
+    command = ["scontrol", "show", "node", "--oneliner", node]
+    try:
+        facts = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return node
+    return dict(part.partition("=")[::2] for part in facts.stdout.split()).get("NodeAddr", node)

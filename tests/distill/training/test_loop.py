@@ -1,29 +1,30 @@
-"""distill/training/step.py: micro-batches add up to the step; the step does what settings say."""
+"""distill/training/loop.py: micro-batches add up to the step; the step does what settings say."""
 
 import dataclasses
-import json
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
+from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional as F
 from transformers import HubertConfig
 
 from distill.config import VARIANTS
-from distill.data.stream import (
-    evaluation_batches,
+from distill.data import (
+    load_targets,
     open_signals,
     plan_steps,
     read_batch,
     training_steps,
 )
-from distill.data.targets import load_targets
 from distill.losses import total_loss
 from distill.model.student import build_student
-from distill.training import step
-from distill.training.parallel import Team
-from distill.training.step import Stepper, StepReport, pick_precision
+from distill.training import checkpoint, loop
+from distill.training.checkpoint import Report
+from distill.training.loop import evaluate, make_learner, train_step
+from distill.training.team import Team
 from featstore.core.schema import TaskFailed, UserError
 from featstore.store.store import Store
 from tests.distill.small_runs import settings_of
@@ -55,10 +56,10 @@ def small_hubert(tmp_path_factory):
     return folder
 
 
-def stepper(targets, *sets, variant="full", n_steps=8, **options):
+def learner(targets, *sets, variant="full", n_steps=8, **options):
     settings = settings_of(*STILL, *sets, variant=variant)
     student = build_student(settings.student, targets.classes, targets.widths, None, 1)
-    return Stepper(student.train(), settings, targets, n_steps, CPU, **options)
+    return make_learner(student.train(), settings, targets, n_steps, CPU, **options)
 
 
 def batches(store, targets, budget_s=1000.0, steps=1):
@@ -79,24 +80,29 @@ def moved(before, after):
     return {name for name, value in after.items() if not torch.equal(value, before[name])}
 
 
-def gradients(a_stepper, parts):
-    """Gradients of a step as they are before it is taken; then it is taken."""
-    found = {}
-    take = a_stepper._step
+def take(ours, parts):
+    """One optimiser step for each micro-batch that ends one."""
+    batches = iter(parts)
+    for _ in range(sum(part.ends_step for part in parts)):
+        train_step(ours, batches)
 
-    def spy():
-        named = a_stepper.student.named_parameters()
-        found.update({name: p.grad.clone() for name, p in named if p.grad is not None})
-        take()
 
-    a_stepper._step = spy
-    for part in parts:
-        a_stepper.micro(part)
-    return found
+def gradients(ours, parts):
+    """Gradients of a step as AdamW gets them; it must not clip."""
+    kept = {}
+
+    def spy(*_):
+        named = ours.student.named_parameters()
+        kept.update({name: p.grad.clone() for name, p in named if p.grad is not None})
+
+    ours.optimiser.register_step_pre_hook(spy)
+    take(ours, parts)
+    return kept
 
 
 def test_accumulated_micro_batches_are_one_batch(store, targets):
-    whole, parts = stepper(targets), stepper(targets)
+    loose = "optim.clip_norm=1e9"
+    whole, parts = learner(targets, loose), learner(targets, loose)
     (one,) = batches(store, targets)
     several = batches(store, targets, budget_s=6)
     assert len(several) > 3
@@ -115,20 +121,20 @@ def test_accumulated_micro_batches_are_one_batch(store, targets):
         torch.testing.assert_close(value[sure], after[name][sure], rtol=0, atol=1e-6, msg=name)
         compared += int(sure.sum())
     assert compared > 0.8 * sum(value.numel() for value in before.values())
-    one_means, many_means = whole.report.means()[0], parts.report.means()[0]
+    one_means, many_means = whole.report.means()["train"], parts.report.means()["train"]
     assert many_means == pytest.approx(one_means, rel=1e-5)
     assert whole.report.n == parts.report.n == 16
 
 
 def test_the_report_is_the_losses_of_the_batch(store, targets):
-    ours = stepper(targets)
+    ours = learner(targets)
     (batch,) = batches(store, targets)
     labels, teachers = targets.batch(batch.rows)
     with torch.no_grad():
         output = ours.student(batch.signals, batch.lengths)
         expected = total_loss(output, teachers, labels, ours.settings.losses)
-    ours.micro(batch)
-    terms, gradient_norms = ours.report.means()
+    take(ours, [batch])
+    terms, gradient_norms = ours.report.means().values()
     assert set(terms) == {
         "kl_linguistic", "kl_prosodic", "cos_linguistic", "cos_prosodic", "ce", "total",
     }  # fmt: skip
@@ -139,19 +145,19 @@ def test_the_report_is_the_losses_of_the_batch(store, targets):
 
 
 def test_the_reports_means_by_hand():
-    report = StepReport(n=4, terms={"ce": 2.0}, gradients={"ce": 3.0}, n_gradients=2)
-    assert report.means() == ({"ce": 0.5}, {"ce": 1.5})
-    assert StepReport().means() == ({}, {})
+    report = Report(n=4, terms={"ce": 2.0}, gradients={"ce": 3.0}, n_gradients=2)
+    assert report.means() == {"train": {"ce": 0.5}, "gradients": {"ce": 1.5}}
+    assert Report().means() == {"train": {}, "gradients": {}}
 
 
 def test_gradients_are_measured_now_and_then_and_once_a_report(store, targets, monkeypatch):
-    monkeypatch.setattr(step, "GRADIENTS_EVERY", 3)
-    ours, counts = stepper(targets, n_steps=9), []
+    monkeypatch.setattr(loop, "GRADIENTS_EVERY", 3)
+    ours, counts = learner(targets, n_steps=9), []
     for part in batches(store, targets, steps=4) + batches(store, targets, steps=3):
-        ours.micro(part)
+        take(ours, [part])
         counts.append(ours.report.n_gradients)
         if len(counts) == 5:
-            ours.report = StepReport()
+            ours.report = Report()
     assert counts == [1, 1, 1, 2, 2, 1, 2]  # steps 0 and 3; then the first of a report, and 6
 
 
@@ -167,10 +173,10 @@ COEFFICIENTS = {
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_takes_a_step_of_its_own_terms(store, targets, variant):
-    ours = stepper(targets, variant=variant)
+    ours = learner(targets, variant=variant)
     before = weights(ours.student)
-    ours.micro(batches(store, targets)[0])
-    terms, norms = ours.report.means()
+    take(ours, batches(store, targets))
+    terms, norms = ours.report.means().values()
     coefficients = {"ce": 2, **COEFFICIENTS[variant]}
     expected = sum(value * terms[name] for name, value in coefficients.items())
     assert terms["total"] == pytest.approx(expected, rel=1e-5)
@@ -182,30 +188,34 @@ def test_every_variant_takes_a_step_of_its_own_terms(store, targets, variant):
 def test_the_gradient_is_clipped(store, targets):
     taken = {}
     for name, clip in (("loose", 1e6), ("tight", 0.01)):
-        ours = stepper(targets, f"optim.clip_norm={clip}")
+        ours = learner(targets, f"optim.clip_norm={clip}")
 
         def measure(optimiser, *_, name=name):
             parameters = [p for group in optimiser.param_groups for p in group["params"]]
             taken[name] = float(torch.cat([p.grad.flatten() for p in parameters]).norm())
 
         ours.optimiser.register_step_pre_hook(measure)
-        ours.micro(batches(store, targets)[0])
+        take(ours, batches(store, targets))
         assert all(p.grad is None for p in ours.student.parameters())
     assert taken["loose"] > 0.1
     assert taken["tight"] == pytest.approx(0.01, rel=1e-3)
 
 
 def test_class_weights_weigh_the_cross_entropy(store, targets):
-    by_class = torch.tensor([0.5, 1.0, 2.0, 4.0])
     (batch,) = batches(store, targets)
-    ours = stepper(targets, weights=by_class)
+    ours = learner(targets, "optim.class_weights=true")
+    train = targets.labels[torch.from_numpy(targets.rows(1))]
+    by_class = len(train) / (4 * torch.bincount(train, minlength=4).float())
+    skewed = torch.tensor([0.5, 1.0, 2.0, 4.0])
+    torch.testing.assert_close(ours.net.weights, by_class)
+    ours.net.weights = skewed
     labels = targets.labels[batch.rows]
     with torch.no_grad():
         logits = ours.student(batch.signals, batch.lengths).logits
         rows = F.cross_entropy(logits, labels, reduction="none")
-    ours.micro(batch)
-    expected = float((rows * by_class[labels]).sum() / len(labels))
-    assert ours.report.means()[0]["ce"] == pytest.approx(expected, rel=1e-5)
+    take(ours, [batch])
+    expected = float((rows * skewed[labels]).sum() / len(labels))
+    assert ours.report.means()["train"]["ce"] == pytest.approx(expected, rel=1e-5)
     assert expected != pytest.approx(float(rows.mean()), rel=1e-2)
 
 
@@ -217,9 +227,9 @@ def test_what_is_frozen_does_not_move(
     store, targets, small_hubert, trainable, extractor, transformer
 ):
     sets = (f"student.backbone='random:hf:{small_hubert}'", f"student.trainable={trainable}")
-    ours = stepper(targets, *sets, "student.dropout.projection=0.0")
+    ours = learner(targets, *sets, "student.dropout.projection=0.0")
     before = weights(ours.student)
-    ours.micro(batches(store, targets, budget_s=20)[-1])
+    take(ours, batches(store, targets, budget_s=20)[-1:])
     changed = moved(before, weights(ours.student))
     assert any("feature_extractor" in name for name in before)
     assert any("feature_extractor" in name for name in changed) == extractor
@@ -229,8 +239,8 @@ def test_what_is_frozen_does_not_move(
     assert bool(ours.report.gradients) == (trainable != "none")
 
 
-def test_two_learning_rates(targets):
-    ours = stepper(targets, "optim.lr=0.01", "optim.encoder_lr=0.001")
+def test_two_learning_rates(store, targets):
+    ours = learner(targets, "optim.lr=0.01", "optim.encoder_lr=0.001")
     rates = {
         id(parameter): (group["lr"], group["weight_decay"])
         for group in ours.optimiser.param_groups
@@ -242,14 +252,14 @@ def test_two_learning_rates(targets):
         lr, decay = rates[id(parameter)]
         assert lr == (0.001 if name.startswith("backbone.") else 0.01), name
         assert decay == (0.01 if parameter.ndim > 1 else 0), name
-    ours._step()
+    take(ours, batches(store, targets))
     later = (1 + math.cos(math.pi / 8)) / 2  # one of eight steps down the cosine
     lrs = [group["lr"] for group in ours.optimiser.param_groups]
     assert lrs == pytest.approx([rate * later for rate in (0.001, 0.001, 0.01, 0.01)])
 
 
 def test_one_learning_rate_unless_told(targets):
-    groups = stepper(targets, "optim.lr=0.01").optimiser.param_groups
+    groups = learner(targets, "optim.lr=0.01").optimiser.param_groups
     assert [group["lr"] for group in groups] == [0.01] * 4
 
 
@@ -263,10 +273,10 @@ def test_a_loss_that_is_no_number_names_its_utterances(store, targets, array):
     pair[array] = poisoned
     teachers = {**targets.teachers, "prosodic": tuple(pair)}
     names = store.utterances["utterance_id"].tolist()
-    ours = stepper(dataclasses.replace(targets, teachers=teachers), utterance_ids=names)
+    ours = learner(dataclasses.replace(targets, teachers=teachers), utterance_ids=names)
     before = weights(ours.student)
     with pytest.raises(TaskFailed, match="loss not finite") as caught:
-        ours.micro(batch)
+        take(ours, [batch])
     first, *named = caught.value.message.splitlines()
     assert sorted(named) == sorted(names[row] for row in bad)
     term = ("kl_prosodic", "cos_prosodic")[array]
@@ -276,149 +286,163 @@ def test_a_loss_that_is_no_number_names_its_utterances(store, targets, array):
 
 
 def test_weights_that_are_no_numbers_spoil_the_whole_micro_batch(store, targets):
-    ours = stepper(targets)
+    ours = learner(targets)
     with torch.no_grad():
         ours.student.head[1].bias.fill_(torch.nan)
     (batch,) = batches(store, targets)
     with pytest.raises(TaskFailed, match="for 16 of the 16 utterance") as caught:
-        ours.micro(batch)
+        take(ours, [batch])
     named = caught.value.message.splitlines()[1:]
     assert sorted(named) == sorted(f"row {row} of the store" for row in batch.rows.tolist())
 
 
 @pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])
-def test_the_schedule_is_restored_exactly(targets, kind):
+def test_schedule_optimiser_and_report_are_restored_exactly(store, targets, tmp_path, kind):
     sets = (f"optim.schedule={kind}", "optim.warmup=0.25", "optim.encoder_lr=1e-5")
+    steps = batches(store, targets, steps=4)
 
-    def rates(ours, steps):
+    def rates(ours, parts):
         seen = []
-        for _ in range(steps):
+        for part in parts:
             seen.append([group["lr"] for group in ours.optimiser.param_groups])
-            ours._step()
+            take(ours, [part])
         return seen
 
-    whole = rates(stepper(targets, *sets, n_steps=12), 12)
-    assert len({tuple(lrs) for lrs in whole}) > 2
-    half = stepper(targets, *sets, n_steps=12)
-    rates(half, 5)
-    state = json.loads(json.dumps(half.state()))
-    resumed = stepper(targets, *sets, n_steps=12)
-    resumed.restore(state)
-    assert rates(resumed, 7) == whole[5:]
-
-
-def test_the_report_survives_a_restart(store, targets):
-    ours = stepper(targets)
-    ours.micro(batches(store, targets)[0])
-    other = stepper(targets)
-    other.restore(json.loads(json.dumps(ours.state())))
-    assert other.report == ours.report
-    assert other.report.n == 16
+    whole = learner(targets, *sets, n_steps=6)
+    expected = rates(whole, steps)
+    assert len({tuple(lrs) for lrs in expected}) > 2
+    half = learner(targets, *sets, n_steps=6)
+    rates(half, steps[:2])
+    half.progress.total = 2
+    checkpoint.save(tmp_path, half)
+    resumed = learner(targets, *sets, n_steps=6)
+    assert checkpoint.load(tmp_path, resumed)
+    assert resumed.report == half.report
+    assert resumed.report.n == 32
+    assert rates(resumed, steps[2:]) == expected[2:]
+    for name, value in weights(whole.student).items():
+        assert torch.equal(weights(resumed.student)[name], value), name
+    assert resumed.report == whole.report
 
 
 def test_evaluation_is_in_the_order_of_the_rows_whatever_the_batches(store, targets):
-    ours = stepper(targets, "student.head_dropout=0.5", "student.dropout.hidden=0.5")
+    noisy = ("student.head_dropout=0.5", "student.dropout.hidden=0.5")
+    at_once = learner(targets, *noisy, "stream.max_batch_s=1000")
+    one_by_one = learner(targets, *noisy, "stream.max_batch_s=0.1")
     rows, signals = np.array([4, 9, 17, 18, 60]), open_signals(store, None)
-    at_once = list(evaluation_batches(rows, store.lengths, 10**9))
-    one_by_one = list(evaluation_batches(rows, store.lengths, 1))
-    assert (len(at_once), len(one_by_one)) == (1, 5)
-    logits = ours.evaluate(signals, at_once, store.lengths)
-    again = ours.evaluate(signals, one_by_one, store.lengths)
+    logits = evaluate(at_once, signals, store.lengths, rows)
+    again = evaluate(one_by_one, signals, store.lengths, rows)
     assert logits.shape == (5, 4)
     np.testing.assert_allclose(again, logits, atol=1e-5)
     for row, expected in zip(rows, logits, strict=True):
-        (plan,) = evaluation_batches(np.array([row]), store.lengths, 1)
-        alone = ours.evaluate(signals, [plan], store.lengths)
+        alone = evaluate(one_by_one, signals, store.lengths, np.array([row]))
         np.testing.assert_allclose(alone[0], expected, atol=1e-5)
     assert np.abs(logits - logits[0]).max() > 1e-4
-    assert not ours.student.training
+    assert not at_once.student.training
 
 
-def test_precision_is_what_the_device_can_do(store, targets):
-    assert pick_precision("auto", CPU) is torch.float32
-    assert pick_precision("bf16", CPU) is torch.bfloat16
-    assert pick_precision("fp32", torch.device("cuda")) is torch.float32
-    assert pick_precision("fp16", torch.device("cuda")) is torch.float16
-    with pytest.raises(UserError, match="fp16 needs a GPU"):
-        pick_precision("fp16", CPU)
-
-
-@pytest.fixture
-def half_on_cpu(monkeypatch):
-    """float16 with its scaler, which a CPU can do although it is not offered."""
-    monkeypatch.setattr(step, "pick_precision", lambda name, device: torch.float16)
-
-
-@pytest.mark.usefixtures("half_on_cpu")
-def test_a_scaled_gradient_is_scaled_back(store, targets):
-    ours = stepper(targets)
-    ours.scaler.load_state_dict({**ours.scaler.state_dict(), "scale": 1024.0})
+def test_evaluation_heads_and_losses_are_float32_whatever_the_precision(store, targets):
+    """Ties between logits of bf16 would be decided by the order of the classes."""
+    half, full = learner(targets), learner(targets)
+    half.net.dtype = torch.bfloat16
+    rows, signals = np.arange(12), open_signals(store, None)
+    logits = evaluate(half, signals, store.lengths, rows)
+    assert np.array_equal(logits, evaluate(full, signals, store.lengths, rows))
     (batch,) = batches(store, targets)
-    taken = {}
+    with torch.autocast("cpu", torch.bfloat16):
+        said = half.student.eval()(batch.signals, batch.lengths)
+    assert {x.dtype for x in (said.logits, said.pooled, *said.embeddings.values())} == {
+        torch.float32
+    }
+    with torch.no_grad():
+        exact = half.student.eval()(batch.signals, batch.lengths)
+        heads = half.student.head(
+            torch.cat([part(said.pooled) for part in half.student.projections], dim=-1)
+        )
+    assert not torch.equal(said.pooled, exact.pooled)  # the backbone was in bf16
+    assert torch.equal(said.logits, heads)  # nothing after it was
 
-    def spy(optimiser, *_):
-        named = ours.student.named_parameters()
-        taken.update({name: p.grad.norm().item() for name, p in named if p.grad is not None})
 
-    ours.optimiser.register_step_pre_hook(spy)
-    ours.micro(batch)
-    total = math.sqrt(sum(norm**2 for norm in taken.values()))
+def test_precision_is_what_the_device_can_do(targets):
+    assert learner(targets).net.dtype is torch.float32
+    with pytest.raises(UserError, match="fp16 needs a GPU"):
+        learner(targets, "precision=fp16")
+
+
+def in_half(targets, scale):
+    """float16 with its scaler, which a CPU can do although it is not offered."""
+    ours = learner(targets)
+    ours.net.dtype, ours.scaler = torch.float16, GradScaler("cpu")
+    ours.scaler.load_state_dict({**ours.scaler.state_dict(), "scale": scale})
+    return ours
+
+
+def test_a_scaled_gradient_is_scaled_back(store, targets):
+    ours = in_half(targets, 1024.0)
+    taken = gradients(ours, batches(store, targets))
+    total = math.sqrt(sum(float(value.norm()) ** 2 for value in taken.values()))
     assert total == pytest.approx(1, rel=1e-3)  # clipped to 1, not to 1/1024
     assert ours.schedule.last_epoch == 1
-    assert ours.report.means()[0]["total"] > 0
+    assert ours.report.means()["train"]["total"] > 0
 
 
-@pytest.mark.usefixtures("half_on_cpu")
-def test_a_step_that_overflows_is_not_taken_and_the_scale_falls(store, targets):
-    ours = stepper(targets)
-    state = {**ours.scaler.state_dict(), "scale": 2.0**60}  # the gradient becomes infinite
-    ours.scaler.load_state_dict(state)
+def test_a_step_that_overflows_is_not_taken_and_the_scale_falls(store, targets, tmp_path):
+    ours = in_half(targets, 2.0**60)  # the gradient becomes infinite
     before, lrs = weights(ours.student), ours.schedule.get_last_lr()
-    ours.micro(batches(store, targets)[0])
+    take(ours, batches(store, targets))
     assert not moved(before, weights(ours.student))
     assert ours.scaler.get_scale() == 2.0**59
     assert ours.schedule.get_last_lr() == lrs
-    told = json.loads(json.dumps(ours.state()))
-    resumed = stepper(targets)
-    resumed.restore(told)
+    checkpoint.save(tmp_path, ours)
+    resumed = in_half(targets, 1.0)
+    assert checkpoint.load(tmp_path, resumed)
     assert resumed.scaler.get_scale() == 2.0**59
 
 
 class Unsent(Team):
-    """One of several processes whose gradients are not added up, to see its part of them."""
+    """One of several processes whose gradients go nowhere, to see its part of them."""
 
-    def add_up(self, parameters):
-        pass
+    def any(self, here=False, *, error=None):
+        return here
+
+    def wrap(self, module):
+        return module
+
+    def exchanging(self, module, ends_step):
+        return nullcontext()
 
 
 @pytest.mark.parametrize("n_rows", [16, 3, 1])
-def test_what_processes_add_up_is_one_step(store, targets, n_rows):
+def test_the_mean_over_processes_is_the_step_of_one(store, targets, n_rows):
     rows, lengths = np.flatnonzero(targets.roles == 1)[:n_rows], store.lengths
     signals, budget = open_signals(store, None), 6 * 16_000
 
     def taken(team):
-        plans = plan_steps([rows], lengths, budget, team)
-        ours = stepper(targets, team=team)
-        found = gradients(ours, [read_batch(signals, plan, lengths) for plan in plans])
-        return found, ours.report
+        plans = plan_steps([rows], lengths, budget, [team.share(rows, lengths)])
+        ours = learner(targets, "optim.clip_norm=1e9", team=team)
+        grads = gradients(ours, [read_batch(signals, plan, lengths) for plan in plans])
+        return grads, ours.report
 
     (expected, whole), *parts = (taken(team) for team in (Team(), Unsent(0, 2), Unsent(1, 2)))
     assert [report.n for _, report in parts] == [n_rows - n_rows // 2, n_rows // 2]
     scale = max(float(value.abs().max()) for value in expected.values())
     for name, value in expected.items():
-        got = sum(part[name] for part, _ in parts if name in part)
-        torch.testing.assert_close(got, value, rtol=1e-3, atol=1e-6 * scale, msg=name)
-    merged = StepReport.of(report for _, report in parts)
+        mean = sum(part[name] for part, _ in parts) / 2
+        torch.testing.assert_close(mean, value, rtol=1e-3, atol=1e-6 * scale, msg=name)
+    merged = Report()
+    for _, report in parts:
+        merged.add(report)
     assert merged.n == n_rows
-    assert merged.means()[0] == pytest.approx(whole.means()[0], rel=1e-5)
+    assert merged.means()["train"] == pytest.approx(whole.means()["train"], rel=1e-5)
 
 
 def test_half_precision_trains_nearly_alike(store, targets):
     (batch,) = batches(store, targets)
     reports = []
-    for precision in ("fp32", "bf16"):
-        ours = stepper(targets, f"precision={precision}")
-        ours.micro(batch)
-        reports.append(ours.report.means()[0])
+    for precision in (torch.float32, torch.bfloat16):
+        ours = learner(targets)
+        ours.net.dtype = precision
+        take(ours, [batch])
+        reports.append(ours.report.means()["train"])
     assert reports[0]["total"] != reports[1]["total"]
     assert reports[1] == pytest.approx(reports[0], rel=0.05, abs=0.01)
