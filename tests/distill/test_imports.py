@@ -34,3 +34,14 @@ def test_a_plan_brings_no_torch(small_store, tmp_path, command):
     where = ("--store", small_store, "--runs", tmp_path / "runs", "--student", "tiny")
     flags = ("--fold", "1..2", "--device", "cpu", "--dry-run")
     assert brought_by(*command, *where, *flags) == set()
+
+
+def test_the_package_loads_what_a_notebook_needs_when_it_is_first_used():
+    code = f"""
+import sys
+import distill
+before = [name for name in {HEAVY} if name in sys.modules]
+assert not before, before
+assert distill.report.collect and distill.predict and distill.Student.from_pretrained
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
