@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -197,29 +198,33 @@ class TestEnds:
             start_new_session=True,
         ) as process:  # fmt: skip
             until(lambda: list(tmp_path.glob("test/*/*/checkpoint/0*")))
-            yield process
-            if living(process.pid):
-                os.killpg(process.pid, signal.SIGKILL)
+            started = workers(process.pid)
+            assert len(started) == 2
+            yield process, started
+            for pid in [process.pid, *started]:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     def test_one_that_is_killed_ends_all_and_the_same_command_resumes(
         self, endless, small_store, tmp_path
     ):
-        (second,) = [pid for pid in living(endless.pid) if "RANK=1" in variables(pid)]
-        os.kill(second, signal.SIGKILL)
-        _, said = endless.communicate(timeout=90)
-        assert endless.returncode == 1
+        process, started = endless
+        os.kill(started[1], signal.SIGKILL)
+        _, said = process.communicate(timeout=90)
+        assert process.returncode == 1
         assert "another process of this run has ended" in said
-        until(lambda: not living(endless.pid))
+        until(lambda: not alive(started))
         args = flags(small_store, tmp_path, "optim.epochs=5000")
         again = torchrun(*args, "--fold", 1, "--max-steps", 1)
         assert again.returncode == 0, again.stderr
         assert "fold 1: resumed at epoch" in again.stderr
 
     def test_ctrl_c_ends_all_at_once(self, endless, tmp_path):
-        os.killpg(endless.pid, signal.SIGINT)
-        endless.communicate(timeout=60)
-        assert endless.returncode != 0
-        until(lambda: not living(endless.pid))
+        process, started = endless
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+        assert process.returncode != 0
+        until(lambda: not alive(started))
         (task,) = runs_status(tmp_path)["tasks"]
         assert task["state"] == "stopped"
 
@@ -231,12 +236,21 @@ def until(true, timeout_s=120.0):
         time.sleep(0.1)
 
 
-def living(session):
-    """Processes of a session that are no zombies."""
-    command = ["ps", "-s", str(session), "-o", "pid=,stat="]
+def workers(launcher):
+    """The processes that a launcher has started, by rank; each has a session of its own."""
+    command = ["ps", "--ppid", str(launcher), "-o", "pid="]
     listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    pairs = [line.split() for line in listed.splitlines()]
-    return [int(pid) for pid, stat in pairs if not stat.startswith("Z")]
+    ranks = {
+        rank: pid for pid in listed.split() for rank in "01" if f"RANK={rank}" in variables(pid)
+    }
+    return [int(ranks[rank]) for rank in sorted(ranks)]
+
+
+def alive(pids):
+    """Those that are no zombies."""
+    command = ["ps", "-p", ",".join(map(str, pids)), "-o", "stat="]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return [stat for stat in listed.split() if not stat.startswith("Z")]
 
 
 def variables(pid):
