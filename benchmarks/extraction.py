@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,6 @@ from benchmarks import stores
 from benchmarks.common import Answer, Bench, Row, judged, told
 from featstore.core.config import LldSettings
 from featstore.features import lld
-from featstore.features.audio import Samples
 
 JOBS = 2
 FEATURE_SET = LldSettings().feature_set
@@ -66,10 +67,11 @@ def _ratio(paces: dict[str, list[float]], under: str) -> list[float]:
 
 def _ours(files: Sequence[Path], durations: npt.NDArray[np.float64], jobs: int) -> Pace:
     began = time.perf_counter()
-    for count, _ in enumerate(lld.extract_all(_signals(files), FEATURE_SET, jobs), start=1):
-        if count == SKIPPED:
-            steady = time.perf_counter()
-    ended = time.perf_counter()
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for count, _ in enumerate(pool.map(_extract, files), start=1):
+            if count == SKIPPED:
+                steady = time.perf_counter()
+        ended = time.perf_counter()
     return durations.sum() / (ended - began), durations[SKIPPED:].sum() / (ended - steady)
 
 
@@ -87,11 +89,10 @@ def _theirs(files: Sequence[Path], durations: npt.NDArray[np.float64]) -> Pace:
     return pace, pace
 
 
-def _signals(files: Sequence[Path]) -> Iterator[Samples]:
+def _extract(file: Path) -> lld.Lld:
     import soundfile
 
-    for file in files:
-        yield soundfile.read(file, dtype="int16")[0]
+    return lld.extract(soundfile.read(file, dtype="int16")[0], FEATURE_SET)
 
 
 def _duration_s(file: Path) -> float:

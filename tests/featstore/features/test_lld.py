@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import soundfile
 
 from featstore.features.audio import Samples, to_samples
-from featstore.features.lld import F0, LOUDNESS, Normaliser, extract, extract_all, measured, names
+from featstore.features.lld import F0, LOUDNESS, Normaliser, extract, measured, names
 
 COLUMNS = (LOUDNESS, F0, "F1amplitudeLogRelF0_sma3nz")
 """Three descriptors stand for 25: one measured everywhere, the pitch, and one with sentinels."""
@@ -48,23 +49,12 @@ class TestExtract:
     def test_same_samples_same_bytes_in_any_process_and_in_order(
         self, signals: list[Samples]
     ) -> None:
-        here = [found.tobytes() for found in extract_all(iter(signals), "eGeMAPSv02", jobs=1)]
+        here = [extract(samples).tobytes() for samples in signals]
         again = [extract(samples).tobytes() for samples in reversed(signals)][::-1]
-        others = [found.tobytes() for found in extract_all(iter(signals), "eGeMAPSv02", jobs=2)]
+        with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+            others = [lld.tobytes() for lld in pool.map(extract, signals)]
         assert len(set(here)) == len(signals)
         assert here == again == others
-
-    def test_only_a_few_signals_are_held_at_a_time(self, signals: list[Samples]) -> None:
-        drawn = 0
-
-        def source() -> Iterator[Samples]:
-            nonlocal drawn
-            for samples in signals:
-                drawn += 1
-                yield samples
-
-        next(extract_all(source(), "eGeMAPSv02", jobs=1))
-        assert drawn == 1
 
     def test_silence_between_words_has_the_sentinels_that_the_mask_is_for(self) -> None:
         t = np.arange(8_000) / 16_000
