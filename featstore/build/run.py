@@ -11,7 +11,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -295,6 +295,12 @@ def _sweep(store: Store) -> None:
     for folder in (store.path, *store.groups()):
         sweep(folder)
         remove_leftovers(folder)
+    parts = store.path / units.PARTS
+    if parts.is_dir() and not parts.is_symlink():
+        for folder in (*(one for one in parts.iterdir() if one.is_dir()), parts):
+            sweep(folder)
+            with suppress(OSError):  # it holds parts that are done
+                folder.rmdir()
 
 
 def dry_run(
