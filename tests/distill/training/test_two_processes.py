@@ -212,7 +212,8 @@ class TestEnds:
         os.kill(started[1], signal.SIGKILL)
         _, said = process.communicate(timeout=90)
         assert process.returncode == 1
-        assert "another process of this run has ended" in said
+        # torchrun ends the first process, perhaps before it can say that the second is gone
+        assert f"Signal 9 (SIGKILL) received by PID {started[1]}" in said
         until(lambda: not alive(started))
         args = flags(small_store, tmp_path, "optim.epochs=5000")
         again = torchrun(*args, "--fold", 1, "--max-steps", 1)
