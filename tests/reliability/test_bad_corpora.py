@@ -21,6 +21,7 @@ from featstore.corpora import load
 from featstore.features import lld
 from featstore.inspection.overview import excluded
 from featstore.store.store import Store
+from tests.inline import InlineExecutor
 from tests.reliability.corpus_damage import DAMAGES, HOSTILE_WORDS, LATIN1, Damage
 from tests.reliability.corpus_layouts import Layout, copy_of, make_iemocap, make_table
 from tests.reliability.corpus_runs import (
@@ -50,6 +51,14 @@ class Clean(NamedTuple):
         """Whom a damage befalls; each another one, but for the last ones, which take no victim."""
         victims = self.layout.victims()
         return victims[list(DAMAGES[self.layout.dataset]).index(name) % len(victims)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _in_this_process() -> Iterator[None]:
+    """LLDs are extracted by plain calls: no worker starts, and what is patched is seen."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("featstore.jobs.local.ProcessPoolExecutor", InlineExecutor)
+        yield
 
 
 @pytest.fixture(scope="module")
