@@ -29,6 +29,16 @@ hypothesis.settings.load_profile("emodistill")
 _LLDS: dict[tuple[str, bytes], Any] = {}
 
 
+@pytest.fixture(autouse=True)
+def _environment() -> Iterator[None]:
+    """Leave the environment as it was: joining a team, for one, sets a launcher's variables."""
+    before = dict(os.environ)
+    yield
+    if os.environ != before:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def standin() -> Path:
     """The stand-in corpus: real speech in IEMOCAP's layout, where this machine has it."""
