@@ -170,7 +170,7 @@ def test_layer_drop_is_off_in_evaluation_and_drawn_from_the_seed(backbone, signa
     configured(backbone, layerdrop=0.5)
     torch.testing.assert_close(run(backbone.eval(), signals), wanted)
     backbone.train()
-    different = {run(backbone, signals, seed).sum().item() for seed in range(12)}
+    different = {run(backbone, signals, seed).detach().numpy().tobytes() for seed in range(12)}
     assert 1 < len(different) <= 2 ** (backbone.n_states - 1)
     assert torch.equal(run(backbone, signals, 4), run(backbone, signals, 4))
 
