@@ -15,7 +15,7 @@ from featstore.core import torch_pair
 from tests.broken import ROOT, SAYS, without_torchaudio
 from tests.reliability.harness import CONFIG, build_arguments, command, tones
 
-STORE = ROOT / "tests" / "data" / "store-v2"
+STORE = ROOT / "tests" / "data" / "store-v3"
 
 
 def call(env: dict[str, str], *words: object) -> subprocess.CompletedProcess[str]:
