@@ -153,6 +153,8 @@ def _as_tasks(
     for request, one in states(requests):
         if one.result is not None:
             done.add(request, one.result)
+            if one.state == "done" and one.folder is not None:
+                one.folder.tidy()
         elif one.folder is not None:
             task = task_of(request, one.folder, executor, processes, nodes)
             tasks[task.key] = task
