@@ -179,6 +179,7 @@ class Stored:
 
     version: int
     fingerprint: str
+    content: str
     parents: dict[str, str]
 
 
@@ -211,13 +212,13 @@ class Histories(RuleBasedStateMachine):
             new.facts.update(facts_of(identity.unit))
 
     def stored(self, identity: Identity, version: int) -> Stored:
-        return Stored(version, identity.fingerprint, dict(identity.parents))
+        return Stored(version, identity.fingerprint, identity.content, dict(identity.parents))
 
     def orphaned(self, unit: str) -> bool:
         """Whether one of its parents is another one by now."""
         return any(
-            self.model[parent].fingerprint != fingerprint
-            for parent, fingerprint in self.model[unit].parents.items()
+            self.model[parent].content != content
+            for parent, content in self.model[unit].parents.items()
         )
 
     def stale(self, unit: str) -> bool:
@@ -230,7 +231,7 @@ class Histories(RuleBasedStateMachine):
         missing = [unit for unit in ready if unit not in self.model]
         unit = data.draw(st.sampled_from(missing + ready))
         version = data.draw(st.integers(0, 1))
-        parents = {parent: self.model[parent].fingerprint for parent in PARENTS[unit]}
+        parents = {parent: self.model[parent].content for parent in PARENTS[unit]}
         return unit, version, Identity(unit, made_from(unit, version), parents)
 
     @rule(data=st.data())
