@@ -15,17 +15,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any, TypeVar
 
 from featstore.core.config import device_kind
 from featstore.core.schema import TaskFailed
 from featstore.jobs.task import Outcome, Task, attended, failed_needs
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 _POLL_S = 0.2
 
@@ -77,7 +72,7 @@ def visible_gpus() -> list[str]:
     return names or [str(index) for index in range(torch.cuda.device_count())]
 
 
-def worker_setup(device: str = "", setup: Callable[..., None] | None = None, *more: Any) -> None:
+def worker_setup(device: str = "") -> None:
     """Called first in every worker.
 
     A worker leaves Ctrl-C to its parent, and ends when the parent is gone, even by SIGKILL: an
@@ -85,8 +80,6 @@ def worker_setup(device: str = "", setup: Callable[..., None] | None = None, *mo
 
     Args:
         device: the GPU that it is to see alone, if any.
-        setup: called with ``more`` at the end.
-        *more: arguments of ``setup``.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -99,34 +92,6 @@ def worker_setup(device: str = "", setup: Callable[..., None] | None = None, *mo
         threading.Thread(target=leave, daemon=True).start()
     if device:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
-    if setup is not None:
-        setup(*more)
-
-
-def each(
-    function: Callable[[T], R],
-    items: Sequence[T],
-    team: Sequence[Worker],
-    *,
-    setup: Callable[..., None] | None = None,
-    setup_arguments: tuple[Any, ...] = (),
-    idle: Callable[[], None] = lambda: None,
-) -> Generator[tuple[T, R | Exception], None, None]:
-    """Every item in some worker process; yields each with its result, or why there is none.
-
-    Close the generator to end the workers.
-
-    Args:
-        function: the work; it and the items cross into processes by pickle.
-        items: what is to be done, in order.
-        team: the processes.
-        setup: called first in every worker, with ``setup_arguments``.
-        setup_arguments: for ``setup``.
-        idle: called several times a second meanwhile.
-    """
-    left = iter(items)
-    begin = (setup, *setup_arguments) if setup else ()
-    return _pooled(function, lambda worker: next(left, None), team[: len(items)], begin, idle)
 
 
 def carry_out(
@@ -156,11 +121,11 @@ def carry_out(
                 return task
         return None
 
-    with closing(_pooled(partial(perform, root), ready, team)) as results:
-        for task, result in results:
+    with closing(_pooled(root, ready, team)) as outcomes:
+        for task, failure in outcomes:
             del left[task.key]
-            yield task, result if isinstance(result, Exception) else None
-            failed |= {task.key} if isinstance(result, Exception) else set()
+            yield task, failure
+            failed |= {task.key} if failure else set()
             while lost := failed_needs(left.values(), failed):
                 for task, error in lost:
                     failed.add(left.pop(task.key).key)
@@ -185,28 +150,22 @@ def perform(root: Path, task: Task, log: str = "") -> None:
 
 
 def _pooled(
-    function: Callable[[T], R],
-    ready: Callable[[Worker], T | None],
-    team: Sequence[Worker],
-    begin: tuple[Any, ...] = (),
-    idle: Callable[[], None] = lambda: None,
-) -> Generator[tuple[T, R | Exception], None, None]:
+    root: Path, ready: Callable[[Worker], Task | None], team: Sequence[Worker]
+) -> Generator[Outcome, None, None]:
     """What is ready for each worker in turn, until nothing runs and nothing is ready."""
     pools: dict[int, ProcessPoolExecutor] = {}
-    running: dict[Future[R], tuple[T, int]] = {}
+    running: dict[Future[None], tuple[Task, int]] = {}
     try:
         while True:
             busy = {at for _, at in running.values()}
             for at in (at for at in range(len(team)) if at not in busy):
-                if (item := ready(team[at])) is not None:
-                    future = _submit(pools, at, (team[at].device, *begin), function, item)
-                    running[future] = item, at
+                if (task := ready(team[at])) is not None:
+                    running[_submit(pools, at, team[at].device, root, task)] = task, at
             if not running:
                 break
             finished, _ = wait(running, _POLL_S, return_when=FIRST_COMPLETED)
-            idle()
             for future in sorted(finished, key=list(running).index):
-                item, at = running.pop(future)
+                task, at = running.pop(future)
                 error = future.exception()
                 if isinstance(error, BrokenProcessPool):
                     del pools[at]
@@ -214,7 +173,7 @@ def _pooled(
                     error = TaskFailed(why, "look for lack of memory in the system's log")
                 if error is not None and not isinstance(error, Exception):
                     raise error
-                yield item, future.result() if error is None else error
+                yield task, error
     except BaseException:
         for pool in pools.values():
             pool.shutdown(wait=False, cancel_futures=True)
@@ -229,21 +188,17 @@ def _pooled(
 
 
 def _submit(
-    pools: dict[int, ProcessPoolExecutor],
-    at: int,
-    begin: tuple[Any, ...],
-    function: Callable[[T], R],
-    item: T,
-) -> Future[R]:
-    """Hand an item to a worker; one that died while it had nothing to do is replaced."""
+    pools: dict[int, ProcessPoolExecutor], at: int, device: str, root: Path, task: Task
+) -> Future[None]:
+    """Hand a task to a worker; one that died while it had nothing to do is replaced."""
     for _ in range(2):
         if at not in pools:
             context = multiprocessing.get_context("spawn")
             pools[at] = ProcessPoolExecutor(
-                1, mp_context=context, initializer=worker_setup, initargs=begin
+                1, mp_context=context, initializer=worker_setup, initargs=(device,)
             )
         try:
-            return pools[at].submit(function, item)
+            return pools[at].submit(perform, root, task)
         except BrokenProcessPool:
             del pools[at]
     raise TaskFailed("a worker process does not start", "look for lack of memory")

@@ -5,12 +5,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from featstore.core.schema import TaskFailed
-from featstore.jobs.local import Worker, default_jobs, each
+from featstore.jobs.local import carry_out, default_jobs
+from featstore.jobs.task import Task
 from tests import ROOT
 
 PARENT = """
@@ -77,49 +80,48 @@ def test_default_jobs_are_the_cpus_that_this_process_may_use() -> None:
         os.sched_setaffinity(0, allowed)
 
 
-def double(item: int) -> int:
-    """What a worker does here: 2 kills its own process, 3 fails."""
-    if item == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    if item == 3:
-        raise ValueError("three")
-    return 2 * item
+def killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_an_item_that_kills_its_process_fails_alone(workers: int) -> None:
-    found = dict(each(double, [1, 2, 3, 4], [Worker()] * workers))
-    assert found[1] == 2
-    assert isinstance(found[2], TaskFailed)
-    assert "killed" in found[2].message
-    assert str(found[3]) == "three"
-    assert found[4] == 8
-
-
-def meets_another(item: tuple[int, Path]) -> bool:
-    """Item 0 kills its process; two others are done only while both are at work."""
-    number, folder = item
-    if number == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
+def meets(number: int, folder: Path) -> None:
+    """Done only while another one is at work, too."""
     (folder / f"{number}").touch()
     end = time.monotonic() + 60
-    while len(list(folder.iterdir())) < 2 and time.monotonic() < end:
+    while len(list(folder.iterdir())) < 2:
+        assert time.monotonic() < end
         time.sleep(0.01)
-    return len(list(folder.iterdir())) == 2
+
+
+def tasks(*works: Callable[[], None]) -> list[Task]:
+    return [Task(f"task-{at}", work, partial(bool, 0)) for at, work in enumerate(works)]
+
+
+def errors(root: Path, jobs: int, *works: Callable[[], None]) -> dict[str, Exception | None]:
+    return {task.key: error for task, error in carry_out(root, tasks(*works), jobs, "cpu")}
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_task_that_kills_its_process_fails_alone(tmp_path: Path, jobs: int) -> None:
+    failed = errors(tmp_path, jobs, os.getpid, killed, partial(int, "three"), os.getpid)
+    assert isinstance(failed["task-1"], TaskFailed)
+    assert "killed" in failed["task-1"].message
+    assert isinstance(failed["task-2"], ValueError)
+    assert (failed["task-0"], failed["task-3"]) == (None, None)
 
 
 def test_after_a_killed_worker_the_others_go_on_side_by_side(tmp_path: Path) -> None:
-    items = [(number, tmp_path) for number in range(3)]
-    found = dict(each(meets_another, items, [Worker()] * 2))
-    assert isinstance(found[items[0]], TaskFailed)
-    assert (found[items[1]], found[items[2]]) == (True, True)
+    (place := tmp_path / "met").mkdir()
+    failed = errors(tmp_path, 2, killed, partial(meets, 1, place), partial(meets, 2, place))
+    assert isinstance(failed["task-0"], TaskFailed)
+    assert (failed["task-1"], failed["task-2"]) == (None, None)
 
 
-def test_closing_it_ends_the_workers() -> None:
-    ticks: list[int] = []
-    results = each(time.sleep, [0.0, 60.0], [Worker()] * 2, idle=lambda: ticks.append(1))
-    assert next(results) == (0.0, None)
+def test_closing_it_ends_the_workers(tmp_path: Path) -> None:
+    works = partial(time.sleep, 0.0), partial(time.sleep, 60.0)
+    outcomes = carry_out(tmp_path, tasks(*works), 2, "cpu")
+    task, error = next(outcomes)
+    assert (task.key, error) == ("task-0", None)
     began = time.monotonic()
-    results.close()
+    outcomes.close()
     assert time.monotonic() - began < 30
-    assert ticks
