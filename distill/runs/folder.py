@@ -162,10 +162,6 @@ class RunFolder:
         table.to_parquet(buffer, index=False)
         write_file(self.path / name, buffer.getvalue())
 
-    def read_predictions(self) -> pd.DataFrame:
-        """The table that :meth:`write_predictions` wrote."""
-        return pd.read_parquet(self.path / PREDICTIONS)
-
     def finish(self) -> None:
         """Mark the run as finished, with the SHA-256 of what it leaves."""
         files = [name for name in SUMMED if (self.path / name).is_file()]

@@ -68,10 +68,10 @@ class Keys:
         self._students: dict[Any, Any] = {}
 
     def folder(self, request: RunRequest) -> RunFolder:
-        """Where a run lies.
+        """Where a run lies; its key is the same for every fold of a store.
 
         Raises:
-            UserError: as :func:`key_of`.
+            UserError: the store lacks the fold, or there is no such file of weights.
         """
         settings = request.settings
         fold = request.fold, settings.targets.cross_fit
@@ -87,23 +87,6 @@ class Keys:
         kind = device_kind(request.device)
         key = run_key(settings, self._fingerprint, self._teachers[fold], given, kind)
         return RunFolder.of(request.runs, request.experiment, key, request.fold, settings.seed)
-
-
-def key_of(
-    store: Store,
-    fold: int,
-    settings: RunSettings,
-    weights: Path | None = None,
-    device: str = "auto",
-) -> str:
-    """The key of a run; the same for every fold of a store.
-
-    Raises:
-        UserError: the store lacks the fold, or there is no such file of weights.
-    """
-    given = _given(weights) if weights is not None else None
-    made_from = _made_from(store, fold, settings.targets.cross_fit)
-    return run_key(settings, store.fingerprint(), made_from, given, device_kind(device))
 
 
 def _given(weights: Path) -> str:

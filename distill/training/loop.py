@@ -39,12 +39,11 @@ from distill.data import (
     training_steps,
 )
 from distill.losses import LossParts, total_loss
-from distill.metrics import from_predictions
 from distill.model.student import Student, build_student
 from distill.runs.attendance import epoch_note, noted
 from distill.runs.folder import RunFolder, predictions_table, teachers_table
 from distill.runs.records import RunFacts
-from distill.runs.request import Outcome, RunRequest, key_of, require_teachers
+from distill.runs.request import Keys, Outcome, RunRequest, require_teachers
 from distill.training import checkpoint
 from distill.training.checkpoint import Progress, Report, Tensors
 from distill.training.half_precision import require_bfloat16
@@ -456,31 +455,31 @@ def run_fold(request: RunRequest, on_epoch: OnEpoch | None = None, team: Team = 
         store = open_store(request.store)
         fold, settings = request.fold, request.settings
         losses, cross_fit = settings.losses, settings.targets.cross_fit
-        key = key_of(store, fold, settings, request.weights, request.device)
+        run = Keys(store).folder(request)
         losses.for_teachers(store.teacher_names(fold, cross_fit))
         require_teachers(store, fold, losses, cross_fit)
-        run = RunFolder.of(request.runs, request.experiment, key, fold, settings.seed)
         if team.any(team.leads and run.done):
-            return skipped(fold, run, store.classes, "finished before")
+            return _skipped(run, "finished before")
         with run.held() if team.leads else nullcontext():
             if team.any(team.leads and run.done):
-                return skipped(fold, run, store.classes, "finished meanwhile")
+                return _skipped(run, "finished meanwhile")
             with noted(request, run, leads=team.leads) as tell:
-                return _train(request, store, run, key, team, on_epoch, tell)
+                return _train(request, store, run, team, on_epoch, tell)
 
 
-def skipped(fold: int, run: RunFolder, classes: tuple[str, ...], why: str) -> Outcome:
-    """A run that was finished, with the scores of its predictions."""
+def _skipped(run: RunFolder, why: str) -> Outcome:
+    """A run that was finished; what a process killed after its end left is removed."""
     run.tidy()
-    summary = from_predictions(run.read_predictions(), classes)
-    return Outcome(fold, "skipped", run.path, why, summary.wa, summary.ua)
+    finished = run.finished()
+    if finished is None:
+        raise TaskFailed(f"{run.path}: removed meanwhile", "run the same command again")
+    return Outcome.skipped(finished, run, why)
 
 
 def _train(
     request: RunRequest,
     store: Store,
     run: RunFolder,
-    key: str,
     team: Team,
     on_epoch: OnEpoch | None,
     tell: Tell,
@@ -509,7 +508,7 @@ def _train(
 
     def describe(**outcome: Any) -> None:
         """``config.toml`` and ``run.json``: what this run is, and later how it ended."""
-        facts = run_facts(store, learner, request, key, **outcome)
+        facts = run_facts(store, learner, request, run.key, **outcome)
         run.write_text("config.toml", to_toml(portable(request.settings)))
         run.write_json("run.json", facts.model_dump(mode="json", by_alias=True))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from distill.config import PRESETS, VARIANTS, RunSettings
 from distill.runs.folder import RunFolder
-from distill.runs.request import Outcome, RunRequest, key_of
+from distill.runs.request import Keys, Outcome, RunRequest
 from distill.training.loop import run_fold
 from featstore.core.files import sha256_of
 from featstore.core.settings import digest, overrides, resolve
@@ -44,8 +44,7 @@ def train(store: Path, runs: Path, *sets: str, **over: Any) -> Outcome:
 
 def folder_of(order: RunRequest) -> RunFolder:
     """Where it leaves what it makes."""
-    key = key_of(Store.open(order.store), order.fold, order.settings, device=order.device)
-    return RunFolder.of(order.runs, order.experiment, key, order.fold, order.settings.seed)
+    return Keys(Store.open(order.store)).folder(order)
 
 
 def results(folder: Path) -> dict[str, str]:

@@ -15,7 +15,7 @@ from distill.report import collect
 from distill.runs import folder as runs
 from distill.runs.folder import FAILED
 from distill.runs.records import RunFacts
-from distill.runs.request import key_of
+from distill.runs.request import Keys, RunRequest
 from distill.training import loop
 from distill.training.loop import run_fold
 from featstore.core.metrics import ua, wa
@@ -248,6 +248,10 @@ def test_no_setting_of_a_student_touches_the_store(small_store, tmp_path):
         keys.add(outcome.folder.parent.name)
     assert len(keys) == 3
     assert tree(small_store) == before
+
+
+def key_of(store, fold, settings, weights=None):
+    return Keys(store).folder(RunRequest(store.path, fold, settings, weights=weights)).key
 
 
 def test_only_settings_and_store_decide_the_key(small_store, tmp_path):
