@@ -423,12 +423,12 @@ def store_status(
     store: Annotated[Path, Argument(help="The store's folder.")], as_json: Json = False
 ) -> None:
     """What is done, running (and how far), queued or failed. From any machine; read only."""
-    from featstore.inspection import render
-    from featstore.jobs import status
+    from featstore.inspection import render, status
+    from featstore.jobs.status import exit_code
 
     facts = status.store_status(store)
     _print(facts, as_json, render.status)
-    raise typer.Exit(status.exit_code(facts))
+    raise typer.Exit(exit_code(facts))
 
 
 @distill.command()

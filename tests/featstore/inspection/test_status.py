@@ -1,4 +1,4 @@
-"""featstore/jobs/status.py: units, teachers by fold, and tasks that the scheduler may have lost."""
+"""featstore/inspection/status.py: units, teachers by fold, tasks that the scheduler may have lost."""
 
 import json
 import os
@@ -9,7 +9,8 @@ from rich.console import Console
 
 from featstore.core.schema import UserError
 from featstore.inspection import render
-from featstore.jobs.status import exit_code, store_status
+from featstore.inspection.status import store_status
+from featstore.jobs.status import exit_code
 from featstore.jobs.task import attended, queue
 
 
