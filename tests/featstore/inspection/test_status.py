@@ -1,4 +1,4 @@
-"""featstore/inspection/status.py: units, teachers by fold, tasks that the scheduler may have lost."""
+"""featstore/inspection/status.py: units, teachers by fold, tasks that SLURM may have lost."""
 
 import json
 import os
