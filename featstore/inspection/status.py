@@ -51,11 +51,10 @@ def _unit(store: Store, name: str) -> dict[str, Any]:
 def _teachers(store: Store, states: Mapping[str, str]) -> dict[str, dict[str, str]]:
     """How each teacher stands in each fold that the store has, or that somebody is at."""
     named = {name: match for name in states if (match := TEACHER_UNIT.match(name))}
-    named = {name: match for name, match in named.items() if match[1] == "folds"}
-    folds = sorted({f"{n:02d}" for n in _folds(store)} | {match[2] for match in named.values()})
+    folds = sorted({f"{n:02d}" for n in _folds(store)} | {match[1] for match in named.values()})
     return {
         teacher: {fold: states.get(f"folds/{fold}/{teacher}", "") for fold in folds}
-        for teacher in sorted({match[3] for match in named.values()})
+        for teacher in sorted({match[2] for match in named.values()})
     }
 
 

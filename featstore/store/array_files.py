@@ -6,7 +6,6 @@ here from the values have the record's SHA-256, or the values are not those that
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featstore.core.schema import Corrupt, Refused, printable
-from featstore.store.arrays import MAX_OTHER_BYTES, MAX_WEIGHTS_BYTES, Metadata, crc32c
+from featstore.store.arrays import MAX_OTHER_BYTES, Metadata, crc32c
 from featstore.store.unit import REPAIR, Unit
 
 Rows = Callable[[int, int], npt.NDArray[Any]]
@@ -30,11 +29,9 @@ _ARRAYS: Mapping[str, tuple[str, ...]] = {
     "lld": ("values", "offsets", "signal_sha256"),
     "splits": ("role",),
     "folds": ("logits", "embeddings"),
-    "weights": (),
 }
 TABLES: Mapping[str, str] = {"corpus": "utterances", "audio": "sources"}
 """Unit -> its Parquet table, without the ending."""
-_WEIGHT_FILE = re.compile(r"(?!unit\.json\Z)[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")
 
 
 def stored(folder: Path, meta: Metadata) -> Rows:
@@ -113,9 +110,7 @@ def parts(unit: Unit, metadata: Callable[[str], Metadata]) -> tuple[dict[str, Me
         raise Corrupt(f"{unit.path}/{printable(unlike[0])}: missing or of another size", REPAIR)
     table = {f"{TABLES[kind]}.parquet"} if kind in TABLES else set()
     for name in sorted(unit.files.keys() - files.keys() - set(others)):
-        usual = _WEIGHT_FILE.match(name) if kind == "weights" else name in {META, *table}
-        most = MAX_WEIGHTS_BYTES if name.endswith(".safetensors") else MAX_OTHER_BYTES
-        if not usual or not 0 <= unit.files[name][0] <= most:
+        if name not in {META, *table} or not 0 <= unit.files[name][0] <= MAX_OTHER_BYTES:
             raise Refused(
                 f"{unit.path}: lists {printable(name)[:80]!r}, which no {kind} unit holds",
                 "ask whoever made it for another copy",

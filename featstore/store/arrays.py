@@ -36,10 +36,8 @@ MAX_ARRAY_BYTES = 4 * 1024**3
 """Of an array that is one chunk: 1,024 values for each of a million utterances."""
 MAX_UNASKED_BYTES = 256 * 1024**2
 """Of an array that is one chunk, where the reader does not know its shape beforehand."""
-MAX_WEIGHTS_BYTES = 16 * 1024**3
-"""Of a kept teacher."""
 MAX_OTHER_BYTES = 128 * 1024**2
-"""Of a table or a tokenizer."""
+"""Of a table."""
 
 REBUILD = "`featstore verify` lists all damage, `featstore build --repair` mends it"
 _CRC_BYTES = 4
@@ -330,9 +328,8 @@ def misfits(unit: Path, sizes: Mapping[str, int]) -> list[str]:
             if here != there:
                 faults.append(f"{file}: {here} bytes where {there} belong")
     for file in sorted(sizes.keys() - chunks):
-        most = MAX_WEIGHTS_BYTES if file.endswith(".safetensors") else MAX_OTHER_BYTES
-        if sizes[file] > most:
-            faults.append(f"{file}: {sizes[file]} bytes, more than {most}")
+        if sizes[file] > MAX_OTHER_BYTES:
+            faults.append(f"{file}: {sizes[file]} bytes, more than {MAX_OTHER_BYTES}")
     return faults
 
 

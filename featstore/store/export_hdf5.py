@@ -47,8 +47,7 @@ def write_hdf5(store: Store, path: Path, left_out: frozenset[str] = frozenset())
         store: the store.
         path: the file, which is there and empty.
         left_out: ``audio``, ``text``: licensed data that is to stay here. Such a file is one to
-            look at and compute with; it makes no store again. Kept teachers go with the text,
-            whose words a vocabulary lists.
+            look at and compute with; it makes no store again.
 
     Returns:
         What the file holds: units, content hash, what was left out.
@@ -124,18 +123,12 @@ def _write_unit(out: _Out, unit: Unit) -> None:
         if not (array == "values" and unit.unit in out.left_out):
             _write_array(out, unit, array, meta)
     for name in others:
-        if not _is_text(unit, name, out.left_out):
+        if not (name == "utterances.parquet" and "text" in out.left_out):
             _write_bytes(out, unit, name)
     table = TABLES.get(unit.unit)
     if table and f"{table}.parquet" in others:
         _write_table(group, unit, table, out.left_out)
     out.sink.check()
-
-
-def _is_text(unit: Unit, name: str, left_out: frozenset[str]) -> bool:
-    """Whether a file may hold words of the transcripts."""
-    words = name == "utterances.parquet" or unit.unit.startswith("weights/")
-    return words and "text" in left_out
 
 
 def _write_array(out: _Out, unit: Unit, array: str, meta: Metadata) -> None:

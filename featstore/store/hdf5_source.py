@@ -164,7 +164,7 @@ class Source:
         for name in others:
             size = unit.files[name][0]
             self._file.dataset(f"{FILES}/{unit.unit}/{name}", np.dtype(np.uint8), (size,))
-        if META in others and not unit.unit.startswith("weights/"):
+        if META in others:
             size = unit.files[META][0]
             if size > MAX_META_BYTES or b"".join(self.pieces(unit, META)) != group_json():
                 raise Refused(f"{self.path}: {unit.unit}/{META} is not a group's of ours", ANEW)

@@ -59,7 +59,6 @@ FACTS: Mapping[str, Any] = {
         **_TARGETS, "parts": [_PART], "beyond_training": str,
         "agreement": {"same": _NUMBER, "different": _NUMBER},
     },
-    "weights": {},
 }  # fmt: skip
 """Kind of unit -> form of its facts: a type, ``[form of each item]``, or ``{key: form}``, in which
 ``str`` stands for any further key. An ``int`` is a count, never below 0.

@@ -47,9 +47,9 @@ THREADS = 4
 """Objects read or written at once."""
 
 _ROOT = "zarr.json"
-_TOP = {_ROOT, *SHARED_UNITS, "folds", "weights"}
+_TOP = {_ROOT, *SHARED_UNITS, "folds"}
 _MAX_ROOT_BYTES = 4096
-_FILE = re.compile(r"(?!unit\.json\Z)\w+(/\w+)*(\.(json|parquet|safetensors))?\Z", re.ASCII)
+_FILE = re.compile(r"(?!unit\.json\Z)\w+(/\w+)*(\.(json|parquet))?\Z", re.ASCII)
 """What a unit may list."""
 _WAIT_S = 0.1
 _ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")

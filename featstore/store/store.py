@@ -10,7 +10,6 @@
     STORE/folds/NN/<teacher>/             logits, embeddings
     STORE/folds/NN/<teacher>-crossfit<K>/ the same, of each training utterance by one of K
                                           teachers that never saw its speaker
-    STORE/weights/NN/<teacher>/           the teacher itself, where it was kept
 
 Any Zarr reader opens the arrays; ours adds the checks that Zarr lacks.
 """
@@ -58,10 +57,8 @@ T = TypeVar("T")
 SHARED_UNITS = ("corpus", "audio", "lld", "splits")
 FORMAT = "emodistill-store"
 
-TEACHER_UNIT = re.compile(
-    r"(folds|weights)/(\d\d+)/(?!zarr\.json\Z)([A-Za-z0-9][A-Za-z0-9_.-]{0,127})\Z"
-)
-"""Names of the units below the shared ones: ``folds/NN/<teacher>`` and ``weights/NN/<teacher>``."""
+TEACHER_UNIT = re.compile(r"folds/(\d\d+)/(?!zarr\.json\Z)([A-Za-z0-9][A-Za-z0-9_.-]{0,127})\Z")
+"""Names of the units below the shared ones: ``folds/NN/<teacher>``."""
 
 
 @dataclass(frozen=True)
@@ -160,20 +157,18 @@ class Store:
     def units(self) -> list[str]:
         """What stands in a unit's place, in a fixed order; :meth:`unit` tells whether it is one."""
         units = [unit for unit in SHARED_UNITS if os.path.lexists(self.path / unit)]
-        for top in ("folds", "weights"):
-            places = (self.path / top).glob("*/*")
-            folders = [place for place in places if place.is_dir() or place.is_symlink()]
-            names = (f"{top}/{place.parent.name}/{place.name}" for place in folders)
-            units += sorted(name for name in names if TEACHER_UNIT.match(name))
-        return units
+        places = (self.path / "folds").glob("*/*")
+        folders = [place for place in places if place.is_dir() or place.is_symlink()]
+        names = (f"folds/{place.parent.name}/{place.name}" for place in folders)
+        return units + sorted(name for name in names if TEACHER_UNIT.match(name))
 
     def groups(self) -> list[Path]:
         """The folders between the root and the teachers' units: Zarr groups, so that any reader
         walks down to the arrays.
         """
-        tops = [self.path / top for top in ("folds", "weights") if (self.path / top).is_dir()]
-        folds = [fold for top in tops for fold in sorted(top.glob("[0-9]*")) if fold.is_dir()]
-        return [*tops, *folds]
+        top = self.path / "folds"
+        folds = [fold for fold in sorted(top.glob("[0-9]*")) if fold.is_dir()]
+        return [top, *folds] if top.is_dir() else []
 
     def unit(self, name: str, *, deep: bool = False) -> Unit:
         """Open a unit strictly; see :func:`featstore.store.unit.read_unit`.
@@ -378,13 +373,13 @@ def _ragged(unit: Unit) -> Ragged:
     return Ragged(unit.path, sums={name: sha for name, (_, sha) in unit.files.items()})
 
 
-def unit_name(fold: int, teacher: str, top: str = "folds") -> str:
+def unit_name(fold: int, teacher: str) -> str:
     """A teacher's unit.
 
     >>> unit_name(3, "linguistic")
     'folds/03/linguistic'
     """
-    return f"{top}/{fold:02d}/{teacher}"
+    return f"folds/{fold:02d}/{teacher}"
 
 
 def _root() -> bytes:

@@ -106,15 +106,6 @@ class TestParts:
         with pytest.raises(Refused, match="which no corpus unit holds"):
             parts(more, lambda array: read_metadata(unit.path / array))
 
-    @pytest.mark.parametrize("name", ["..", "a/../b", ".hidden", "unit.json", "a/b", "x" * 200])
-    def test_no_other_file_of_a_kept_teacher(self, name: str) -> None:
-        unit = replace(Store.open(KEPT).unit("corpus"), unit="weights/01/a", files={})
-        assert parts(replace(unit, files={"vocab.txt": (3, "0" * 64)}), read_metadata) == (
-            {}, ["vocab.txt"],
-        )  # fmt: skip
-        with pytest.raises(Refused, match="which no weights unit holds"):
-            parts(replace(unit, files={name: (3, "0" * 64)}), read_metadata)
-
     @pytest.mark.parametrize("size", [-1, 2**40])
     def test_no_table_of_absurd_size(self, size: int) -> None:
         unit = Store.open(KEPT).unit("corpus")

@@ -240,7 +240,7 @@ class TestMisfits:
     def test_what_is_no_array_has_a_limit_of_its_own(
         self, group: Path, sizes: dict[str, int]
     ) -> None:
-        sizes |= {"utterances.parquet": 2**40, "model.safetensors": 2**33, "vocab.txt": 2**20}
+        sizes |= {"utterances.parquet": 2**40, "sources.parquet": 2**20}
         [fault] = misfits(group, sizes)
         assert fault.startswith("utterances.parquet: 1099511627776 bytes, more than")
 

@@ -20,14 +20,13 @@ import pytest
 from featstore.core.schema import Corrupt, Refused, TaskFailed, UserError
 from featstore.core.settings import digest
 from featstore.store import import_hdf5 as imports
-from featstore.store.arrays import RaggedWriter, write_group
+from featstore.store.arrays import RaggedWriter
 from featstore.store.export import Selection, export
 from featstore.store.hdf5_sink import Sink
 from featstore.store.import_hdf5 import import_hdf5
 from featstore.store.ragged import Ragged
-from featstore.store.staging import PREFIX, staged
+from featstore.store.staging import PREFIX
 from featstore.store.store import Store
-from featstore.store.unit import Identity
 from featstore.store.verify import verify
 from tests.featstore.store.kept_store import KEPT, contents, copied
 from tests.reliability.forgery import reseal
@@ -90,17 +89,6 @@ class TestRoundTrip:
         for fold in ("01", "02"):
             shutil.rmtree(store / "folds" / fold / "prosodic")
         reseal(store / "audio", lambda raw: raw["settings"]["audio"].update(embed_audio=False))
-        round_trip(store, tmp_path)
-
-    def test_of_a_kept_teacher(self, tmp_path: Path) -> None:
-        store = copied(tmp_path / "store")
-        unit = Store.open(store).unit("folds/01/linguistic")
-        write_group(store / "weights")
-        write_group(store / "weights/01")
-        identity = Identity("weights/01/linguistic", {}, {unit.unit: unit.fingerprint})
-        with staged(store / "weights/01/linguistic", identity) as staging:
-            (staging.folder / "model.safetensors").write_bytes(bytes(range(256)) * 9000)
-            (staging.folder / "vocab.txt").write_bytes(b"")
         round_trip(store, tmp_path)
 
     def test_of_half_a_store(self, tmp_path: Path) -> None:

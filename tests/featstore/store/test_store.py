@@ -315,10 +315,6 @@ def test_fingerprint_is_of_what_a_run_depends_on(store: Store, store_copy: Path)
     assert Store(store_copy).content_hash() != store.content_hash()
 
 
-def test_unit_names() -> None:
-    assert unit_name(10, "a", "weights") == "weights/10/a"
-
-
 def test_deep_reads_sum_up_every_file_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     summed: list[str] = []
 
