@@ -199,12 +199,12 @@ def check(
 ) -> None:
     """Counts, durations and folds of a corpus, and all its faults. Builds nothing."""
     from featstore.corpora import load
-    from featstore.corpora.audio_check import heard
+    from featstore.corpora.audio_check import checked
     from featstore.inspection import render
     from featstore.inspection.corpus import audit
 
     settings = _build_settings(dataset, "paper", config, sets)
-    manifest = heard(load(dataset, root, settings.corpus), settings.audio)
+    manifest = checked(load(dataset, root, settings.corpus), settings.audio)
     facts = audit(manifest, settings.folds)
     _print(facts, as_json, render.audit)
     raise typer.Exit(1 if not facts["buildable"] or (strict and facts["excluded"]) else 0)

@@ -26,7 +26,7 @@ from featstore.core.files import remove_leftovers
 from featstore.core.os_errors import io_failure, require_space
 from featstore.core.schema import Manifest, TaskFailed, UserError, listed, printable
 from featstore.corpora import CORPORA
-from featstore.corpora.audio_check import heard
+from featstore.corpora.audio_check import checked
 from featstore.jobs import LOCAL, ExecutorSettings, carry_out
 from featstore.jobs.local import default_jobs
 from featstore.jobs.task import Demand, Task, tidy
@@ -75,7 +75,7 @@ def build(
         request = _absolute(request)
     manifest = request.manifest
     if any(fault.severity == "stop" for fault in manifest.faults):
-        manifest = heard(manifest, request.settings.audio)  # all that is wrong, in one list
+        manifest = checked(manifest, request.settings.audio)  # all that is wrong, in one list
     units.refuse(manifest, manifest.faults, strict=request.strict)
     _say_faults(manifest)
     sums = units.source_sums(request.manifest) if sums is None else sums

@@ -39,14 +39,14 @@ from featstore.core.schema import (
 )
 from featstore.core.settings import digest
 from featstore.corpora.audio_check import (
+    Clip,
     Source,
     in_threads,
-    judged,
     progress_of,
     read,
     sources,
+    with_verdicts,
 )
-from featstore.corpora.duplicates import Clip
 from featstore.features import lld
 from featstore.features.audio import MAX_FILE_BYTES, Samples, load_signal, resample, to_samples
 from featstore.features.lld import Lld
@@ -301,7 +301,7 @@ def write_audio(
                     writer.append(result[1])
                     kept.append((row.utterance_id, sums[row.file], row.duration_s))
                 advance()
-        left = judged(manifest, clips, faults)
+        left = with_verdicts(manifest, clips, faults)
         refuse(manifest, left.faults[len(manifest.faults) :], strict=strict)
         n_samples = writer.close()
         pd.DataFrame(kept, columns=["utterance_id", "sha256", "duration_s"]).to_parquet(

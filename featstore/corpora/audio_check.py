@@ -3,7 +3,7 @@
 A manifest is made from labels, transcripts and the headers of the audio. NaN, silence, a cut-off
 file or a copy of somebody else's recording show only in the samples. ``featstore check`` decodes
 everything for this alone; a build reads each utterance by the same :func:`read` when it writes the
-audio, and excludes by the same :func:`judged`.
+audio, and excludes by the same :func:`with_verdicts`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from featstore.core.config import AudioSettings
 from featstore.core.console import Advance, progress
 from featstore.core.schema import Fault, Manifest
-from featstore.corpora.duplicates import Clip, identical_audio
 from featstore.corpora.manifest import empty_classes, fault, silent_speakers
 from featstore.features.audio import BadAudio, Signal, read_mono
 
@@ -45,6 +44,15 @@ class Source(NamedTuple):
     file: str
     start_s: float
     duration_s: float
+
+
+class Clip(NamedTuple):
+    """One utterance's audio: whose it is, where it lies, and a digest of its decoded samples."""
+
+    utterance_id: str
+    speaker: str
+    file: str
+    digest: bytes
 
 
 def sources(table: pd.DataFrame) -> list[Source]:
@@ -73,7 +81,7 @@ def read(root: Path, source: Source, settings: AudioSettings) -> tuple[Clip, Sig
     return clip, signal, rate
 
 
-def judged(manifest: Manifest, clips: Sequence[Clip], faults: Sequence[Fault]) -> Manifest:
+def with_verdicts(manifest: Manifest, clips: Sequence[Clip], faults: Sequence[Fault]) -> Manifest:
     """The manifest of those utterances whose audio can be used, with a fault for each other one.
 
     A copy under another speaker is warned of. A speaker or a class that is lost with its last
@@ -101,8 +109,8 @@ def without(table: pd.DataFrame, utterances: set[str]) -> pd.DataFrame:
     return table[~table["utterance_id"].isin(utterances)].reset_index(drop=True)
 
 
-def heard(manifest: Manifest, settings: AudioSettings, threads: int = THREADS) -> Manifest:
-    """Decode everything and keep nothing but the verdict, see :func:`judged`.
+def checked(manifest: Manifest, settings: AudioSettings, threads: int = THREADS) -> Manifest:
+    """Decode everything and keep nothing but the verdict, see :func:`with_verdicts`.
 
     Args:
         manifest: a corpus as read.
@@ -113,18 +121,18 @@ def heard(manifest: Manifest, settings: AudioSettings, threads: int = THREADS) -
     faults: list[Fault] = []
     clips: list[Clip] = []
 
-    def listen(source: Source) -> Clip | Fault:
+    def decode(source: Source) -> Clip | Fault:
         result = read(manifest.root, source, settings)
         return result if isinstance(result, Fault) else result[0]
 
     with progress_of("audio checked", rows) as advance:
-        for result in in_threads(listen, rows, threads):
+        for result in in_threads(decode, rows, threads):
             if isinstance(result, Fault):
                 faults.append(result)
             else:
                 clips.append(result)
             advance()
-    return judged(manifest, clips, faults)
+    return with_verdicts(manifest, clips, faults)
 
 
 def progress_of(what: str, rows: Sequence[Source]) -> AbstractContextManager[Advance]:
@@ -156,3 +164,37 @@ def _lost(manifest: Manifest, kept: pd.DataFrame) -> list[Fault]:
         *silent_speakers(places, set(kept["speaker"])),
         *empty_classes(classes, set(kept["label"])),
     ]
+
+
+def identical_audio(clips: Iterable[Clip]) -> list[Fault]:
+    """A warning for each pair of utterances of two speakers whose samples are the same.
+
+    Samples are compared and not files, so that a copy in another format, under another header or
+    cut out of a longer recording is found too.
+    """
+    groups: dict[bytes, list[Clip]] = {}
+    for clip in clips:
+        groups.setdefault(clip.digest, []).append(clip)
+    return [_copy(*pair) for pair in sorted(set().union(*map(_across, groups.values())))]
+
+
+def _across(group: Sequence[Clip]) -> set[tuple[Clip, Clip]]:
+    """Each clip with the first one of another speaker: all are named, without all n^2 pairs."""
+    first = group[0]
+    second = next((clip for clip in group if clip.speaker != first.speaker), None)
+    if second is None:
+        return set()
+    others = ((clip, second if clip.speaker == first.speaker else first) for clip in group)
+    return {(a, b) if a < b else (b, a) for a, b in others}
+
+
+def _copy(first: Clip, second: Clip) -> Fault:
+    return fault(
+        "identical-audio",
+        second.file,
+        f"{second.utterance_id} ({second.speaker}) is the same audio as {first.utterance_id} "
+        f"({first.speaker}, {first.file})",
+        "find out who speaks and remove the other one; a copy in training gives a test away",
+        utterance_id=second.utterance_id,
+        severity="warn",
+    )

@@ -14,8 +14,7 @@ from featstore.build.plan import Request
 from featstore.build.run import build
 from featstore.core.config import BuildSettings
 from featstore.core.schema import Fault, Manifest
-from featstore.corpora import load
-from featstore.corpora.audio_check import heard
+from featstore.corpora import audio_check, load
 from featstore.inspection import render
 from featstore.inspection.corpus import audit
 from featstore.store.store import Store
@@ -49,7 +48,7 @@ def read(layout: Layout) -> Manifest:
 def checked(manifest: Manifest) -> list[Fault]:
     """What ``featstore check`` finds; printed as it prints it."""
     settings = settings_of(manifest.name)
-    facts = audit(heard(manifest, settings.audio), settings.folds)
+    facts = audit(audio_check.checked(manifest, settings.audio), settings.folds)
     cli._print(facts, False, render.audit)
     return [Fault(**fault) for fault in facts["faults"]]
 

@@ -11,8 +11,8 @@ import soundfile
 
 from featstore.core.config import AudioSettings
 from featstore.core.schema import COLUMNS, Fault, Manifest
-from featstore.corpora import audio_check as hearing
-from featstore.corpora.audio_check import heard
+from featstore.corpora import audio_check
+from featstore.corpora.audio_check import checked
 
 SETTINGS = AudioSettings()
 
@@ -41,7 +41,7 @@ def manifest(root: Path, *names: str, **fields: object) -> Manifest:
 
 def found(before: Manifest, **settings: float) -> list[Fault]:
     """The faults that hearing adds to those before."""
-    after = heard(before, AudioSettings.model_validate(settings), threads=1)
+    after = checked(before, AudioSettings.model_validate(settings), threads=1)
     n = len(before.faults)
     assert after.faults[:n] == before.faults
     return list(after.faults[n:])
@@ -50,7 +50,7 @@ def found(before: Manifest, **settings: float) -> list[Fault]:
 def test_sound_corpus_is_as_it_was(tmp_path: Path) -> None:
     write(tmp_path, a0=0, a1=1, b0=2, b1=3)
     before = manifest(tmp_path, "a0", "a1", "b0", "b1")
-    after = heard(before, SETTINGS)
+    after = checked(before, SETTINGS)
     assert after.utterances.equals(before.utterances)
     assert after.faults == before.faults
     assert after.full_release
@@ -66,7 +66,7 @@ def test_what_only_decoding_tells_is_excluded_and_counted(tmp_path: Path) -> Non
     data = (tmp_path / "a4.wav").read_bytes()
     (tmp_path / "a4.wav").write_bytes(data[:2_000])
     before = manifest(tmp_path, "a0", "a1", "a2", "a4", "b0", "b1")
-    after = heard(before, SETTINGS)
+    after = checked(before, SETTINGS)
     assert list(after.utterances["utterance_id"]) == ["a0", "a1", "b0", "b1"]
     assert list(after.utterances.index) == [0, 1, 2, 3]
     assert after.excluded == {"silent": 1, "truncated": 1}
@@ -116,10 +116,10 @@ def test_progress_is_told_where_it_takes_time(
 ) -> None:
     write(tmp_path, a0=0, a1=1)
     before = manifest(tmp_path, "a0", "a1")
-    heard(before, SETTINGS)
+    checked(before, SETTINGS)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(hearing, "PROGRESS_FROM_S", 0.1)
-    heard(before, SETTINGS)
+    monkeypatch.setattr(audio_check, "PROGRESS_FROM_S", 0.1)
+    checked(before, SETTINGS)
     assert "audio checked: 2/2 utterances" in capsys.readouterr().err
 
 
@@ -127,7 +127,7 @@ def test_how_many_threads_decode_does_not_show(tmp_path: Path) -> None:
     names = [f"{speaker}{n}" for speaker in "abc" for n in range(5)]
     write(tmp_path, **{name: at for at, name in enumerate(names) if at % 4})
     before = manifest(tmp_path, *names)
-    one, many = heard(before, SETTINGS, threads=1), heard(before, SETTINGS, threads=3)
+    one, many = checked(before, SETTINGS, threads=1), checked(before, SETTINGS, threads=3)
     assert one.utterances.equals(many.utterances)
     assert one.faults == many.faults
 
