@@ -10,7 +10,7 @@ from benchmarks import stores
 from benchmarks.common import Answer, Bench, Row
 from distill.config import RunSettings
 from distill.experiments.grid import load_grid
-from distill.runs.request import key_of
+from distill.runs.request import Keys, RunRequest
 from featstore.build.plan import Request, make_plan
 from featstore.core.schema import TaskFailed
 from featstore.core.settings import resolve
@@ -22,10 +22,11 @@ def measure(bench: Bench) -> Answer:
     n = bench.pick(stores.SIZES[0], 80)
     store = stores.store(bench, n)
     fits = _planned(bench, n, store)
+    keys = Keys(store)
     runs: dict[tuple[int, str], RunSettings] = {}
     for settings in _study():
         for fold in range(1, len(store.folds) + 1):
-            runs[fold, key_of(store, fold, settings)] = settings
+            runs[fold, keys.folder(RunRequest(store.path, fold, settings)).key] = settings
     needed = sum(_teachers(settings) for settings in runs.values())
     students = len(runs) // len(store.folds)
     both = 2 * len(runs)

@@ -8,11 +8,10 @@ from hypothesis import strategies as st
 
 from distill.data import exchanged, load_targets, shuffled
 from distill.runs.folder import TEACHERS
-from distill.runs.request import key_of
 from distill.training.loop import run_fold
 from featstore.folds import TRAIN
 from featstore.store.store import Store
-from tests.distill.small_runs import request, results, train
+from tests.distill.small_runs import folder_of, request, results, train
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(0, 2**32))
@@ -69,8 +68,9 @@ def test_without_distillation_shuffling_changes_nothing(small_store, tmp_path):
     names = ("predictions.parquet", "student/model.safetensors")
     mine, other = results(plain.folder), results(mixed.folder)
     assert [mine[name] for name in names] == [other[name] for name in names]
-    store = Store.open(small_store)
-    keys = [key_of(store, 1, request(small_store, tmp_path, *alone, *more).settings)
-            for more in ((), ("targets.shuffle=any",))]  # fmt: skip
+    keys = [
+        folder_of(request(small_store, tmp_path, *alone, *more)).key
+        for more in ((), ("targets.shuffle=any",))
+    ]
     assert keys[0] != keys[1]
     assert run_fold(request(small_store, tmp_path, *alone)).status == "skipped"

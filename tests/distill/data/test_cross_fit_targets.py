@@ -13,7 +13,6 @@ import torch
 
 from distill.config import run_key
 from distill.data import load_targets
-from distill.runs.request import key_of
 from featstore.core.schema import Refused, UserError
 from featstore.folds import TRAIN
 from featstore.store.store import Store
@@ -29,7 +28,7 @@ def store(cross_store: Path, tmp_path: Path) -> Path:
 
 
 def key(store: Path, *sets: str) -> str:
-    return key_of(Store.open(store), 1, settings_of(*sets))
+    return folder_of(request(store, store.parent, *sets)).key
 
 
 def test_they_come_under_the_teachers_plain_names(cross_store: Path, small_store: Path) -> None:
