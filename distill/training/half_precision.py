@@ -34,7 +34,7 @@ def bfloat16_error(backbone: Encoder) -> float:
     training = backbone.training
     backbone.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng([]):  # some encoders draw in evaluation, too
             truth, _ = backbone.states(signals.clone(), lengths)
             with torch.autocast("cpu", torch.bfloat16):
                 states, _ = backbone.states(signals.clone(), lengths)
