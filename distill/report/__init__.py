@@ -11,11 +11,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from distill.report import figures, pages, sections
+from distill.report import figures, pages
 from distill.report.data import Report, Study
 from distill.report.pages import terminal
+from distill.report.sections import tables
 from distill.report.summary import summarise
-from distill.report.tables import Table, to_csv, to_json
+from distill.report.tables import to_csv, to_json
 from distill.runs.read import collect
 from featstore.core.files import write_file
 from featstore.core.os_errors import remedy
@@ -35,15 +36,8 @@ def document(report: Report) -> dict[str, Any]:
     """The report for JSON: every number of every study, then the same as tables."""
     out = report.to_dict()
     for study, own in zip(report.studies, out["studies"], strict=True):
-        own["tables"] = [to_json(table) for table in _tables(study)]
+        own["tables"] = [to_json(table) for table in tables(study)]
     return out
-
-
-def _tables(study: Study) -> list[Table]:
-    shown = [
-        table for section in sections.sections(study) for table in section.tables if table.rows
-    ]
-    return [*shown, sections.per_run(study)]
 
 
 def write(report: Report, out: Path) -> list[Path]:
@@ -66,7 +60,7 @@ def write(report: Report, out: Path) -> list[Path]:
     for study, drawn, stem in zip(report.studies, drawings, stems, strict=True):
         for name, drawing in drawn.items():
             contents |= {f"{stem}{name}.png": drawing.png, f"{stem}{name}.svg": drawing.svg}
-        contents |= {f"{stem}{t.name}.csv": to_csv(t).encode() for t in _tables(study)}
+        contents |= {f"{stem}{t.name}.csv": to_csv(t).encode() for t in tables(study)}
     text = json.dumps(document(report), indent=1, ensure_ascii=False, allow_nan=False)
     contents["report.json"] = f"{text}\n".encode()
     # last, so that a reader of the Markdown never misses a figure

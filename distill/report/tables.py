@@ -8,15 +8,18 @@ number than the others.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 from typing import Any
 
 from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from distill.metrics import Spread
+from distill.metrics import BINS, LEVEL, RESAMPLES, Spread
 from distill.report.data import plain
 from featstore.core.schema import printable
 
@@ -87,6 +90,38 @@ def head(spec: str) -> list[tuple[str, Format]]:
     """
     pairs = (column.strip().rsplit(" ", 1) for column in spec.split("|"))
     return [(name, FORMATS[form]) for name, form in pairs]
+
+
+def table(
+    kind: str,
+    rows: Sequence[Sequence[Any]],
+    name: str = "",
+    more: Mapping[str, str] | None = None,
+    ruled: int = 0,
+    **facts: object,
+) -> Table:
+    """A table of ``tables.toml``.
+
+    Args:
+        kind: its name there, and where no other is given the table's own.
+        rows: as in :class:`Table`.
+        name: the table's, where there are several of a kind.
+        more: columns that depend on the study, name -> format.
+        ruled: as in :class:`Table`.
+        facts: what the braces in its title, columns and note stand for.
+    """
+    head_of = _heads()[kind]
+    facts |= {"level": LEVEL, "resamples": RESAMPLES, "bins": BINS}
+    columns = [(text.format(**facts), form) for text, form in head(head_of["columns"])]
+    columns += [(text, FORMATS[form]) for text, form in (more or {}).items()]
+    title, note = (head_of.get(part, "").format(**facts) for part in ("title", "note"))
+    return Table(name or kind, title, columns, rows, note, ruled)
+
+
+@cache
+def _heads() -> dict[str, dict[str, str]]:
+    text = resources.files("distill.report").joinpath("tables.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,13 @@ def first_lines(report: Report) -> list[str]:
 
 def title(study: Study) -> str:
     """The corpus and how speakers were held out, in a few words."""
+    return f"{study.dataset}, leaving {scheme(study)} out"
+
+
+def scheme(study: Study) -> str:
+    """Whom a fold leaves out."""
     left = {"speaker": "one speaker", "session": "one session", "groups": "a group of speakers"}
-    return f"{study.dataset}, leaving {left.get(study.protocol.scheme, study.protocol.scheme)} out"
+    return left.get(study.protocol.scheme, study.protocol.scheme)
 
 
 def lead(study: Study) -> str:
