@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -188,54 +188,33 @@ class Agreement:
     second_right: float
 
 
-def score(truth: Sequence[str], prediction: Sequence[str], classes: Sequence[str]) -> Scores:
-    """Score predictions against their truth.
+def confusions(
+    rows: pd.DataFrame, by: Sequence[str], classes: Sequence[str]
+) -> dict[tuple[Any, ...], Counts]:
+    """Confusion of each group of answers.
+
+    Args:
+        rows: with the columns ``truth`` and ``prediction``.
+        by: columns whose values make a group.
+        classes: all class names, in logit order.
+
+    Returns:
+        The group's values -> counts ``[C, C]``, row = truth, column = prediction; ascending.
+    """
+    place = {name: index for index, name in enumerate(classes)}
+    groups = rows.groupby(list(by))
+    counts = np.zeros((groups.ngroups, len(classes), len(classes)), dtype=np.int64)
+    where = [rows[name].map(place).to_numpy(dtype=np.int64) for name in ("truth", "prediction")]
+    np.add.at(counts, (groups.ngroup().to_numpy(), *where), 1)
+    keys = rows[list(by)].drop_duplicates().sort_values(list(by))  # in which groups are numbered
+    return dict(zip(keys.itertuples(index=False, name=None), counts, strict=True))
+
+
+def from_confusion(confusion: Counts | Sequence[Sequence[int]], classes: Sequence[str]) -> Scores:
+    """Score a confusion matrix of counts (row = truth), such as a sum over folds.
 
     A class that the truth lacks has no recall and does not enter the UA, whatever was predicted
     (PAPER.md, published figures).
-
-    Args:
-        truth: class names, one per utterance.
-        prediction: class names, one per utterance.
-        classes: all class names, in the order of the confusion.
-
-    Raises:
-        ValueError: where the two differ in length, are empty, or hold a name not in ``classes``.
-
-    >>> scores = score(["ang", "ang", "ang", "sad"], ["ang", "ang", "sad", "sad"], ["ang", "sad"])
-    >>> scores.wa, round(scores.ua, 6), scores.confusion
-    (0.75, 0.833333, ((2, 1), (0, 1)))
-    """
-    if len(truth) != len(prediction):
-        raise ValueError(
-            f"truth and prediction differ in length: {len(truth)} != {len(prediction)}"
-        )
-    counts = confusion([truth, prediction], classes)
-    return from_confusion(counts.tolist(), classes)
-
-
-def confusion(pair: Sequence[Sequence[str]], classes: Sequence[str]) -> Counts:
-    """Counts ``[C, C]`` of truth (rows) and prediction (columns).
-
-    Raises:
-        ValueError: for a name that is not in ``classes``.
-
-    >>> confusion([["a", "a", "b"], ["a", "b", "b"]], "ab").tolist()
-    [[1, 1], [0, 1]]
-    """
-    place = {name: index for index, name in enumerate(classes)}
-    for what, labels in zip(("truth", "prediction"), pair, strict=True):
-        foreign = sorted({repr(label) for label in labels if label not in place})
-        if foreign:
-            shown = ", ".join(foreign[:5])
-            raise ValueError(f"{what} holds {shown}, which is none of the classes {list(classes)}")
-    counts: Counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
-    np.add.at(counts, tuple([place[label] for label in labels] for labels in pair), 1)
-    return counts
-
-
-def from_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> Scores:
-    """Score a confusion matrix of counts (row = truth), such as a sum over folds.
 
     Raises:
         ValueError: where it is not square in the classes, has a negative count, is all zero, or a
@@ -283,10 +262,17 @@ def from_predictions(
         role: ``test`` or ``validation``.
 
     Raises:
-        ValueError: as :func:`score`; so also where no row has the role.
+        ValueError: where no row has the role.
+
+    >>> import pandas as pd
+    >>> answers = {"role": "test", "truth": list("aab"), "prediction": list("abb")}
+    >>> from_predictions(pd.DataFrame(answers), ["a", "b"]).ua
+    0.75
     """
-    rows = predictions[predictions["role"] == role]
-    return score(rows["truth"].tolist(), rows["prediction"].tolist(), classes)
+    counts = confusions(predictions, ["role"], classes)
+    if (role,) not in counts:
+        raise ValueError(f"nothing to score: no row has the role {role}")
+    return from_confusion(counts[role,], classes)
 
 
 def spread(values: Sequence[float]) -> Spread:

@@ -11,8 +11,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from distill.metrics import LEVEL, RESAMPLES, SEED
 from distill.report import figures, pages
-from distill.report.data import Report, Study
+from distill.report.data import Report, Study, plain
 from distill.report.pages import terminal
 from distill.report.sections import tables
 from distill.report.summary import summarise
@@ -22,6 +23,8 @@ from featstore.core.files import write_file
 from featstore.core.os_errors import remedy
 from featstore.core.schema import UserError
 
+SCHEMA = 3
+"""Of ``report.json``: 3 since it holds the tables and names the sign-flip tests so."""
 _OURS = re.compile(
     r"(\d+-\w{0,40}-)?((confusion|curves|differences|gradients|recall|reliability|scores|sweep)"
     r"(-\d+)*\.(png|svg)|[a-z]+(-\d+|-common|-curve|-differences)*\.csv)",
@@ -33,11 +36,24 @@ __all__ = ["Report", "collect", "document", "summarise", "terminal", "write"]
 
 
 def document(report: Report) -> dict[str, Any]:
-    """The report for JSON: every number of every study, then the same as tables."""
-    out = report.to_dict()
-    for study, own in zip(report.studies, out["studies"], strict=True):
-        own["tables"] = [to_json(table) for table in tables(study)]
-    return out
+    """``report.json``: every number of every study, then the same as tables.
+
+    Every number is finite or null; scores are fractions. Only ``published`` figures are percent, as
+    printed.
+    """
+    return {
+        "schema": SCHEMA,
+        "scores": "fractions",
+        "published": "percent",
+        "std": "sample standard deviation over folds (ddof 1)",
+        "interval": f"{LEVEL:.0%} percentile bootstrap, {RESAMPLES} resamples, seed {SEED}",
+        "p": "two-sided sign-flip permutation over folds; p_holm: Holm over a table's rows",
+        "studies": [
+            plain(study) | {"tables": [to_json(table) for table in tables(study)]}
+            for study in report.studies
+        ],
+        "left_out": plain(report.left_out),
+    }
 
 
 def write(report: Report, out: Path) -> list[Path]:

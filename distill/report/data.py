@@ -1,4 +1,7 @@
-"""What a report says, as plain values: no text, no figure, no rounding."""
+"""What a report says, as plain values: no text, no figure, no rounding.
+
+The classes say what ``report.json`` holds: their attributes are its keys.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +10,12 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from distill.metrics import (
-    LEVEL,
-    RESAMPLES,
-    SEED,
-    Agreement,
-    Calibration,
-    Interval,
-    Scores,
-    SignFlip,
-    Spread,
-)
-from distill.report.published import Figures
+import pandas as pd
+from pydantic import BaseModel
+
 from distill.runs.read import LeftOut, Run
-from distill.runs.records import ProtocolFacts, SweepPoint
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
@@ -33,14 +23,24 @@ Cell = tuple[int, int]
 """Fold and seed."""
 NO_SEED = -1
 """Stands in a teacher's cells: it has no seed."""
-SCHEMA = 3
-"""Of ``report.json``: 3 since it holds the tables and names the sign-flip tests so."""
-
-State = Literal["not run", "failed", "damaged", "unfinished"]
 
 
-@dataclass(frozen=True)
-class FoldResult:
+class Record(dict[str, Any]):
+    """A part of ``report.json``; its keys are attributes, too.
+
+    >>> fold = Record(fold=1, wa=0.75)
+    >>> fold.wa, fold == {"fold": 1, "wa": 0.75}
+    (0.75, True)
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+class FoldResult(Record):
     """Test scores of one fold.
 
     Attributes:
@@ -51,15 +51,8 @@ class FoldResult:
         n: its test utterances.
     """
 
-    fold: int
-    seeds: tuple[int, ...]
-    wa: float
-    ua: float
-    n: int
 
-
-@dataclass(frozen=True)
-class RunResult:
+class RunResult(Record):
     """Test scores of one run.
 
     Attributes:
@@ -71,16 +64,8 @@ class RunResult:
         seconds: training time; None where the run does not tell.
     """
 
-    fold: int
-    seed: int
-    wa: float
-    ua: float
-    n: int
-    seconds: float | None
 
-
-@dataclass(frozen=True)
-class Results:
+class Results(Record):
     """Test scores over folds.
 
     Attributes:
@@ -92,36 +77,22 @@ class Results:
         wa_interval: of the pooled WA, test speakers resampled; None where there is none.
         ua_interval: of the pooled UA, likewise.
         no_interval: why there is none; empty where there is.
+        missing: folds of the corpus that were not measured.
     """
 
-    folds: tuple[FoldResult, ...]
-    n_folds: int
-    wa: Spread
-    ua: Spread
-    pooled: Scores
-    wa_interval: Interval | None
-    ua_interval: Interval | None
-    no_interval: str
 
-    @property
-    def missing(self) -> tuple[int, ...]:
-        """Folds of the corpus that were not measured."""
-        done = {result.fold for result in self.folds}
-        return tuple(fold for fold in range(1, self.n_folds + 1) if fold not in done)
+class Curve(Record):
+    """A run's validation UA.
+
+    Attributes:
+        fold: its fold.
+        seed: its seed.
+        points: pairs of epoch and UA; None where the epoch has none.
+        best_epoch: the epoch whose weights were kept; None where the run does not tell.
+    """
 
 
-@dataclass(frozen=True)
-class Curve:
-    """A run's validation UA, epoch by epoch, and the epoch whose weights were kept."""
-
-    fold: int
-    seed: int
-    points: tuple[tuple[int, float | None], ...]
-    best_epoch: int | None
-
-
-@dataclass(frozen=True)
-class LossTerm:
+class LossTerm(Record):
     """A term of the loss in training, mean over the runs.
 
     Attributes:
@@ -136,17 +107,8 @@ class LossTerm:
         share_mean: the same over all epochs.
     """
 
-    name: str
-    last: float
-    mean: float
-    gradient_last: float | None
-    gradient_mean: float | None
-    share_last: float | None
-    share_mean: float | None
 
-
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(Record):
     """One student minus another on the folds and seeds that both have, same test utterances.
 
     Attributes:
@@ -165,22 +127,8 @@ class Comparison:
         ua_sign_flip: likewise for UA.
     """
 
-    label: str
-    reference: str
-    folds: tuple[int, ...]
-    wa: tuple[float, ...]
-    ua: tuple[float, ...]
-    wa_spread: Spread
-    ua_spread: Spread
-    n_pairs: int
-    wa_interval: Interval | None
-    ua_interval: Interval | None
-    wa_sign_flip: SignFlip
-    ua_sign_flip: SignFlip
 
-
-@dataclass(frozen=True)
-class MissingRun:
+class MissingRun(Record):
     """A run that a row of an experiment lacks.
 
     Attributes:
@@ -190,14 +138,8 @@ class MissingRun:
         reason: more about it; empty for ``not run``.
     """
 
-    fold: int
-    seed: int | None
-    state: State
-    reason: str
 
-
-@dataclass(frozen=True)
-class ExperimentRow:
+class ExperimentRow(Record):
     """A row of an experiment: a student, or a teacher on its own.
 
     Attributes:
@@ -220,24 +162,8 @@ class ExperimentRow:
         point: where it stands in a figure; None where it does not.
     """
 
-    label: str
-    row: str | None
-    teacher: str
-    variant: str
-    results: Results | None
-    seeds: tuple[int, ...]
-    n_runs: int
-    missing: tuple[MissingRun, ...]
-    published: Figures | None
-    wa_difference: float | None
-    ua_difference: float | None
-    common_wa: Spread | None
-    common_ua: Spread | None
-    point: SweepPoint | None
 
-
-@dataclass(frozen=True)
-class SweepValue:
+class SweepValue(Record):
     """A point of a curve.
 
     Attributes:
@@ -245,12 +171,8 @@ class SweepValue:
         label: of the row that it is.
     """
 
-    value: float
-    label: str
 
-
-@dataclass(frozen=True)
-class SweepCurve:
+class SweepCurve(Record):
     """A curve of a figure: rows along an axis, ascending; scores are those of the rows.
 
     Attributes:
@@ -264,16 +186,8 @@ class SweepCurve:
             with the paper, or the curve is none of its figure 2.
     """
 
-    axis: str
-    name: str
-    points: tuple[SweepValue, ...]
-    best_wa: float | None
-    best_ua: float | None
-    best_published: float | None
 
-
-@dataclass(frozen=True)
-class Experiment:
+class Experiment(Record):
     """An experiment's rows in its own order, with what was measured of each.
 
     Attributes:
@@ -292,21 +206,8 @@ class Experiment:
         warnings: what a reader must know before comparing rows.
     """
 
-    stem: str
-    name: str
-    title: str
-    student: str
-    store: str
-    rows: tuple[ExperimentRow, ...]
-    reference: str | None
-    comparisons: tuple[Comparison, ...]
-    curves: tuple[SweepCurve, ...]
-    common: tuple[tuple[int, int], ...]
-    warnings: tuple[str, ...]
 
-
-@dataclass(frozen=True)
-class FoldSplit:
+class FoldSplit(Record):
     """Who is what in one fold.
 
     Attributes:
@@ -321,18 +222,8 @@ class FoldSplit:
             do not tell.
     """
 
-    fold: int
-    store: str
-    test: tuple[str, ...]
-    validation: tuple[str, ...]
-    train: tuple[str, ...]
-    n_test: int
-    n_validation: int
-    n_shared_texts: int | None
 
-
-@dataclass(frozen=True)
-class Student:
+class Student(Record):
     """All finished runs of one experiment and key: one variant of one student.
 
     Attributes:
@@ -357,28 +248,8 @@ class Student:
         terms: its loss terms, ``total`` first; empty where the runs log none.
     """
 
-    label: str
-    experiment: str
-    key: str
-    store: str
-    variant: str
-    backbone: str
-    parameters: int | None
-    seeds: tuple[int, ...]
-    results: Results
-    curves: tuple[Curve, ...]
-    settings: Mapping[str, Any]
-    seconds: float | None
-    seconds_per_run: Spread | None
-    published: Figures | None
-    runs: tuple[RunResult, ...]
-    temperatures: Mapping[str, tuple[float, ...]]
-    calibration: tuple[Calibration, ...]
-    terms: tuple[LossTerm, ...]
 
-
-@dataclass(frozen=True)
-class Teacher:
+class Teacher(Record):
     """A teacher on its own, from its answers beside the runs' predictions.
 
     Attributes:
@@ -395,17 +266,6 @@ class Teacher:
         calibration: of its answers at temperature 1: train, validation and test rows, each over
             all folds together.
     """
-
-    label: str
-    name: str
-    store: str
-    cross_fit: int
-    keys: tuple[str, ...]
-    results: Results
-    train_ua: Spread | None
-    validation_ua: Spread | None
-    published: Figures | None
-    calibration: tuple[Calibration, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -435,17 +295,16 @@ class Measured:
         return {(fold.fold, NO_SEED): (fold.wa, fold.ua) for fold in self.row.results.folds}
 
     @cached_property
-    def tested(self) -> dict[Cell, dict[str, str]]:
+    def tested(self) -> dict[Cell, set[tuple[str, str]]]:
         """The utterances of each run, with their truth."""
-        by_cell: dict[Cell, dict[str, str]] = {}
-        columns = (self.test[name] for name in ("fold", "seed", "utterance_id", "truth"))
-        for fold, seed, utterance, truth in zip(*columns, strict=True):
-            by_cell.setdefault((fold, seed), {})[utterance] = truth
-        return by_cell
+        by_cell: Any = self.test.groupby(["fold", "seed"])
+        return {
+            cell: set(zip(rows["utterance_id"], rows["truth"], strict=True))
+            for cell, rows in by_cell
+        }
 
 
-@dataclass(frozen=True)
-class Study:
+class Study(Record):
     """Runs that may be set side by side: one corpus, one set of classes, one protocol.
 
     Attributes:
@@ -466,22 +325,6 @@ class Study:
         experiments: what ``distill experiment`` was asked for, row by row.
     """
 
-    dataset: str
-    full_release: bool
-    classes: tuple[str, ...]
-    protocol: ProtocolFacts
-    n_folds: int
-    teachers: tuple[Teacher, ...]
-    students: tuple[Student, ...]
-    comparisons: tuple[Comparison, ...]
-    incomparable: str
-    versions: Mapping[str, tuple[str, ...]]
-    notes: tuple[str, ...]
-    folds: tuple[FoldSplit, ...]
-    label_map: Mapping[str, str] | None
-    agreements: tuple[Agreement, ...]
-    experiments: tuple[Experiment, ...]
-
     @property
     def rows(self) -> tuple[Teacher | Student, ...]:
         """Teachers first, then students."""
@@ -495,22 +338,6 @@ class Report:
     studies: tuple[Study, ...]
     left_out: tuple[LeftOut, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """The report for JSON: every number finite or null; scores are fractions.
-
-        Only ``published`` figures are percent, as printed.
-        """
-        return {
-            "schema": SCHEMA,
-            "scores": "fractions",
-            "published": "percent",
-            "std": "sample standard deviation over folds (ddof 1)",
-            "interval": f"{LEVEL:.0%} percentile bootstrap, {RESAMPLES} resamples, seed {SEED}",
-            "p": "two-sided sign-flip permutation over folds; p_holm: Holm over a table's rows",
-            "studies": [plain(study) for study in self.studies],
-            "left_out": [plain(item) for item in self.left_out],
-        }
-
 
 def plain(value: Any) -> Any:
     """A value as JSON has it: tables, lists, text, booleans, finite numbers and null.
@@ -519,10 +346,11 @@ def plain(value: Any) -> Any:
     {'recall': {'ang': None, 'sad': 0.5}, 'folds': [1, 2]}
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        out = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {**out, "missing": list(value.missing)} if isinstance(value, Results) else out
-    if hasattr(value, "model_dump"):
-        return plain(value.model_dump(mode="json"))
+        return {
+            field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

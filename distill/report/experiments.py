@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from distill import metrics
-from distill.metrics import Spread, bootstrap_mean, sign_flip_tests
 from distill.report.data import (
     NO_SEED,
     Cell,
@@ -29,69 +28,52 @@ from distill.runs.records import ExperimentRecord
 from distill.runs.records import Row as RecordRow
 
 
-def comparisons(students: Sequence[Measured]) -> tuple[Comparison, ...]:
-    """Each student minus the ``full`` one of its backbone, or another where there is none."""
-    out: tuple[Comparison, ...] = ()
-    for group in grouped(students, lambda one: _student(one).backbone).values():
-        reference = _reference(group)
+def comparisons(students: Sequence[Measured]) -> list[Comparison]:
+    """Each student minus the ``full`` one of its backbone, or another where there is none.
+
+    Of several full ones it is one as in the paper, not a control, with the most runs.
+    """
+    out = []
+    for group in grouped(students, lambda one: one.row.backbone).values():
+        full = [one for one in group if one.row.variant == "full"] or group
+        plain = [one for one in full if as_printed(one.row.variant, one.row.settings)]
+        reference = max(plain or full, key=lambda one: len(one.runs))
         others = [(one.row.label, one) for one in group if one is not reference]
         out += _compared(reference.row.label, reference, others)
     return out
 
 
-def _student(one: Measured) -> Student:
-    assert isinstance(one.row, Student)
-    return one.row
-
-
-def _reference(students: Sequence[Measured]) -> Measured:
-    """The full student as in the paper, not a control; of several the one with most runs."""
-    full = [one for one in students if _student(one).variant == "full"] or list(students)
-    if len(full) > 1:
-        plain = [o for o in full if as_printed(_student(o).variant, _student(o).settings)]
-        full = plain or full
-    return max(full, key=lambda one: len(one.runs))
-
-
 def _compared(
     label: str, reference: Measured, others: Iterable[tuple[str, Measured]]
-) -> tuple[Comparison, ...]:
+) -> list[Comparison]:
     """Each of some students minus one, their tests corrected together.
 
     One that has no fold and seed in common with the reference has no row.
     """
-    paired = [(name, differences(one, reference)) for name, one in others]
-    paired = [(name, pairs) for name, pairs in paired if pairs]
-    wa, ua = (
-        [[fmean(pair[i] for pair in pairs[fold]) for fold in pairs] for _, pairs in paired]
-        for i in (0, 1)
-    )
-    return tuple(
+    paired = {name: pairs for name, one in others if (pairs := _differences(one, reference))}
+    rows = [
         Comparison(
-            label=name,
-            reference=label,
-            folds=tuple(pairs),
-            wa=tuple(wa_folds),
-            ua=tuple(ua_folds),
-            wa_spread=metrics.spread(wa_folds),
-            ua_spread=metrics.spread(ua_folds),
-            n_pairs=sum(map(len, pairs.values())),
-            wa_interval=bootstrap_mean(wa_folds),
-            ua_interval=bootstrap_mean(ua_folds),
-            wa_sign_flip=wa_test,
-            ua_sign_flip=ua_test,
+            label=name, reference=label, folds=tuple(pairs), n_pairs=sum(map(len, pairs.values()))
         )
-        for (name, pairs), wa_folds, ua_folds, wa_test, ua_test in zip(
-            paired, wa, ua, sign_flip_tests(wa), sign_flip_tests(ua), strict=True
-        )
-    )
+        for name, pairs in paired.items()
+    ]
+    for place, metric in enumerate(("wa", "ua")):
+        means = [
+            [fmean(pair[place] for pair in fold) for fold in pairs.values()]
+            for pairs in paired.values()
+        ]
+        for row, own, test in zip(rows, means, metrics.sign_flip_tests(means), strict=True):
+            row[metric] = tuple(own)
+            row[f"{metric}_spread"] = metrics.spread(own)
+            row[f"{metric}_interval"] = metrics.bootstrap_mean(own)
+            row[f"{metric}_sign_flip"] = test
+    return rows
 
 
-def differences(one: Measured, other: Measured) -> dict[int, list[tuple[float, float]]]:
+def _differences(one: Measured, other: Measured) -> dict[int, list[tuple[float, float]]]:
     """Fold -> differences in WA and UA, a pair for each seed that both have on the same tests."""
-    common = sorted(set(one.cells) & set(other.cells))
     pairs: dict[int, list[tuple[float, float]]] = {}
-    for cell in common:
+    for cell in sorted(set(one.cells) & set(other.cells)):
         if one.tested[cell] == other.tested[cell]:
             (wa, ua), (base_wa, base_ua) = one.cells[cell], other.cells[cell]
             pairs.setdefault(cell[0], []).append((wa - base_wa, ua - base_ua))
@@ -123,7 +105,7 @@ class _Line:
 
 def experiments(
     runset: RunSet, n_folds: int, rows: Sequence[Measured], printed: Published | None
-) -> tuple[Experiment, ...]:
+) -> list[Experiment]:
     """The records of which a study measured anything, tables before figures.
 
     Args:
@@ -139,7 +121,7 @@ def experiments(
         lines = [_line(row, record, rows, runset.left_out) for row in record.rows]
         if any(line.one for line in lines):
             out.append(_experiment(stem, record, lines, n_folds, printed))
-    return tuple(out)
+    return out
 
 
 def _line(
@@ -149,17 +131,15 @@ def _line(
     left_out: Sequence[LeftOut],
 ) -> _Line:
     if asked.teacher is not None:  # itself, in the record's store; of its runs where several
-        keys = {row.key for row in record.rows}
-        named = [
-            one
-            for one in rows
-            if isinstance(one.row, Teacher)
-            and (one.row.name, one.row.store, one.row.cross_fit) == (asked.teacher, record.store, 0)
-        ]
-        return _Line(asked, max(named, key=lambda t: bool(keys & {*t.row.keys}), default=None), {})  # type: ignore[union-attr]
+        keys, teacher = {row.key for row in record.rows}, (asked.teacher, record.store, 0)
+        teachers = [one for one in rows if isinstance(one.row, Teacher)]
+        named = [t for t in teachers if (t.row.name, t.row.store, t.row.cross_fit) == teacher]
+        return _Line(
+            asked, max(named, key=lambda t: bool(keys & {*t.row["keys"]}), default=None), {}
+        )
     place = asked.experiment, asked.key
-    students = (one for one in rows if isinstance(one.row, Student))
-    one = next((o for o in students if (_student(o).experiment, _student(o).key) == place), None)
+    students = [one for one in rows if isinstance(one.row, Student)]
+    one = next((one for one in students if (one.row.experiment, one.row.key) == place), None)
     lost = {(x.fold, x.seed): x for x in left_out if (x.experiment, x.key) == place}
     return _Line(asked, one, lost)
 
@@ -176,25 +156,25 @@ def _experiment(
     unlike = _differ(lines)
     seeds = sorted({s for line in lines for _, s in (*line.cells, *line.lost) if s != NO_SEED})
     references = _references(lines)
+    compared = []
+    for reference, others in references:
+        named = [(o.asked.label, o.one) for o in others if o.one]
+        if reference.one:
+            compared += _compared(reference.asked.label, reference.one, named)
     return Experiment(
         stem=stem,
         name=record.name,
         title=record.title,
         student=record.student,
         store=record.store,
-        rows=tuple(
-            _row(line, record, n_folds, seeds, common if unlike else set(), printed)
-            for line in lines
-        ),
-        reference=references[0][0].asked.label if references else None,
-        comparisons=tuple(
-            row
-            for one, others in references
-            if one.one
-            for row in _compared(
-                one.asked.label, one.one, [(o.asked.label, o.one) for o in others if o.one]
+        rows=[
+            _row(
+                line, n_folds, seeds, common if unlike else set(), _published(line, record, printed)
             )
-        ),
+            for line in lines
+        ],
+        reference=references[0][0].asked.label if references else None,
+        comparisons=compared,
         curves=_curves(lines, printed),
         common=tuple(sorted(common)),
         warnings=_warnings(lines, unlike, common),
@@ -209,17 +189,10 @@ def _differ(lines: Sequence[_Line]) -> bool:
 
 
 def _row(
-    line: _Line,
-    record: ExperimentRecord,
-    n_folds: int,
-    seeds: Sequence[int],
-    common: set[Cell],
-    printed: Published | None,
+    line: _Line, n_folds: int, seeds: Sequence[int], common: set[Cell], figures: Figures | None
 ) -> ExperimentRow:
     results = line.one.row.results if line.one else None
-    figures = _published(line, record, printed)
-    common_wa, common_ua = _over(line, common)
-    return ExperimentRow(
+    row = ExperimentRow(
         label=line.asked.label,
         row=line.one.row.label if line.one else None,
         teacher=line.asked.teacher or "",
@@ -229,58 +202,48 @@ def _row(
         n_runs=len(line.one.runs) if line.one else 0,
         missing=_missing(line, n_folds, seeds),
         published=figures,
-        wa_difference=(
-            results.wa.mean - figures.wa / 100 if results and figures and figures.wa else None
-        ),
-        ua_difference=(
-            results.ua.mean - figures.ua / 100 if results and figures and figures.ua else None
-        ),
-        common_wa=common_wa,
-        common_ua=common_ua,
         point=line.asked.point,
     )
+    folds = {fold for fold, _ in common}
+    by_fold: dict[int, list[tuple[float, float]]] = defaultdict(list)
+    for (fold, seed), pair in sorted(line.cells.items()):
+        if (fold, seed) in common or (seed == NO_SEED and fold in folds):
+            by_fold[fold].append(pair)
+    for place, metric in enumerate(("wa", "ua")):
+        means = [fmean(pair[place] for pair in pairs) for pairs in by_fold.values()]
+        printed = getattr(figures, metric, None)
+        row[f"common_{metric}"] = metrics.spread(means) if means else None
+        row[f"{metric}_difference"] = (
+            results[metric].mean - printed / 100 if results and printed is not None else None
+        )
+    return row
 
 
 def _published(line: _Line, record: ExperimentRecord, printed: Published | None) -> Figures | None:
     """The printed pair, where the row is one of the paper's tables and not a setting of its own."""
     if printed is None or line.one is None or line.asked.point is not None:
         return None
-    backbone = line.student.backbone if line.student else ""
-    label = line.asked.label.removesuffix(f" · {backbone}")
+    label = line.asked.label
+    if line.student:
+        label = label.removesuffix(f" · {line.student.backbone}")
     in_table = record.name == "table1" or label in {row.printed for row in printed.table2}
     return line.one.row.published if in_table else None
 
 
-def _over(line: _Line, common: set[Cell]) -> tuple[Spread | None, Spread | None]:
-    """Spreads over folds of a row's common runs; a teacher's over the common folds."""
-    folds = {fold for fold, _ in common}
-    by_fold: dict[int, list[tuple[float, float]]] = defaultdict(list)
-    for (fold, seed), pair in sorted(line.cells.items()):
-        if (fold, seed) in common or (seed == NO_SEED and fold in folds):
-            by_fold[fold].append(pair)
-    if not by_fold:
-        return None, None
-    wa, ua = ([fmean(p[i] for p in pairs) for pairs in by_fold.values()] for i in (0, 1))
-    return metrics.spread(wa), metrics.spread(ua)
-
-
-def _missing(line: _Line, n_folds: int, seeds: Sequence[int]) -> tuple[MissingRun, ...]:
+def _missing(line: _Line, n_folds: int, seeds: Sequence[int]) -> list[MissingRun]:
     """Folds and seeds that a row lacks, of the corpus' folds and the experiment's seeds."""
-    folds = range(1, n_folds + 1)
-    if line.asked.teacher is not None:
-        why = "no finished run has its answers"
-        lacking = [fold for fold in folds if (fold, NO_SEED) not in line.cells]
-        return tuple(MissingRun(fold, None, "not run", why) for fold in lacking)
-    if not seeds:
-        return tuple(MissingRun(fold, None, "not run", "") for fold in folds)
+    teacher = line.asked.teacher is not None
     out = []
-    for fold, seed in ((f, s) for f in folds for s in seeds if (f, s) not in line.cells):
-        lost = line.lost.get((fold, seed))
-        if lost is None or lost.state == "duplicate":
-            out.append(MissingRun(fold, seed, "not run", ""))
-        else:
-            out.append(MissingRun(fold, seed, lost.state, lost.reason))
-    return tuple(out)
+    for fold in range(1, n_folds + 1):
+        for seed in [NO_SEED] if teacher or not seeds else seeds:
+            if (fold, seed) not in line.cells:
+                lost = line.lost.get((fold, seed))
+                state, reason = "not run", "no finished run has its answers" if teacher else ""
+                if lost and lost.state != "duplicate":
+                    state, reason = lost.state, lost.reason
+                known = None if seed == NO_SEED else seed
+                out.append(MissingRun(fold=fold, seed=known, state=state, reason=reason))
+    return out
 
 
 def _references(lines: Sequence[_Line]) -> list[tuple[_Line, list[_Line]]]:
@@ -299,46 +262,36 @@ def _references(lines: Sequence[_Line]) -> list[tuple[_Line, list[_Line]]]:
     return out
 
 
-def _curves(lines: Sequence[_Line], printed: Published | None) -> tuple[SweepCurve, ...]:
+def _curves(lines: Sequence[_Line], printed: Published | None) -> list[SweepCurve]:
     """The curves that rows with a point make up, in order of their first rows."""
-    by_curve: dict[tuple[str, str], list[tuple[float, _Line]]] = defaultdict(list)
-    for line in lines:
-        if line.asked.point:
-            point = line.asked.point
-            by_curve[point.axis, point.curve].append((point.value, line))
+    pointed = [(line.asked.point, line) for line in lines if line.asked.point]
     out = []
-    for (axis, name), points in by_curve.items():
-        points.sort(key=lambda point: point[0])
+    for (axis, name), group in grouped(pointed, lambda pair: (pair[0].axis, pair[0].curve)).items():
+        points = sorted(((point.value, line) for point, line in group), key=lambda pair: pair[0])
         measured = [(value, line) for value, line in points if line.one]
         comparable = len(measured) > 1 and not _differ([line for _, line in measured])
+        backbones = {line.student.backbone for _, line in measured if line.student}
+        drawn = (
+            printed.figure2 if printed and any(printed.student(name, b) for b in backbones) else ()
+        )
         out.append(
             SweepCurve(
                 axis=axis,
                 name=name,
-                points=tuple(SweepValue(value, line.asked.label) for value, line in points),
+                points=[SweepValue(value=value, label=line.asked.label) for value, line in points],
                 best_wa=_best(measured, "wa") if comparable else None,
                 best_ua=_best(measured, "ua") if comparable else None,
-                best_published=_best_published(name, measured, printed),
+                best_published=next((s.best for s in drawn if s.variant == name), None),
             )
         )
-    return tuple(out)
+    return out
 
 
 def _best(points: Sequence[tuple[float, _Line]], metric: str) -> float | None:
     """The value of the highest mean; None where several are equal."""
-    means = [(getattr(o.one.row.results, metric).mean, value) for value, o in points if o.one]
+    means = [(line.one.row.results[metric].mean, value) for value, line in points if line.one]
     best = [value for mean, value in means if mean == max(means)[0]]
     return best[0] if len(best) == 1 else None
-
-
-def _best_published(
-    curve: str, points: Sequence[tuple[float, _Line]], printed: Published | None
-) -> float | None:
-    """The paper's best, for the student that its figure 2 is about."""
-    backbones = {line.student.backbone for _, line in points if line.student}
-    if printed is None or not any(printed.student(curve, backbone) for backbone in backbones):
-        return None
-    return next((sweep.best for sweep in printed.figure2 if sweep.variant == curve), None)
 
 
 def _warnings(lines: Sequence[_Line], unlike: bool, common: set[Cell]) -> tuple[str, ...]:

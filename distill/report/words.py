@@ -42,7 +42,8 @@ def title(study: Study) -> str:
 def scheme(study: Study) -> str:
     """Whom a fold leaves out."""
     left = {"speaker": "one speaker", "session": "one session", "groups": "a group of speakers"}
-    return left.get(study.protocol.scheme, study.protocol.scheme)
+    name: str = study.protocol.scheme
+    return left.get(name, name)
 
 
 def lead(study: Study) -> str:
@@ -185,8 +186,8 @@ def missing_lines(experiment: Experiment) -> list[str]:
 def missing_of(runs: Iterable[MissingRun]) -> list[str]:
     """Runs that are missing, those of one reason together.
 
-    >>> missing_of([MissingRun(1, 7, "not run", ""), MissingRun(2, 7, "failed", "no memory")])
-    ['fold 1, seed 7: not run', 'fold 2, seed 7: failed (no memory)']
+    >>> missing_of(MissingRun(fold=n, seed=7, state="failed", reason="no memory") for n in (1, 2))
+    ['fold 1..2, seed 7: failed (no memory)']
     """
     out = []
     for (state, reason), own in grouped(runs, lambda run: (run.state, run.reason)).items():

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from distill.metrics import (
     BINS,
     MAX_SIGNS,
+    Scores,
     agreement,
     bootstrap_mean,
     bootstrap_scores,
@@ -21,7 +22,6 @@ from distill.metrics import (
     from_confusion,
     from_predictions,
     holm,
-    score,
     sign_flip_tests,
     spread,
 )
@@ -29,6 +29,12 @@ from distill.metrics import (
 CLASSES = ("ang", "hap", "neu", "sad")
 RIGHT, WRONG = [[1, 0], [0, 1]], [[0, 1], [1, 0]]
 PAIRS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60)
+
+
+def score(truth: list[str], prediction: list[str]) -> Scores:
+    """The scores of some test rows."""
+    rows = pd.DataFrame({"role": "test", "truth": truth, "prediction": prediction})
+    return from_predictions(rows, CLASSES)
 
 
 def by_hand(truth: list[int], prediction: list[int]) -> tuple[float, float, np.ndarray]:
@@ -43,7 +49,7 @@ def by_hand(truth: list[int], prediction: list[int]) -> tuple[float, float, np.n
 def test_a_case_worked_by_hand() -> None:
     truth = ["ang"] * 4 + ["hap"] * 2 + ["neu"] * 1 + ["sad"] * 3
     prediction = ["ang", "ang", "ang", "sad", "hap", "neu", "neu", "sad", "ang", "ang"]
-    scores = score(truth, prediction, CLASSES)
+    scores = score(truth, prediction)
     assert scores.wa == pytest.approx(6 / 10)
     assert scores.recall == pytest.approx({"ang": 3 / 4, "hap": 1 / 2, "neu": 1, "sad": 1 / 3})
     assert scores.ua == pytest.approx((3 / 4 + 1 / 2 + 1 + 1 / 3) / 4)
@@ -52,7 +58,7 @@ def test_a_case_worked_by_hand() -> None:
 
 
 def test_a_class_absent_from_the_truth_has_no_recall_even_where_it_is_predicted() -> None:
-    scores = score(["ang", "ang", "sad"], ["ang", "hap", "sad"], CLASSES)
+    scores = score(["ang", "ang", "sad"], ["ang", "hap", "sad"])
     assert scores.ua == pytest.approx((1 / 2 + 1) / 2)
     assert math.isnan(scores.recall["hap"])
     assert math.isnan(scores.recall["neu"])
@@ -62,7 +68,7 @@ def test_a_class_absent_from_the_truth_has_no_recall_even_where_it_is_predicted(
 @given(PAIRS)
 def test_scores_equal_a_recomputation_from_the_definitions(pairs: list[tuple[int, int]]) -> None:
     truth, prediction = [list(side) for side in zip(*pairs, strict=True)]
-    scores = score([CLASSES[i] for i in truth], [CLASSES[i] for i in prediction], CLASSES)
+    scores = score([CLASSES[i] for i in truth], [CLASSES[i] for i in prediction])
     wa, ua, confusion = by_hand(truth, prediction)
     assert scores.wa == pytest.approx(wa, abs=1e-9)
     assert scores.ua == pytest.approx(ua, abs=1e-9)
@@ -72,7 +78,7 @@ def test_scores_equal_a_recomputation_from_the_definitions(pairs: list[tuple[int
 @given(PAIRS)
 def test_a_confusion_holds_all_that_the_scores_need(pairs: list[tuple[int, int]]) -> None:
     truth, prediction = [[CLASSES[i] for i in side] for side in zip(*pairs, strict=True)]
-    scores = score(truth, prediction, CLASSES)
+    scores = score(truth, prediction)
     again = from_confusion(scores.confusion, CLASSES)
     assert (again.wa, again.ua, again.confusion) == (scores.wa, scores.ua, scores.confusion)
 
@@ -88,27 +94,13 @@ def test_predictions_are_scored_by_role() -> None:
     )
     assert from_predictions(frame, CLASSES).wa == pytest.approx(2 / 3)
     assert from_predictions(frame, CLASSES, "validation").wa == pytest.approx(1 / 2)
-    with pytest.raises(ValueError, match="empty"):
+    with pytest.raises(ValueError, match="no row has the role validation"):
         from_predictions(frame[frame["role"] == "test"], CLASSES, "validation")
-
-
-@pytest.mark.parametrize(
-    ("truth", "prediction", "said"),
-    [
-        (["ang"] * 3, ["ang"] * 4, "differ in length: 3 != 4"),
-        ([], [], "empty"),
-        (["ang", "fear"], ["ang", "ang"], "truth holds 'fear'"),
-        (["ang", "ang"], ["ang", None], "prediction holds None"),
-    ],
-)
-def test_what_cannot_be_scored_is_refused(truth: list, prediction: list, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        score(truth, prediction, CLASSES)
 
 
 def test_a_class_named_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="named twice"):
-        score(["ang"], ["ang"], ["ang", "sad", "ang"])
+        from_confusion([[1, 0, 0]] * 3, ["ang", "sad", "ang"])
 
 
 @pytest.mark.parametrize(

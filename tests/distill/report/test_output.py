@@ -17,7 +17,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from distill.report import collect, document, figures, summarise, terminal, write
-from distill.report.data import Report
+from distill.report.data import Report, Study
 from distill.report.words import first_lines
 from distill.runs.folder import RunFolder
 from distill.runs.read import RunSet
@@ -153,7 +153,7 @@ def test_the_first_line_of_synthetic_results_says_so(out: Path, report: Report) 
         first = text.splitlines()[0]
         assert "Synthetic corpus" in first
         assert "paper's figures are not shown" in text
-    natural = dataclasses.replace(report.studies[0], dataset="emodb")
+    natural = Study(report.studies[0], dataset="emodb")
     assert printed(dataclasses.replace(report, studies=(natural,))).startswith("emodb, leaving")
     mixed = dataclasses.replace(report, studies=(natural, report.studies[0]))
     assert first_lines(mixed)[0].startswith("One corpus below is synthetic")
@@ -225,7 +225,7 @@ def test_a_study_has_files_of_its_own_where_there_are_several(
 
 def test_more_rows_than_a_figure_takes_are_left_to_the_tables(report: Report) -> None:
     (study,) = report.studies
-    many = dataclasses.replace(study, students=study.students * 100)
+    many = Study(study, students=study.students * 100)
     figure = figures.scores(many)
     assert figure is not None
     assert figure.get_figheight() < 40
@@ -237,7 +237,7 @@ def test_a_student_without_validation_has_no_curve(tmp_path: Path) -> None:
     (folder / "metrics.jsonl").write_text("\n".join(log))
     RunFolder(folder).finish()
     report = summarise(collect([tmp_path]))
-    assert report.studies[0].students[0].curves[0].points == ((1, None), (2, None))
+    assert report.studies[0].students[0].curves[0].points == [(1, None), (2, None)]
     assert figures.curves(report.studies[0]) is None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from markupsafe import escape
 
 from distill.report import collect, figures, pages, summarise, words
-from distill.report.data import Report
+from distill.report.data import Report, Study
 from distill.report.figures import Drawing
 from featstore.core.schema import printable
 from tests.distill.report.fake_runs import facts, write_run
@@ -148,7 +147,7 @@ def test_significance_stands_before_the_first_table(report: Report, text: str) -
 def test_the_first_line_says_that_it_is_synthetic(report: Report, parsed: Page) -> None:
     body = [text for where, text in parsed.texts if where not in ("title", "style")]
     assert body[:2] == ["Skip to the report", *words.first_lines(report)]
-    natural = dataclasses.replace(report.studies[0], dataset="emodb")
+    natural = Study(report.studies[0], dataset="emodb")
     other = rendered(Report((natural,), ()))
     assert not any("ynthes" in text for _, text in other.texts)
 
@@ -221,7 +220,7 @@ def test_text_of_others_is_shown_and_not_obeyed(tmp_path: Path) -> None:
 
 def test_several_studies_are_chapters_with_ids_of_their_own(report: Report) -> None:
     (study,) = report.studies
-    natural = dataclasses.replace(study, dataset="emodb")
+    natural = Study(study, dataset="emodb")
     parsed = rendered(Report((natural, study), report.left_out))
     ids = [a["id"] for _, a in parsed.elements if a.get("id")]
     assert len(set(ids)) == len(ids)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from distill.report import collect, summarise
+from distill.report import collect, document, summarise
 from distill.training.loop import Outcome
 from featstore.store.store import Store
 from tests.distill.report.recompute import Group, numbers, results, teacher
@@ -20,21 +20,21 @@ def test_a_trained_students_numbers_are_those_of_its_files(
     folder = finished[1].folder.parent
     report = summarise(collect([folder.parents[1]]))
     assert report.left_out == ()
-    document = json.loads(json.dumps(report.to_dict(), allow_nan=False))["studies"][0]
+    written = json.loads(json.dumps(document(report), allow_nan=False))["studies"][0]
     group = Group(folder)
     facts = group.facts[1, 42]
     sizes = {fold: len(frame) for (fold, _), frame in group.tests.items()}
-    (found,) = document["students"]
+    (found,) = written["students"]
     expected = results(group.scores(), list(group.tests.values()), facts, sizes)
     assert dict(numbers(found["results"])) == pytest.approx(dict(numbers(expected)), nan_ok=False)
-    for row in document["teachers"]:
+    for row in written["teachers"]:
         own = teacher(row["name"], group)
         for part in ("results", "calibration", "train_ua", "validation_ua"):
             given, wanted = dict(numbers(row[part])), dict(numbers(own[part]))
             assert given.keys() == wanted.keys()
             known = {place: value for place, value in wanted.items() if value is not None}
             assert {place: given[place] for place in known} == pytest.approx(known, abs=1e-6)
-    assert [row["calibration"][0]["n"] for row in document["teachers"]] == [2 * 64] * 2
+    assert [row["calibration"][0]["n"] for row in written["teachers"]] == [2 * 64] * 2
 
 
 def test_what_runs_tell_of_the_protocol_is_the_stores(

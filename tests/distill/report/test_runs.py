@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from distill.report import collect, summarise
+from distill.report import collect, document, summarise
 from distill.runs.folder import RunFolder
 from featstore.core.schema import UserError
 from tests.distill.report.fake_runs import facts, predictions, write_run, write_study
@@ -130,14 +130,14 @@ FRAMES: dict[str, tuple[Edit, str]] = {
 @pytest.mark.parametrize("name", FRAMES)
 def test_predictions_that_do_not_fit_are_named_and_not_averaged(pair: Path, name: str) -> None:
     edit, said = FRAMES[name]
-    before = summarise(collect([pair])).to_dict()["studies"]
+    before = document(summarise(collect([pair])))["studies"]
     record = facts(4, 42, variant="ce-only", key="0f9e8d7c6b5a", teachers={})
     write_run(pair, record, frame=edit(predictions(record, 0.5)))
     found = collect([pair])
     (left,) = found.left_out
     assert (left.place, left.state) == ("main/0f9e8d7c6b5a/fold04-seed42", "damaged")
     assert said in left.reason
-    assert summarise(found).to_dict()["studies"] == before
+    assert document(summarise(found))["studies"] == before
 
 
 FACTS: dict[str, tuple[dict[str, object], str]] = {

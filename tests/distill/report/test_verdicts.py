@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from distill.report import collect, summarise, write
+from distill.report import collect, document, summarise, write
 from distill.report.words import significance
 from tests.distill.report.experiment_runs import only, printed, row, run
 from tests.distill.report.fake_runs import write_record
@@ -50,7 +50,7 @@ def test_one_fold_alone_is_reported_without_any_statistic(tmp_path: Path) -> Non
     student = report.studies[0].students[0]
     assert student.results.no_interval == "too few speakers to resample: 1, fewer than 3"
     assert "not tested, for want of a second fold: b" in significance((compared,))[0]
-    json.dumps(report.to_dict(), allow_nan=False)
+    json.dumps(document(report), allow_nan=False)
     assert "too few speakers" in printed(report)
 
 
