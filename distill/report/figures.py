@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distill.report.data import Comparison, Curve, Experiment, Student, Study, SweepCurve, Teacher
+from distill.metrics import Interval
+from distill.report.data import Experiment, Student, Study, Teacher
 from distill.report.words import named
 from featstore.core.schema import printable
 
@@ -49,6 +50,9 @@ STYLE: Any = {
     "text.color": INK,
     "xtick.color": INK,
     "ytick.color": INK,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 6.5,
+    "errorbar.capsize": 3,
     "text.parse_math": False,  # a class may be called "$"
     "figure.facecolor": "white",
     "svg.fonttype": "none",  # text that can be searched and edited
@@ -99,23 +103,22 @@ def _drawing(figure: Figure, study: Study, doc: str, title: str) -> Drawing:
     corpus = "synthetic corpus (machine speech)" if synthetic else _short(study.dataset, 40)
     head = _short(f"{corpus}: {title}", 110)
     figure.suptitle(head, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
-    marks = [axes.get_legend_handles_labels() for axes in figure.axes]
-    once = {
-        text: mark for handles, texts in marks for mark, text in zip(handles, texts, strict=True)
-    }
+    once: dict[str, Any] = {}
+    for axes in figure.axes:
+        handles, texts = axes.get_legend_handles_labels()
+        once |= dict(zip(texts, handles, strict=True))
     if once:
-        figure.legend(
-            once.values(), once.keys(), loc="outside lower center", frameon=False,
-            ncols=min(5, max(2, int(figure.get_figwidth() / 1.8))),
-        )  # fmt: skip
+        columns = min(5, max(2, int(figure.get_figwidth() / 1.8)))
+        below: Any = {"loc": "outside lower center", "frameon": False, "ncols": columns}
+        figure.legend(once.values(), once.keys(), **below)
     engine = figure.get_layout_engine()
     if engine is not None:  # once for both files: it takes longer than drawing
         engine.execute(figure)
         figure.set_layout_engine("none")
     files = {}
-    for suffix, unsaid in (("png", ["Software"]), ("svg", ["Date", "Creator", "Format", "Type"])):
+    for suffix, omitted in (("png", ["Software"]), ("svg", ["Date", "Creator", "Format", "Type"])):
         target = io.BytesIO()
-        figure.savefig(target, format=suffix, dpi=DPI, metadata=dict.fromkeys(unsaid))
+        figure.savefig(target, format=suffix, dpi=DPI, metadata=dict.fromkeys(omitted))
         files[suffix] = target.getvalue()
     width, height = (round(96 * inches) for inches in figure.get_size_inches())
     return Drawing(title, key, files["png"], files["svg"], width, height)
@@ -169,10 +172,8 @@ def _broken(text: str, width: int, lines: int = 2) -> str:
     >>> _broken("no-linguistic · hubert-base", 16)
     'no-linguistic ·\nhubert-base'
     """
-    parts = wrap(
-        _drawable(text), width, max_lines=lines, placeholder="…", break_on_hyphens=False
-    )  # fmt: skip
-    return "\n".join(parts)
+    cut: Any = {"max_lines": lines, "placeholder": "…", "break_on_hyphens": False}
+    return "\n".join(wrap(_drawable(text), width, **cut))
 
 
 def _drawable(text: str) -> str:
@@ -209,27 +210,21 @@ def scores(study: Study) -> Figure | None:
     figure, panels = _grid(2, 4.6, 0.55 + 0.52 * len(rows), sharey=True)
     chance = f"{100 / len(study.classes):.3g}"
     titles = {"wa": "WA: accuracy, %", "ua": f"UA: mean recall of classes, % (chance {chance})"}
+    hollow: Any = {"fmt": "D", "color": INK, "markersize": 4.5, "markerfacecolor": "none"}
+    star: Any = {"markersize": 9, "color": INK, "linestyle": "none", "label": "paper"}
     for axes, (metric, title) in zip(panels, titles.items(), strict=True):
         for place, row in enumerate(rows):
             r, (colour, marker, what) = row.results, _look(row)
-            _dots(axes, [getattr(fold, metric) for fold in r.folds], place)
-            spread, value = getattr(r, metric), getattr(r.pooled, metric)
-            axes.errorbar(
-                100 * spread.mean, place, xerr=None if spread.std is None else 100 * spread.std,
-                fmt=marker, color=colour, markersize=6.5, capsize=3, linewidth=1.6,
-                label=f"{what}: mean ± std over folds",
-            )  # fmt: skip
-            axes.errorbar(
-                100 * value, place + 0.27, xerr=_bar(value, getattr(r, f"{metric}_interval")),
-                fmt="D", markersize=4.5, color=INK, markerfacecolor="none", linewidth=0.9,
-                capsize=2, label="pooled, 95 % interval",
-            )  # fmt: skip
-            printed = getattr(row.published, metric, None)
+            mean, std = r[metric].mean, r[metric].std
+            pooled, printed = getattr(r.pooled, metric), getattr(row.published, metric, None)
+            _dots(axes, [fold[metric] for fold in r.folds], place)
+            label = f"{what}: mean ± std over folds"
+            ends = None if std is None else (mean - std, mean + std)
+            _bar(axes, place, mean, ends, label, fmt=marker, color=colour)
+            ends = _ends(r[f"{metric}_interval"])
+            _bar(axes, place + 0.27, pooled, ends, "pooled, 95 % interval", linewidth=0.9, **hollow)
             if printed is not None:
-                axes.plot(
-                    printed, place + 0.27, "*", markersize=9, color=INK, label="paper",
-                    linestyle="none",
-                )  # fmt: skip
+                axes.plot(printed, place + 0.27, "*", **star)
         _rows_down(axes, [named(row) for row in rows], len(study.teachers))
         axes.set_title(title)
     return figure
@@ -237,16 +232,18 @@ def scores(study: Study) -> Figure | None:
 
 def _dots(axes: Axes, folds: Sequence[float], place: float) -> None:
     jitter = 0.07 * np.resize([-1, 0, 1], len(folds))  # folds of equal score stay apart
-    axes.scatter(
-        100 * np.asarray(folds), place - 0.27 + jitter, s=13, facecolors="none", edgecolors=GREY,
-        linewidths=0.8, label="one fold",
-    )  # fmt: skip
+    x, y = 100 * np.asarray(folds), place - 0.27 + jitter
+    axes.scatter(x, y, s=13, facecolors="none", edgecolors=GREY, linewidths=0.8, label="one fold")
 
 
-def _bar(value: float, interval: Any) -> list[list[float]] | None:
-    if interval is None:
-        return None
-    return [[100 * (value - interval.low)], [100 * (interval.high - value)]]
+def _ends(interval: Interval | None) -> tuple[float, float] | None:
+    return (interval.low, interval.high) if interval else None
+
+
+def _bar(axes: Axes, place: float, value: float, ends: Any, label: str, **mark: Any) -> None:
+    """A score in percent, with a bar from one fraction to another."""
+    reach = [[100 * (value - ends[0])], [100 * (ends[1] - value)]] if ends else None
+    axes.errorbar(100 * value, place, xerr=reach, label=label, **mark)
 
 
 def recalls(study: Study) -> Figure | None:
@@ -260,11 +257,9 @@ def recalls(study: Study) -> Figure | None:
         colour, marker = SERIES[number % len(SERIES)]
         # classes in lanes of their own, so that equal recalls stay apart
         lanes = np.arange(len(rows)) + 0.6 * ((number + 0.5) / len(study.classes) - 0.5)
-        axes.plot(
-            [100 * row.results.pooled.recall[name] for row in rows], lanes, marker, color=colour,
-            markersize=6, markerfacecolor="none" if number % 2 else colour,
-            label=_short(name, 20), linestyle="none",
-        )  # fmt: skip
+        shares = [100 * row.results.pooled.recall[name] for row in rows]
+        style: Any = {"color": colour, "markerfacecolor": "none" if number % 2 else colour}
+        axes.plot(shares, lanes, marker, label=_short(name, 20), linestyle="none", **style)
     _rows_down(axes, [named(row) for row in rows], len(study.teachers))
     axes.set_title("recall of each class, %")
     return figure
@@ -296,13 +291,10 @@ def confusions(study: Study) -> Figure | None:
         axes.set_xticks(places, names, rotation=0 if max(map(len, names)) < 6 else 35)
         axes.set_yticks(places, names)
         axes.invert_yaxis()
-        axes.set_aspect("equal")
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        figures = f"WA {100 * pooled.wa:.1f}  UA {100 * pooled.ua:.1f}"
-        axes.set_title(f"{_broken(named(row), 30)}\n{figures}")
-        axes.set_xlabel("predicted")
-        axes.set_ylabel("truth")
+        title = f"{_broken(named(row), 30)}\nWA {100 * pooled.wa:.1f}  UA {100 * pooled.ua:.1f}"
+        axes.set(aspect="equal", title=title, xlabel="predicted", ylabel="truth")
     return figure
 
 
@@ -320,22 +312,15 @@ def differences(study: Study) -> Figure | None:
     for axes, metric in zip(panels, ("wa", "ua"), strict=True):
         axes.axvline(0, color=INK, linewidth=0.9)
         for place, row in enumerate(rows):
-            _dots(axes, getattr(row, metric), place)
-            _difference(axes, row, metric, place)
+            mean, ends = row[f"{metric}_spread"].mean, _ends(row[f"{metric}_interval"])
+            significant = bool(row[f"{metric}_sign_flip"].significant)
+            style = {"fmt": "o", "color": BLUE, "markerfacecolor": BLUE if significant else "none"}
+            label = f"{'significant' if significant else 'not significant'}: mean, 95 % interval"
+            _dots(axes, row[metric], place)
+            _bar(axes, place + 0.12, mean, ends, label, **style)
         _rows_down(axes, [row.label for row in rows])
         axes.set_title(f"{metric.upper()}, points")
     return figure
-
-
-def _difference(axes: Axes, row: Comparison, metric: str, place: int) -> None:
-    mean = getattr(row, f"{metric}_spread").mean
-    sure = bool(getattr(row, f"{metric}_sign_flip").significant)
-    axes.errorbar(
-        100 * mean, place + 0.12, xerr=_bar(mean, getattr(row, f"{metric}_interval")), fmt="o",
-        color=BLUE, markersize=6.5, capsize=3, linewidth=1.6,
-        markerfacecolor=BLUE if sure else "none",
-        label=f"{'significant' if sure else 'not significant'}: mean, 95 % interval",
-    )  # fmt: skip
 
 
 def reliability(study: Study) -> Figure | None:
@@ -354,21 +339,20 @@ def reliability(study: Study) -> Figure | None:
         bins = [b for b in c.bins if b.n]
         x, y = (100 * np.array([getattr(b, of) for b in bins]) for of in ("confidence", "accuracy"))
         shares = np.array([b.n for b in bins]) / c.n
-        axes.bar(
-            [50 * (b.low + b.high) for b in bins], 100 * shares, color=PALE,
-            width=[94 * (b.high - b.low) for b in bins], label="share of answers",
-        )  # fmt: skip
+        middles, widths = (
+            [50 * (b.low + b.high) for b in bins],
+            [94 * (b.high - b.low) for b in bins],
+        )
+        axes.bar(middles, 100 * shares, color=PALE, width=widths, label="share of answers")
         axes.plot([0, 100], [0, 100], color=GREY, linewidth=1, linestyle="--", label="calibrated")
         axes.plot(x, y, color=colour, linewidth=1)
-        axes.scatter(
-            x, y, s=10 + 90 * shares, color=colour, marker=marker, zorder=3, label=what
-        )  # fmt: skip
+        style: Any = {"color": colour, "marker": marker, "zorder": 3, "label": what}
+        axes.scatter(x, y, s=10 + 90 * shares, **style)
         ticks = [0, 25, 50, 75, 100]
         axes.set(xlim=(0, 102), ylim=(0, 102), aspect="equal", xticks=ticks, yticks=ticks)
         axes.grid(linewidth=0.6)
-        axes.set_title(f"{_broken(row.label, 25, 3)}\nECE {100 * c.ece:.1f}")
-        axes.set_xlabel("confidence, %")
-        axes.set_ylabel("accuracy, %")
+        title = f"{_broken(row.label, 25, 3)}\nECE {100 * c.ece:.1f}"
+        axes.set(title=title, xlabel="confidence, %", ylabel="accuracy, %")
     return figure
 
 
@@ -377,35 +361,31 @@ def curves(study: Study) -> Figure | None:
 
     Thin lines: one run each. Thick line: mean of the runs. Triangle: the epoch kept.
     """
-    students = [s for s in study.students if any(map(_points, s.curves))][:MOST]
+    students = []
+    for student in study.students[:MOST]:
+        runs = [
+            (curve.best_epoch, {epoch: 100 * ua for epoch, ua in curve.points if ua is not None})
+            for curve in student.curves
+        ]
+        if any(points for _, points in runs):
+            students.append((student.label, [run for run in runs if run[1]]))
     if not students:
         return None
     figure, panels = _grid(len(students), 2.6, 2.3, sharex=True, sharey=True)
-    for axes, student in zip(panels, students, strict=True):
-        runs = [(curve, points) for curve in student.curves if (points := _points(curve))]
+    thin: Any = {"color": GREY, "linewidth": 0.7, "alpha": 0.7, "label": "one run"}
+    for axes, (label, runs) in zip(panels, students, strict=True):
         for _, points in runs:
-            axes.plot(
-                list(points), list(points.values()), color=GREY, linewidth=0.7, alpha=0.7,
-                label="one run",
-            )  # fmt: skip
+            axes.plot(list(points), list(points.values()), **thin)
         common = sorted(set.intersection(*(set(points) for _, points in runs)))
         mean = [float(np.mean([points[epoch] for _, points in runs])) for epoch in common]
         axes.plot(common, mean, color=BLUE, linewidth=2.2, label="mean of runs")
-        kept = [(c.best_epoch, p[c.best_epoch]) for c, p in runs if c.best_epoch in p]
-        axes.plot(
-            *np.array(kept).reshape(-1, 2).T, "v", color=ORANGE, markersize=4, label="epoch kept",
-        )  # fmt: skip
-        axes.set_title(_broken(student.label, 30))
+        kept = np.array([(best, points[best]) for best, points in runs if best in points])
+        x, y = kept.reshape(-1, 2).T
+        axes.plot(x, y, "v", color=ORANGE, markersize=4, label="epoch kept")
+        axes.set(title=_broken(label, 30), xlabel="epoch", ylabel="UA, %")
         axes.grid(linewidth=0.8)
-        axes.set_xlabel("epoch")
-        axes.set_ylabel("UA, %")
         axes.locator_params(axis="x", integer=True)
     return figure
-
-
-def _points(curve: Curve) -> dict[int, float]:
-    """Epoch -> validation UA in percent, of the epochs that have one."""
-    return {epoch: 100 * ua for epoch, ua in curve.points if ua is not None}
 
 
 def gradients(study: Study) -> Figure | None:
@@ -425,20 +405,16 @@ def gradients(study: Study) -> Figure | None:
     left = np.zeros(len(shares))
     for number, name in enumerate(dict.fromkeys(n for own in shares.values() for n in own)):
         parts = 100 * np.array([own.get(name, 0.0) for own in shares.values()])
-        axes.barh(
-            range(len(shares)), parts, left=left, height=0.62, label=_short(name, 24),
-            facecolor="none", edgecolor=SERIES[number % len(SERIES)][0],
-            hatch=HATCHES[number % len(HATCHES)],
-        )  # fmt: skip
+        colour, hatch = SERIES[number % len(SERIES)][0], HATCHES[number % len(HATCHES)]
+        style: Any = {"height": 0.62, "facecolor": "none", "edgecolor": colour, "hatch": hatch}
+        axes.barh(range(len(shares)), parts, left=left, label=_short(name, 24), **style)
         for place, part in enumerate(parts):
             if part >= 6:
                 middle = left[place] + part / 2
                 axes.text(middle, place - 0.4, f"{part:.0f}", ha="center", fontsize=7.5)
         left += parts
     _rows_down(axes, list(shares))
-    axes.set_ylim(len(shares) - 0.5, -0.7)
-    axes.set_xlim(0, 100)
-    axes.set_title("share of the gradient, %")
+    axes.set(xlim=(0, 100), ylim=(len(shares) - 0.5, -0.7), title="share of the gradient, %")
     return figure
 
 
@@ -453,37 +429,31 @@ def sweep(experiment: Experiment) -> Figure | None:
         return None
     figure, panels = _grid(len(experiment.curves), 3.6, 2.8)
     results = {row.label: row.results for row in experiment.rows}
+    marks: Any = (
+        ("ua", -0.05, {"marker": "o", "color": BLUE}),
+        ("wa", 0.05, {"marker": "s", "color": ORANGE, "markerfacecolor": "none"}),
+    )
     for axes, curve in zip(panels, experiment.curves, strict=True):
-        _sweep(axes, curve, [results[point.label] for point in curve.points])
+        # the values lie evenly: from 0.1 to 10 neither a linear nor a logarithmic axis shows all
+        values = [point.value for point in curve.points]
+        own = {n: r for n, point in enumerate(curve.points) if (r := results[point.label])}
+        for metric, aside, style in marks:
+            x, label = [place + aside for place in own], f"{metric.upper()}: mean ± std over folds"
+            y = [100 * r[metric].mean for r in own.values()]
+            bars = [100 * (r[metric].std or 0) for r in own.values()]
+            axes.errorbar(x, y, yerr=bars, linestyle="-", label=label, **style)
+        lost = [place for place in range(len(values)) if place not in own]
+        if lost:
+            low: Any = {"transform": axes.get_xaxis_transform(), "label": "not measured"}
+            axes.plot(lost, [0.04] * len(lost), "x", color=INK, **low)
+        if curve.best_published in values:
+            best = values.index(curve.best_published)
+            axes.axvline(best, color=INK, linewidth=1, linestyle="--", label="paper's best")
+        axes.set_xticks(range(len(values)), [f"{value:g}" for value in values])
+        titles = {"title": _broken(curve.name, 40), "xlabel": _broken(curve.axis, 40)}
+        axes.set(xlim=(-0.4, len(values) - 0.6), ylabel="%", **titles)
+        axes.grid(axis="y", linewidth=0.8)
     return figure
-
-
-def _sweep(axes: Axes, curve: SweepCurve, results: Sequence[Any]) -> None:
-    # the values lie evenly: from 0.1 to 10 neither a linear nor a logarithmic axis shows all
-    values = [point.value for point in curve.points]
-    measured = [place for place, r in enumerate(results) if r]
-    for metric, colour, marker, aside in (("ua", BLUE, "o", -0.05), ("wa", ORANGE, "s", 0.05)):
-        spreads = [getattr(results[place], metric) for place in measured]
-        axes.errorbar(
-            [place + aside for place in measured], [100 * s.mean for s in spreads],
-            yerr=[100 * (s.std or 0) for s in spreads], fmt=marker, color=colour, markersize=6,
-            markerfacecolor=colour if metric == "ua" else "none", capsize=3, linewidth=1.6,
-            linestyle="-", label=f"{metric.upper()}: mean ± std over folds",
-        )  # fmt: skip
-    lost = [place for place, r in enumerate(results) if not r]
-    axes.plot(
-        lost, [0.04] * len(lost), "x", color=INK, label="not measured" if lost else None,
-        transform=axes.get_xaxis_transform(),
-    )  # fmt: skip
-    if curve.best_published in values:
-        best = values.index(curve.best_published)
-        axes.axvline(best, color=INK, linewidth=1, linestyle="--", label="paper's best")
-    axes.set_xticks(range(len(values)), [f"{value:g}" for value in values])
-    axes.set_xlim(-0.4, len(values) - 0.6)
-    axes.set_xlabel(_broken(curve.axis, 40))
-    axes.set_ylabel("%")
-    axes.set_title(_broken(curve.name, 40))
-    axes.grid(axis="y", linewidth=0.8)
 
 
 FIGURES: dict[str, Callable[[Study], Figure | None]] = {
