@@ -373,7 +373,20 @@ def sign_flip_tests(tables: Sequence[Sequence[float]]) -> tuple[SignFlip, ...]:
     >>> other.smallest_p, other.p, other.p_holm, other.significant
     (0.25, 0.75, 0.75, False)
     """
-    p_values = [_p_value(row) for row in tables]
+    from scipy import stats
+
+    def p_value(differences: Sequence[float]) -> float:
+        test = stats.permutation_test(
+            (np.asarray(differences, dtype=np.float64),),
+            np.mean,
+            permutation_type="samples",
+            n_resamples=MAX_SIGNS,
+            batch=1 << 12,
+            rng=np.random.default_rng(SEED),
+        )
+        return float(test.pvalue)
+
+    p_values = [p_value(row) if len(row) > 1 else None for row in tables]
     tested = [p for p in p_values if p is not None]
     corrected = iter(holm(tested))
     tests = []
@@ -384,22 +397,6 @@ def sign_flip_tests(tables: Sequence[Sequence[float]]) -> tuple[SignFlip, ...]:
         significant = None if p_holm is None else p_holm <= ALPHA
         tests.append(SignFlip(p, min(smallest, 1.0), exact, p_holm, len(tested), significant))
     return tuple(tests)
-
-
-def _p_value(differences: Sequence[float]) -> float | None:
-    from scipy import stats
-
-    if len(differences) < 2:
-        return None
-    test = stats.permutation_test(
-        (np.asarray(differences, dtype=np.float64),),
-        np.mean,
-        permutation_type="samples",
-        n_resamples=MAX_SIGNS,
-        batch=1 << 12,
-        rng=np.random.default_rng(SEED),
-    )
-    return float(test.pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
