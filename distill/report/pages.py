@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
-from typing import Any
 
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 from rich.console import Group, RenderableType
 from rich.constrain import Constrain
 from rich.padding import Padding
@@ -32,28 +33,57 @@ Drawings = Mapping[str, Drawing]
 
 def html(report: Report, drawings: Sequence[Drawings]) -> str:
     """The whole page; the same report and figures give the same text."""
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
-
-    def shown(value: Any) -> Any:
-        plain = isinstance(value, str) and not isinstance(value, Markup)
-        return printable(value) if plain else value
 
     def inline(drawing: Drawing) -> str:
         return f"data:image/svg+xml;base64,{base64.b64encode(drawing.svg).decode()}"
 
     style = _resource("page.css")
+    more = {"inline": inline, "style": Markup(style), "style_hash": style_hash(style)}
+    stems = [""] * len(report.studies)
+    return _rendered("page.html.jinja", printable, report, drawings, stems, **more)
+
+
+def markdown(report: Report, drawings: Sequence[Drawings], stems: Sequence[str]) -> str:
+    """The whole report.
+
+    Args:
+        report: what to say.
+        drawings: the figures of each study.
+        stems: what the names of each study's files begin with.
+    """
+
+    def shown(text: str) -> Markup:
+        return Markup(escape(text))
+
+    text = _rendered("report.md.jinja", shown, report, drawings, stems, table=to_markdown)
+    return f"{text.strip()}\n"
+
+
+def _rendered(
+    template: str,
+    shown: Callable[[str], str],
+    report: Report,
+    drawings: Sequence[Drawings],
+    stems: Sequence[str],
+    **more: object,
+) -> str:
+    """A template filled in; all text of ours and of others passes through ``shown``."""
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, finalize=shown, trim_blocks=True
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=lambda x: shown(x) if isinstance(x, str) and not isinstance(x, Markup) else x,
+        trim_blocks=True,
     )
     one = len(report.studies) == 1
-    return environment.from_string(_resource("page.html.jinja")).render(
+    studies = zip(report.studies, drawings, stems, strict=True)
+    return environment.from_string(_resource(template)).render(
         title=f"EmoDistill on {words.title(report.studies[0])}" if one else "EmoDistill report",
         nothing=NOTHING,
         first_lines=words.first_lines(report),
         chapters=[
             {
                 "prefix": "" if one else f"s{number}-",
+                "stem": stem,
                 "title": words.title(study),
                 "lead": words.lead(study),
                 "findings": words.findings(study),
@@ -61,12 +91,10 @@ def html(report: Report, drawings: Sequence[Drawings]) -> str:
                 "sections": parts.sections(study),
                 "drawings": drawn,
             }
-            for number, (study, drawn) in enumerate(zip(report.studies, drawings, strict=True), 1)
+            for number, (study, drawn, stem) in enumerate(studies, start=1)
         ],
         left_out=[parts.left_out(report)] if report.left_out else [],
-        inline=inline,
-        style=Markup(style),
-        style_hash=style_hash(style),
+        **more,
     )
 
 
@@ -81,40 +109,6 @@ def style_hash(style: str) -> str:
 
 def _resource(name: str) -> str:
     return resources.files("distill.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def markdown(report: Report, drawings: Sequence[Drawings], stems: Sequence[str]) -> str:
-    """The whole report.
-
-    Args:
-        report: what to say.
-        drawings: the figures of each study.
-        stems: what the names of each study's files begin with.
-    """
-    out = [f"> **{escape(text)}**" for text in words.first_lines(report)]
-    out += ["# EmoDistill report", *([] if report.studies else [NOTHING])]
-    for study, drawn, stem in zip(report.studies, drawings, stems, strict=True):
-        out += [f"## {escape(words.title(study))}", escape(words.lead(study))]
-        facts = [*words.findings(study), *study.notes, words.paper_line(study)]
-        out.append("\n".join(f"- {escape(text)}" for text in facts))
-        for section in parts.sections(study):
-            out += _section(section)
-            out += [
-                f"![{escape(drawn[name].title)}]({stem}{name}.png)"
-                for name in section.figures
-                if name in drawn
-            ]
-    out += _section(parts.left_out(report), 2) if report.left_out else []
-    return "\n\n".join(out) + "\n"
-
-
-def _section(section: parts.Section, level: int = 3) -> list[str]:
-    out = [f"{'#' * level} {escape(section.title)}", *map(escape, section.lines)]
-    for table in section.tables:
-        if table.rows:
-            title = [f"**{escape(table.title)}**"] if table.title != section.title else []
-            out += [*title, to_markdown(table), *([escape(table.note)] if table.note else [])]
-    return out
 
 
 def terminal(report: Report) -> list[RenderableType]:
