@@ -84,7 +84,10 @@ def write(report: Report, out: Path) -> list[Path]:
     contents["report.html"] = pages.html(report, drawings).encode()
     try:
         out.mkdir(parents=True, exist_ok=True)
-        older = _left(out) - set(contents)
+        older = set()
+        if (out / "report.json").is_file():  # else no report was written here
+            files = {path.name for path in out.iterdir() if path.is_file()}
+            older = {name for name in files if _OURS.fullmatch(name)} - set(contents)
         for name, content in contents.items():
             write_file(out / name, content)
         for name in older:
@@ -95,13 +98,6 @@ def write(report: Report, out: Path) -> list[Path]:
             f"{out}: the report cannot be written ({reason})", f"{remedy(error)} (--out)"
         ) from error
     return [out / name for name in reversed(contents)]
-
-
-def _left(out: Path) -> set[str]:
-    """What an older report left in its folder; nothing where none was written there."""
-    if not (out / "report.json").is_file():
-        return set()
-    return {path.name for path in out.iterdir() if _OURS.fullmatch(path.name) and path.is_file()}
 
 
 def _stem(study: Study, number: int) -> str:

@@ -85,22 +85,24 @@ class _Line:
     """A row of a record with what was measured of it.
 
     Attributes:
-        asked: the row of the record.
-        one: the student or teacher that it is; None where nothing of it was measured.
+        planned: the row of the record.
+        measured: the student or teacher that it is; None where nothing of it was measured.
         lost: its runs that are not among the finished ones.
     """
 
-    asked: RecordRow
-    one: Measured | None
+    planned: RecordRow
+    measured: Measured | None
     lost: Mapping[Cell, LeftOut]
 
     @property
     def cells(self) -> dict[Cell, tuple[float, float]]:
-        return self.one.cells if self.one else {}
+        return self.measured.cells if self.measured else {}
 
     @property
     def student(self) -> Student | None:
-        return self.one.row if self.one and isinstance(self.one.row, Student) else None
+        return (
+            self.measured.row if self.measured and isinstance(self.measured.row, Student) else None
+        )
 
 
 def experiments(
@@ -119,29 +121,29 @@ def experiments(
         runset.records.items(), key=lambda item: (any(r.point for r in item[1].rows), item[0])
     ):
         lines = [_line(row, record, rows, runset.left_out) for row in record.rows]
-        if any(line.one for line in lines):
+        if any(line.measured for line in lines):
             out.append(_experiment(stem, record, lines, n_folds, printed))
     return out
 
 
 def _line(
-    asked: RecordRow,
+    planned: RecordRow,
     record: ExperimentRecord,
     rows: Sequence[Measured],
     left_out: Sequence[LeftOut],
 ) -> _Line:
-    if asked.teacher is not None:  # itself, in the record's store; of its runs where several
-        keys, teacher = {row.key for row in record.rows}, (asked.teacher, record.store, 0)
+    if planned.teacher is not None:  # itself, in the record's store; of its runs where several
+        keys, teacher = {row.key for row in record.rows}, (planned.teacher, record.store, 0)
         teachers = [one for one in rows if isinstance(one.row, Teacher)]
         named = [t for t in teachers if (t.row.name, t.row.store, t.row.cross_fit) == teacher]
         return _Line(
-            asked, max(named, key=lambda t: bool(keys & {*t.row["keys"]}), default=None), {}
+            planned, max(named, key=lambda t: bool(keys & {*t.row["keys"]}), default=None), {}
         )
-    place = asked.experiment, asked.key
+    place = planned.experiment, planned.key
     students = [one for one in rows if isinstance(one.row, Student)]
     one = next((one for one in students if (one.row.experiment, one.row.key) == place), None)
     lost = {(x.fold, x.seed): x for x in left_out if (x.experiment, x.key) == place}
-    return _Line(asked, one, lost)
+    return _Line(planned, one, lost)
 
 
 def _experiment(
@@ -155,12 +157,7 @@ def _experiment(
     common = set.intersection(*measured) if measured else set()
     unlike = _differ(lines)
     seeds = sorted({s for line in lines for _, s in (*line.cells, *line.lost) if s != NO_SEED})
-    references = _references(lines)
-    compared = []
-    for reference, others in references:
-        named = [(o.asked.label, o.one) for o in others if o.one]
-        if reference.one:
-            compared += _compared(reference.asked.label, reference.one, named)
+    references, compared = _references(lines)
     return Experiment(
         stem=stem,
         name=record.name,
@@ -173,7 +170,7 @@ def _experiment(
             )
             for line in lines
         ],
-        reference=references[0][0].asked.label if references else None,
+        reference=references[0] if references else None,
         comparisons=compared,
         curves=_curves(lines, printed),
         common=tuple(sorted(common)),
@@ -184,25 +181,25 @@ def _experiment(
 def _differ(lines: Sequence[_Line]) -> bool:
     """Whether measured rows have other folds or seeds than each other."""
     students = {frozenset(line.cells) for line in lines if line.student}
-    folds = {frozenset(fold for fold, _ in line.cells) for line in lines if line.one}
+    folds = {frozenset(fold for fold, _ in line.cells) for line in lines if line.measured}
     return len(students) > 1 or len(folds) > 1
 
 
 def _row(
     line: _Line, n_folds: int, seeds: Sequence[int], common: set[Cell], figures: Figures | None
 ) -> ExperimentRow:
-    results = line.one.row.results if line.one else None
+    results = line.measured.row.results if line.measured else None
     row = ExperimentRow(
-        label=line.asked.label,
-        row=line.one.row.label if line.one else None,
-        teacher=line.asked.teacher or "",
-        variant=line.asked.variant,
+        label=line.planned.label,
+        row=line.measured.row.label if line.measured else None,
+        teacher=line.planned.teacher or "",
+        variant=line.planned.variant,
         results=results,
         seeds=line.student.seeds if line.student else (),
-        n_runs=len(line.one.runs) if line.one else 0,
+        n_runs=len(line.measured.runs) if line.measured else 0,
         missing=_missing(line, n_folds, seeds),
         published=figures,
-        point=line.asked.point,
+        point=line.planned.point,
     )
     folds = {fold for fold, _ in common}
     by_fold: dict[int, list[tuple[float, float]]] = defaultdict(list)
@@ -221,18 +218,18 @@ def _row(
 
 def _published(line: _Line, record: ExperimentRecord, printed: Published | None) -> Figures | None:
     """The printed pair, where the row is one of the paper's tables and not a setting of its own."""
-    if printed is None or line.one is None or line.asked.point is not None:
+    if printed is None or line.measured is None or line.planned.point is not None:
         return None
-    label = line.asked.label
+    label = line.planned.label
     if line.student:
         label = label.removesuffix(f" · {line.student.backbone}")
     in_table = record.name == "table1" or label in {row.printed for row in printed.table2}
-    return line.one.row.published if in_table else None
+    return line.measured.row.published if in_table else None
 
 
 def _missing(line: _Line, n_folds: int, seeds: Sequence[int]) -> list[MissingRun]:
     """Folds and seeds that a row lacks, of the corpus' folds and the experiment's seeds."""
-    teacher = line.asked.teacher is not None
+    teacher = line.planned.teacher is not None
     out = []
     for fold in range(1, n_folds + 1):
         for seed in [NO_SEED] if teacher or not seeds else seeds:
@@ -241,34 +238,41 @@ def _missing(line: _Line, n_folds: int, seeds: Sequence[int]) -> list[MissingRun
                 state, reason = "not run", "no finished run has its answers" if teacher else ""
                 if lost and lost.state != "duplicate":
                     state, reason = lost.state, lost.reason
-                known = None if seed == NO_SEED else seed
-                out.append(MissingRun(fold=fold, seed=known, state=state, reason=reason))
+                number = None if seed == NO_SEED else seed
+                out.append(MissingRun(fold=fold, seed=number, state=state, reason=reason))
     return out
 
 
-def _references(lines: Sequence[_Line]) -> list[tuple[_Line, list[_Line]]]:
-    """What is compared with what: of each backbone its full student, or its first, with the others.
+def _references(lines: Sequence[_Line]) -> tuple[list[str], list[Comparison]]:
+    """Of each backbone its full student, or its first, and what the others are beside it.
 
     Points of a figure are not compared. Where each backbone has one row, all are with the first.
     """
-    rows = [line for line in lines if line.student and line.asked.point is None]
-    groups = list(grouped(rows, lambda line: line.student.backbone).values())  # type: ignore[union-attr]
+    rows = [
+        (o.planned, o.measured)
+        for o in lines
+        if o.measured and o.student and o.planned.point is None
+    ]
+    groups = list(grouped(rows, lambda row: row[1].row.backbone).values())
     if rows and all(len(group) == 1 for group in groups):
         groups = [rows]
-    out = []
+    labels, compared = [], []
     for group in groups:
-        reference = next((line for line in group if line.asked.variant == "full"), group[0])
-        out.append((reference, [line for line in group if line.one is not reference.one]))
-    return out
+        full = [row for row in group if row[0].variant == "full"]
+        planned, reference = (full or group)[0]
+        others = [(row.label, one) for row, one in group if one is not reference]
+        labels.append(planned.label)
+        compared += _compared(planned.label, reference, others)
+    return labels, compared
 
 
 def _curves(lines: Sequence[_Line], printed: Published | None) -> list[SweepCurve]:
     """The curves that rows with a point make up, in order of their first rows."""
-    pointed = [(line.asked.point, line) for line in lines if line.asked.point]
+    pointed = [(line.planned.point, line) for line in lines if line.planned.point]
     out = []
     for (axis, name), group in grouped(pointed, lambda pair: (pair[0].axis, pair[0].curve)).items():
         points = sorted(((point.value, line) for point, line in group), key=lambda pair: pair[0])
-        measured = [(value, line) for value, line in points if line.one]
+        measured = [(value, line) for value, line in points if line.measured]
         comparable = len(measured) > 1 and not _differ([line for _, line in measured])
         backbones = {line.student.backbone for _, line in measured if line.student}
         drawn = (
@@ -278,7 +282,9 @@ def _curves(lines: Sequence[_Line], printed: Published | None) -> list[SweepCurv
             SweepCurve(
                 axis=axis,
                 name=name,
-                points=[SweepValue(value=value, label=line.asked.label) for value, line in points],
+                points=[
+                    SweepValue(value=value, label=line.planned.label) for value, line in points
+                ],
                 best_wa=_best(measured, "wa") if comparable else None,
                 best_ua=_best(measured, "ua") if comparable else None,
                 best_published=next((s.best for s in drawn if s.variant == name), None),
@@ -289,7 +295,9 @@ def _curves(lines: Sequence[_Line], printed: Published | None) -> list[SweepCurv
 
 def _best(points: Sequence[tuple[float, _Line]], metric: str) -> float | None:
     """The value of the highest mean; None where several are equal."""
-    means = [(line.one.row.results[metric].mean, value) for value, line in points if line.one]
+    means = [
+        (line.measured.row.results[metric].mean, value) for value, line in points if line.measured
+    ]
     best = [value for mean, value in means if mean == max(means)[0]]
     return best[0] if len(best) == 1 else None
 
@@ -304,7 +312,7 @@ def _warnings(lines: Sequence[_Line], unlike: bool, common: set[Cell]) -> tuple[
         )
     elif unlike:
         out.append("rows differ in folds or seeds and have none in common: do not compare them")
-    unknown = sum(line.one is None for line in lines)
+    unknown = sum(line.measured is None for line in lines)
     if unknown:
         out.append(f"nothing was measured of {unknown} of {len(lines)} rows")
     return tuple(out)

@@ -128,7 +128,7 @@ def _folds(study: Study) -> list[Table]:
         for row in study.rows:
             own = {fold.fold: fold for fold in row.results.folds}
             for metric in ("wa", "ua"):
-                values = [getattr(own.get(fold), metric, None) for fold in some]
+                values = [own[fold][metric] if fold in own else None for fold in some]
                 rows.append((row.label, metric.upper(), *values))
         name = f"folds-{number}" if len(done) > FOLDS_ABREAST else "folds"
         more = {str(fold): "percent1" for fold in some}
@@ -144,10 +144,9 @@ def _differences(name: str, comparisons: Sequence[Comparison]) -> list[Table]:
         rows = []
         for row in group:
             for metric in ("ua", "wa"):
-                spread, interval = (getattr(row, f"{metric}_{x}") for x in ("spread", "interval"))
-                test = words.sign_flip(row, metric)
-                own = (spread, interval, test.p, test.p_holm, test.significant)
-                rows.append((row.label, metric.upper(), len(row.folds), *own))
+                test = row[f"{metric}_sign_flip"]
+                own = (row[f"{metric}_spread"], row[f"{metric}_interval"], test.p, test.p_holm)
+                rows.append((row.label, metric.upper(), len(row.folds), *own, test.significant))
         numbered = f"{name}-{number}" if len(groups) > 1 else name
         made.append(table("differences", rows, numbered, reference=reference))
     return made

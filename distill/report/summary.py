@@ -122,16 +122,17 @@ def _results(answers: pd.DataFrame, facts: RunFacts) -> Results:
     ]
     speakers = metrics.confusions(test, ["speaker"], facts.classes)
     few = f"too few speakers to resample: {len(speakers)}, fewer than {MIN_UNITS}"
-    intervals = metrics.bootstrap_scores(np.stack([speakers[name] for name in sorted(speakers)]))
+    of_each = np.stack([speakers[name] for name in sorted(speakers)])
+    wa_interval, ua_interval = metrics.bootstrap_scores(of_each) or (None, None)
     return Results(
         folds=tuple(folds),
         n_folds=facts.n_folds,
         wa=metrics.spread([fold.wa for fold in folds]),
         ua=metrics.spread([fold.ua for fold in folds]),
         pooled=metrics.from_confusion(np.sum(list(counts.values()), axis=0), facts.classes),
-        wa_interval=intervals[0] if intervals else None,
-        ua_interval=intervals[1] if intervals else None,
-        no_interval="" if intervals else few,
+        wa_interval=wa_interval,
+        ua_interval=ua_interval,
+        no_interval="" if wa_interval else few,
         missing=tuple(sorted({*range(1, facts.n_folds + 1)} - {fold.fold for fold in folds})),
     )
 
@@ -287,16 +288,26 @@ def _teachers(runs: Sequence[Run], printed: Published | None) -> tuple[list[Meas
             row = Teacher(label=label, name=name, store=store, cross_fit=cross_fit)
             row["keys"] = tuple(sorted(keys))
             rows.append(_teacher(row, answers, runs[0].facts, printed))
-    return rows, unlike + _unlike_the_store(runs)
+    return rows, list(dict.fromkeys(unlike))
 
 
 def _answers_of(runs: Sequence[Run], unlike: list[str]) -> dict[str, dict[int, pd.DataFrame]]:
-    """Teacher -> fold -> answers; of two runs that differ the first counts, and it is said."""
+    """Teacher -> fold -> answers; of two runs that differ the first counts, and it is said.
+
+    So is a fold whose logits give other test scores than those that the store recorded.
+    """
     out: dict[str, dict[int, pd.DataFrame]] = defaultdict(dict)
     for run in runs:
+        f = run.facts
         for name, rows in () if run.teachers is None else run.teachers.groupby("teacher"):
             rows = rows.reset_index(drop=True).assign(seed=NO_SEED)
-            if not _agree(out[str(name)].setdefault(run.facts.fold, rows), rows):
+            recorded = f.teachers.get(str(name))
+            if recorded and recorded.test:
+                scores, test = metrics.from_predictions(rows, f.classes), recorded.test
+                if max(abs(scores.wa - test.wa), abs(scores.ua - test.ua)) > 1e-6:
+                    what = "its logits give other scores than were recorded"
+                    unlike.append(f"{name} teacher: in fold {f.fold} {what}")
+            if not _agree(out[str(name)].setdefault(f.fold, rows), rows):
                 unlike.append(
                     f"{run.place} holds other answers of the {name} teacher than another run of "
                     "its key and fold; they are not shown"
@@ -307,22 +318,6 @@ def _answers_of(runs: Sequence[Run], unlike: list[str]) -> dict[str, dict[int, p
 def _agree(one: pd.DataFrame, other: pd.DataFrame) -> bool:
     columns = ["utterance_id", "role", "prediction"]
     return one is other or one[columns].equals(other[columns])
-
-
-def _unlike_the_store(runs: Sequence[Run]) -> list[str]:
-    """Folds whose logits give other test scores than those that the store recorded."""
-    notes: dict[str, None] = {}
-    for run in runs:
-        for name, rows in () if run.teachers is None else run.teachers.groupby("teacher"):
-            recorded = run.facts.teachers.get(str(name))
-            if recorded and recorded.test:
-                scores = metrics.from_predictions(rows, run.facts.classes)
-                if max(abs(scores.wa - recorded.test.wa), abs(scores.ua - recorded.test.ua)) > 1e-6:
-                    notes[
-                        f"{name} teacher: in fold {run.facts.fold} its logits give other scores "
-                        "than were recorded"
-                    ] = None
-    return list(notes)
 
 
 def _teacher(

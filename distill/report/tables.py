@@ -15,6 +15,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+import pandas as pd
 from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -179,26 +180,18 @@ def to_csv(table: Table) -> str:
     Scores are fractions with all their digits, an unknown value is an empty cell. Text is left as
     it is, but for control characters, which are shown as escapes.
     """
-    import pandas as pd
 
-    names = [
-        f"{name} {part}" if part else name
-        for name, form in table.columns
-        for part in form.parts or ("",)
-    ]
+    def shown(value: Any) -> Any:
+        return printable(value) if isinstance(value, str) else value
+
+    columns = list(enumerate(table.columns))
+    parts = [(n, name, part) for n, (name, form) in columns for part in form.parts or ("",)]
     rows = [
-        [
-            getattr(value, part, None) if part else value
-            for (_, form), value in zip(table.columns, row, strict=True)
-            for part in form.parts or ("",)
-        ]
+        [getattr(row[n], part, None) if part else shown(row[n]) for n, _, part in parts]
         for row in table.rows
     ]
-    frame = pd.DataFrame(
-        [[printable(x) if isinstance(x, str) else x for x in row] for row in rows],
-        columns=[printable(name) for name in names],
-        dtype=object,
-    )
+    names = [shown(f"{name} {part}" if part else name) for _, name, part in parts]
+    frame = pd.DataFrame(rows, columns=names, dtype=object)
     return frame.to_csv(index=False, lineterminator="\n")
 
 

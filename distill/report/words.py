@@ -106,35 +106,24 @@ def significance(comparisons: Sequence[Comparison]) -> list[str]:
         comparisons: rows of one reference, corrected together.
 
     Returns:
-        A sentence or two for UA, the same for WA; nothing for no comparison.
+        A sentence or two for UA, the same for WA.
     """
     words = {
-        True: f"significantly different from {comparisons[0].reference}" if comparisons else "",
+        True: f"significantly different from {comparisons[0].reference}",
         False: "not significantly different",
         None: "not tested, for want of a second fold",
     }
     out = []
-    for metric in ("ua", "wa") if comparisons else ():
-        rows = grouped(comparisons, lambda row: sign_flip(row, metric).significant)  # noqa: B023
-        parts = [
-            f"{words[outcome]}: "
-            + ", ".join(
-                f"{row.label} ({FORMATS['point'].text(getattr(row, f'{metric}_spread').mean)})"
-                for row in rows[outcome]
-            )
-            for outcome in words
-            if outcome in rows
-        ]
-        limit = _limit([sign_flip(row, metric) for row in comparisons])
+    for metric in ("ua", "wa"):
+        named: dict[bool | None, list[str]] = defaultdict(list)
+        for row in comparisons:
+            points = FORMATS["point"].text(row[f"{metric}_spread"].mean)
+            named[row[f"{metric}_sign_flip"].significant].append(f"{row.label} ({points})")
+        parts = [f"{words[key]}: {', '.join(named[key])}" for key in words if key in named]
+        limit = _limit([row[f"{metric}_sign_flip"] for row in comparisons])
         text = f"{metric.upper()}, 5 % level after Holm's correction: {'; '.join(parts)}."
         out.append(f"{text} {limit}".rstrip())
     return out
-
-
-def sign_flip(row: Comparison, metric: str) -> SignFlip:
-    """The test of a difference in ``wa`` or ``ua``."""
-    test: SignFlip = getattr(row, f"{metric}_sign_flip")
-    return test
 
 
 def _limit(tests: Sequence[SignFlip]) -> str:
@@ -194,8 +183,8 @@ def missing_of(runs: Iterable[MissingRun]) -> list[str]:
         by_seed = grouped(own, lambda run: run.seed)
         by_folds = grouped(by_seed, lambda seed: tuple(run.fold for run in by_seed[seed]))  # noqa: B023
         for folds, seeds in by_folds.items():
-            known = [seed for seed in seeds if seed is not None]
-            of_seeds = f", seed {ranges(known)}" if known else ""
+            numbers = [seed for seed in seeds if seed is not None]
+            of_seeds = f", seed {ranges(numbers)}" if numbers else ""
             out.append(f"fold {ranges(folds)}{of_seeds}: {state}{f' ({reason})' if reason else ''}")
     return out
 
@@ -210,10 +199,12 @@ def labels(label_map: Mapping[str, str] | None) -> str:
 
 def overlap(folds: Sequence[FoldSplit]) -> str:
     """How many test utterances share their exact words with training."""
-    told = [(fold.n_shared_texts, fold.n_test) for fold in folds if fold.n_shared_texts is not None]
-    if not told:
+    counts = [
+        (fold.n_shared_texts, fold.n_test) for fold in folds if fold.n_shared_texts is not None
+    ]
+    if not counts:
         return "the runs do not tell how many test utterances share their words with training"
-    shared, total = (sum(numbers) for numbers in zip(*told, strict=True))
+    shared, total = (sum(column) for column in zip(*counts, strict=True))
     return f"{shared:,} of {total:,} test utterances have their exact words in training, too"
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from distill.report import collect, summarise, terminal
 from distill.report.data import Experiment, Report, Study
-from tests.distill.report.fake_runs import facts, write_run
+from tests.distill.report.fake_runs import facts, write_record, write_run
 
 IEMOCAP: dict[str, Any] = {
     "dataset": "iemocap", "full_release": True, "student": {"backbone": "hubert-base"},
@@ -38,7 +38,10 @@ def study_of(root: Path) -> Study:
     return study
 
 
-def only(root: Path) -> Experiment:
+def only(root: Path, *rows: dict[str, Any]) -> Experiment:
+    """The experiment of a study, once its record is written, if there are rows to write."""
+    if rows:
+        write_record(root, "mine", list(rows))
     (experiment,) = study_of(root).experiments
     return experiment
 

@@ -25,8 +25,7 @@ def test_what_became_of_each_missing_run_is_told(tmp_path: Path) -> None:
     (failed / "FAILED").write_text("loss not finite (ce)\nlower optim.lr\n")
     (run(tmp_path, "b", 1, 2) / "run.json").unlink()
     run(tmp_path, "b", 2, 2, done=False)
-    write_record(tmp_path, "mine", [row("a"), row("b", "ce-only"), row("c", "no-logits")])
-    found = only(tmp_path)
+    found = only(tmp_path, row("a"), row("b", "ce-only"), row("c", "no-logits"))
     assert [r.n_runs for r in found.rows] == [4, 1, 0]
     assert [(m.fold, m.seed, m.state, m.reason) for m in found.rows[1].missing] == [
         (1, 2, "damaged", "run.json is missing"),
@@ -58,9 +57,7 @@ def test_rows_keep_their_order_and_their_names(tmp_path: Path) -> None:
     run(tmp_path, "z", variant="ce-only")
     run(tmp_path, "a")
     labels = ["nothing but labels", "both teachers"]
-    rows = [row("z", "ce-only", labels[0]), row("a", "full", labels[1])]
-    write_record(tmp_path, "mine", rows)
-    found = only(tmp_path)
+    found = only(tmp_path, row("z", "ce-only", labels[0]), row("a", "full", labels[1]))
     assert [r.label for r in found.rows] == labels
     assert [r.row for r in found.rows] == ["ce-only · tiny", "full · tiny"]
     assert found.reference == labels[1]
@@ -73,23 +70,16 @@ def test_rows_of_other_folds_or_seeds_are_told_and_compared_on_common_ones(tmp_p
         run(tmp_path, "a", fold, seed)
     for fold in (1, 2):
         run(tmp_path, "b", fold, 1, variant="ce-only", hit=0.6)
-    write_record(
-        tmp_path, "mine", [row("a"), row("b", "ce-only"), {"label": "t", "teacher": "prosodic"}]
-    )
-    found = only(tmp_path)
+    found = only(tmp_path, row("a"), row("b", "ce-only"), {"label": "t", "teacher": "prosodic"})
     assert found.common == ((1, 1), (2, 1))
     assert found.warnings[0].startswith(
         "rows differ in folds or seeds: compare them over the 2 run"
     )
     a, b, teacher = found.rows
     runs = {(r.fold, r.seed): r for r in study_of(tmp_path).students[0].runs}
-    assert a.common_wa is not None
     assert a.common_wa.mean == pytest.approx((runs[1, 1].wa + runs[2, 1].wa) / 2)
-    assert a.results is not None
     assert a.common_wa.mean != pytest.approx(a.results.wa.mean)
-    assert b.results is not None
     assert b.common_wa == b.results.wa
-    assert teacher.common_ua is not None
     assert teacher.common_ua.n == 2
     (compared,) = found.comparisons
     assert (compared.folds, compared.n_pairs) == ((1, 2), 2)
@@ -99,9 +89,7 @@ def test_rows_of_the_same_folds_and_seeds_need_no_warning(tmp_path: Path) -> Non
     for key, variant in (("a", "full"), ("b", "ce-only")):
         for fold in (1, 2, 3):
             run(tmp_path, key, fold, variant=variant)
-    rows = [row("a"), row("b", "ce-only"), {"label": "t", "teacher": "linguistic"}]
-    write_record(tmp_path, "mine", rows)
-    found = only(tmp_path)
+    found = only(tmp_path, row("a"), row("b", "ce-only"), {"label": "t", "teacher": "linguistic"})
     assert found.warnings == ()
     assert [(r.common_wa, r.common_ua, r.missing) for r in found.rows] == [(None, None, [])] * 3
 
@@ -109,8 +97,7 @@ def test_rows_of_the_same_folds_and_seeds_need_no_warning(tmp_path: Path) -> Non
 def test_rows_without_a_common_run_are_not_compared(tmp_path: Path) -> None:
     run(tmp_path, "a", 1)
     run(tmp_path, "b", 2, variant="ce-only")
-    write_record(tmp_path, "mine", [row("a"), row("b", "ce-only")])
-    found = only(tmp_path)
+    found = only(tmp_path, row("a"), row("b", "ce-only"))
     assert (found.common, found.comparisons) == ((), [])
     assert found.warnings == (
         "rows differ in folds or seeds and have none in common: do not compare them",
@@ -123,13 +110,10 @@ def test_a_teacher_is_that_of_the_records_store(tmp_path: Path) -> None:
     run(tmp_path, "b", 1, store=other, teachers={"prosodic": (0.9, 0.9, 0.9)})
     others = [t for t in study_of(tmp_path).teachers if t.name == "prosodic"]
     assert [t.store[:2] for t in others] == ["5f", "77"]
-    write_record(tmp_path, "mine", [row("a"), {"label": "alone", "teacher": "prosodic"}])
-    alone = only(tmp_path).rows[1]
-    assert alone.results is not None
+    alone = only(tmp_path, row("a"), {"label": "alone", "teacher": "prosodic"}).rows[1]
     assert alone.results.ua.mean < 0.7 < others[1].results.ua.mean
     assert (alone.teacher, alone.n_runs, len(alone.missing)) == ("prosodic", 0, 2)
-    write_record(tmp_path, "mine", [row("a"), {"label": "none", "teacher": "visual"}])
-    absent = only(tmp_path).rows[1]
+    absent = only(tmp_path, row("a"), {"label": "none", "teacher": "visual"}).rows[1]
     assert absent.results is None
     assert {m.reason for m in absent.missing} == {"no finished run has its answers"}
 
@@ -148,14 +132,10 @@ def test_the_paper_stands_beside_its_own_rows_and_nothing_else(tmp_path: Path) -
     write_record(tmp_path, "table2", rows, student="hubert-base")
     study = study_of(tmp_path)
     ours, control, ablation, teacher = study.experiments[0].rows
-    assert ours.published is not None
     assert (ours.published.wa, ours.published.ua) == (75.16, 76.12)
-    assert ours.results is not None
     assert ours.ua_difference == pytest.approx(ours.results.ua.mean - 0.7612)
     assert ours.wa_difference == pytest.approx(ours.results.wa.mean - 0.7516)
-    assert ablation.published is not None
     assert ablation.published.wa == 66.01
-    assert teacher.results is not None
     assert teacher.ua_difference == pytest.approx(teacher.results.ua.mean - 0.5008)
     assert (control.published, control.wa_difference, control.ua_difference) == (None, None, None)
     by_key = {s.key: s.published for s in study.students}
@@ -230,9 +210,8 @@ def test_curves_have_their_points_in_order_and_the_best_of_them(tmp_path: Path) 
 def test_points_of_equal_scores_or_different_folds_have_no_best(tmp_path: Path, fold: int) -> None:
     run(tmp_path, "a", 1)
     run(tmp_path, "b", fold)
-    rows = [row("a", **at("tau", "full", 1.0)), row("b", **at("tau", "full", 2.0))]
-    write_record(tmp_path, "mine", rows)
-    (curve,) = only(tmp_path).curves
+    rows = (row("a", **at("tau", "full", 1.0)), row("b", **at("tau", "full", 2.0)))
+    (curve,) = only(tmp_path, *rows).curves
     assert (curve.best_wa, curve.best_ua) == (None, None)
 
 
@@ -244,15 +223,10 @@ def test_each_of_several_students_has_a_reference_of_its_own(tmp_path: Path) -> 
             for fold in (1, 2):
                 run(tmp_path, key, fold, variant=variant, student={"backbone": backbone})
             rows.append(row(key, variant))
-    write_record(tmp_path, "both", rows)
-    assert [(c.label, c.reference) for c in only(tmp_path).comparisons] == [
-        ("base-ce-only", "base-full"),
-        ("large-ce-only", "large-full"),
-    ]
-    write_record(tmp_path, "both", [row("base-full"), row("large-full")])
-    assert [(c.label, c.reference) for c in only(tmp_path).comparisons] == [
-        ("large-full", "base-full")
-    ]
+    compared = [(c.label, c.reference) for c in only(tmp_path, *rows).comparisons]
+    assert compared == [("base-ce-only", "base-full"), ("large-ce-only", "large-full")]
+    (one,) = only(tmp_path, row("base-full"), row("large-full")).comparisons
+    assert (one.label, one.reference) == ("large-full", "base-full")
 
 
 def test_runs_that_experiments_share_stand_in_both(tmp_path: Path) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from distill.report import collect, summarise, write
+from distill.report.data import Record
 from tests.distill.report.fake_runs import facts, predictions, taught, write_record, write_run
 from tests.distill.report.recompute import (
     Group,
@@ -146,19 +148,12 @@ def test_experiments(study: Mapping[str, Any], groups: Mapping[str, Group]) -> N
     assert (figure["name"], table["name"]) == ("figure2", "table2")
     common = [[fold, seed] for fold in (1, 2) for seed in SEEDS]
     measured = [groups["full"], groups["ce-only"], groups["no-linguistic"]]
-    rows = [row_of(group, FOLDS, SEEDS, common) for group in measured]
-    never = {
-        "row": None,
-        "results": None,
-        "seeds": [],
-        "n_runs": 0,
-        "missing": lacking({}, FOLDS, SEEDS),
-    }
+    rows = [row_of(group, SEEDS, common) for group in measured]
     alone = teacher("prosodic", groups["full"])["results"]
     folds = {f["fold"]: (f["wa"], f["ua"]) for f in alone["folds"]}
     by_fold = [[folds[fold][place] for fold in (1, 2)] for place in (0, 1)]
     rows += [
-        never | blank(None, None),
+        unmeasured(SEEDS),
         {"results": alone, "seeds": [], "n_runs": 0,
          "missing": [{"fold": fold, "seed": None} for fold in (8, 9, 10)]}
         | blank(*map(spread, by_fold)),
@@ -172,15 +167,8 @@ def test_experiments(study: Mapping[str, Any], groups: Mapping[str, Group]) -> N
 
 def test_curves(study: Mapping[str, Any], groups: Mapping[str, Group]) -> None:
     figure = study["experiments"][1]
-    rows = [row_of(groups[key], FOLDS, (1,), None) for key in POINTS]
-    never = {
-        "row": None,
-        "results": None,
-        "seeds": [],
-        "n_runs": 0,
-        "missing": lacking({}, FOLDS, (1,)),
-    }
-    rows.append(never | blank(None, None))
+    rows = [row_of(groups[key], (1,), None) for key in POINTS]
+    rows.append(unmeasured((1,)))
     for row, value in zip(rows, (2.0, 4.0, 10.0), strict=True):
         row["point"] = {"value": value}
     means = [
@@ -195,7 +183,7 @@ def test_curves(study: Mapping[str, Any], groups: Mapping[str, Group]) -> None:
     assert same(figure, expected) > 150
 
 
-def row_of(group: Group, folds: Any, seeds: Any, common: Any) -> dict[str, Any]:
+def row_of(group: Group, seeds: Any, common: Any) -> dict[str, Any]:
     whole = student(group)
     scores = group.scores()
     spreads: list[Any] = [None, None]
@@ -207,11 +195,16 @@ def row_of(group: Group, folds: Any, seeds: Any, common: Any) -> dict[str, Any]:
         spreads = [spread(values) for values in means]
     return {
         "results": whole["results"], "seeds": whole["seeds"], "n_runs": len(scores),
-        "missing": lacking(scores, folds, seeds), **blank(*spreads),
+        "missing": lacking(scores, seeds), **blank(*spreads),
     }  # fmt: skip
 
 
-def lacking(scores: Any, folds: Any, seeds: Any) -> list[dict[str, int]]:
+def unmeasured(seeds: Any) -> dict[str, Any]:
+    none = {"row": None, "results": None, "seeds": [], "n_runs": 0}
+    return none | {"missing": lacking({}, seeds)} | blank(None, None)
+
+
+def lacking(scores: Any, seeds: Any) -> list[dict[str, int]]:
     return [
         {"fold": fold, "seed": seed}
         for fold in range(1, 11)
@@ -244,6 +237,22 @@ def test_the_rest_of_a_study(study: Mapping[str, Any], groups: Mapping[str, Grou
     }  # fmt: skip
     assert same(rest, expected) > 30
     assert len(study["notes"]) == 2 + 6  # each row lacks folds
+
+
+def test_every_part_has_the_keys_that_its_class_describes(root: Path) -> None:
+    def parts(value: Any) -> Iterator[Record]:
+        if isinstance(value, Record):
+            yield value
+        if isinstance(value, Mapping | list | tuple):
+            for item in value.values() if isinstance(value, Mapping) else value:
+                yield from parts(item)
+
+    kinds = set()
+    for part in parts(summarise(collect([root])).studies):
+        described = re.findall(r"^        (\w+): ", str(type(part).__doc__), flags=re.MULTILINE)
+        assert sorted(part) == sorted(described), type(part)
+        kinds.add(type(part))
+    assert kinds == set(Record.__subclasses__())
 
 
 def rows_of(study: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
