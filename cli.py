@@ -332,11 +332,19 @@ def export(
 ) -> None:
     """Write a store as HDF5, its targets as Parquet or NumPy."""
     from featstore.inspection import render
-    from featstore.store import export as exports
     from featstore.store import open_store
+    from featstore.store.export import export as export_store
 
-    selection = exports.Selection(fold, tuple(teacher or ()), embeddings, audio, text)
-    written = exports.export(open_store(store), to, selection, force=force)
+    written = export_store(
+        open_store(store),
+        to,
+        folds=fold,
+        teachers=teacher or (),
+        embeddings=embeddings,
+        audio=audio,
+        text=text,
+        force=force,
+    )
     _print(written, as_json, render.exported)
 
 
@@ -350,7 +358,7 @@ def import_store(
 ) -> None:
     """Make the store that an HDF5 file was exported from. Resumes."""
     from featstore.inspection import render
-    from featstore.store.import_hdf5 import import_hdf5
+    from featstore.store.hdf5 import import_hdf5
 
     _print(import_hdf5(file, store), as_json, render.imported)
 

@@ -1,12 +1,10 @@
-"""What HDF5 writes into: a file whose failures HDF5 never hears of."""
+"""What HDF5 writes into: a file whose failures HDF5 never sees."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from typing import TypeVar
-
-T = TypeVar("T")
+from typing import Any
 
 
 class Sink:
@@ -23,6 +21,8 @@ class Sink:
         file: opened to read and write, unbuffered.
     """
 
+    read = None  # h5py takes nothing for a file that has none; it calls readinto
+
     def __init__(self, file: io.FileIO) -> None:
         self._file = file
         self._error: BaseException | None = None
@@ -34,44 +34,35 @@ class Sink:
 
     def write(self, content: memoryview) -> int:
         """Write all of it."""
-
-        def all_of_it() -> None:
-            done = 0
-            while done < len(content):
-                done += self._file.write(content[done:])
-
-        if self._error is None:
-            self._tried(all_of_it, None)
+        done = 0
+        while self._error is None and done < len(content):
+            done += self._attempt(0, self._file.write, content[done:])
         return len(content)
-
-    def read(self, n_bytes: int) -> bytes:
-        """Read what was written; h5py takes nothing for a file that cannot."""
-        return self._tried(lambda: self._file.read(n_bytes), b"")
 
     def readinto(self, buffer: memoryview) -> int:
         """Read what was written; zeros beyond it."""
-        n = self._tried(lambda: self._file.readinto(buffer), 0)
+        n = self._attempt(0, self._file.readinto, buffer)
         buffer[n:] = bytes(len(buffer) - n)
         return len(buffer)
 
     def seek(self, place: int, whence: int = 0) -> int:
         """Move."""
-        return self._tried(lambda: self._file.seek(place, whence), place)
+        return self._attempt(place, self._file.seek, place, whence)
 
     def tell(self) -> int:
         """Where it stands."""
-        return self._tried(self._file.tell, 0)
+        return self._attempt(0, self._file.tell)
 
     def truncate(self, size: int) -> int:
         """Cut or grow the file."""
-        return self._tried(lambda: self._file.truncate(size), size)
+        return self._attempt(size, self._file.truncate, size)
 
     def flush(self) -> None:
         """Nothing is buffered here."""
 
-    def _tried(self, do: Callable[[], T], otherwise: T) -> T:
+    def _attempt(self, otherwise: int, do: Callable[..., int], *arguments: Any) -> int:
         try:
-            return do()
+            return do(*arguments)
         except BaseException as error:  # an interrupt, too: it is raised by check()
             self._error = self._error or error.with_traceback(None)
             return otherwise

@@ -34,7 +34,6 @@ from featstore.core.schema import (
     printable,
 )
 from featstore.core.settings import digest
-from featstore.store.array_files import META
 from featstore.store.arrays import group_json, write_group
 from featstore.store.objects import Objects, again
 from featstore.store.records import check_record
@@ -231,7 +230,7 @@ def _publish(store: Store, objects: Objects, replace: bool) -> dict[str, Any]:
                 copied.append(name)
             advance(_mebibytes(records[name]), name)
     for group in sorted(groups):  # so that any Zarr reader walks down to the units
-        upload.send_small(f"{group}/{META}", group_json())
+        upload.send_small(f"{group}/{_ROOT}", group_json())
     upload.send_small(_ROOT, (store.path / _ROOT).read_bytes())
     return {
         "from": store.url or str(store.path),
@@ -580,7 +579,7 @@ class RemoteStore(Store):
         """Objects that belong to no unit, and groups that are none."""
         names = self.units()
         above = {one.as_posix() for name in names for one in Path(name).parents[:-1]}
-        groups = {f"{one}/{META}" for one in above}
+        groups = {f"{one}/{_ROOT}" for one in above}
         for group in sorted(groups):
             if group not in self.sizes or self.objects.read(group, 4096) != group_json():
                 yield Corrupt(f"{self.url}/{group}: not what was written", again(self.url))

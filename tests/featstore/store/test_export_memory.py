@@ -22,7 +22,7 @@ PEAKS = """
 import sys
 from pathlib import Path
 from featstore.store.export import export
-from featstore.store.import_hdf5 import import_hdf5
+from featstore.store.hdf5 import import_hdf5
 from featstore.store.store import Store
 
 def peak():

@@ -16,7 +16,7 @@ from scipy.special import softmax
 from scipy.stats import entropy
 
 from featstore.core.schema import Refused, UserError
-from featstore.store.export import Selection, export
+from featstore.store.export import export
 from featstore.store.store import Store
 from tests.featstore.store.kept_store import KEPT, copied
 from tests.reliability.forgery import reseal
@@ -25,7 +25,7 @@ STORE = Store.open(KEPT)
 
 
 def table(tmp_path: Path, **selection: Any) -> Path:
-    export(STORE, tmp_path / "out.parquet", Selection(**selection), force=True)
+    export(STORE, tmp_path / "out.parquet", **selection, force=True)
     return tmp_path / "out.parquet"
 
 
@@ -177,7 +177,7 @@ class TestArrays:
             assert set(held_out.tolist()) == set(STORE.folds[1].test)
 
     def test_of_one_fold(self, tmp_path: Path) -> None:
-        export(STORE, tmp_path / "out.npz", Selection(folds="2", teachers=("prosodic",)))
+        export(STORE, tmp_path / "out.npz", folds="2", teachers=["prosodic"])
         with np.load(tmp_path / "out.npz", allow_pickle=False) as arrays:
             assert [name for name in arrays.files if name.startswith("folds/")] == [
                 "folds/02/prosodic/logits", "folds/02/prosodic/embeddings",
@@ -191,7 +191,7 @@ class TestArrays:
         with zipfile.ZipFile(tmp_path / "a.npz") as archive:
             assert {entry.date_time[0] for entry in archive.infolist()} == {1980}
 
-    @pytest.mark.parametrize("selection", [Selection(text=False), Selection(embeddings=True)])
-    def test_options_that_would_be_passed_over(self, tmp_path: Path, selection: Selection) -> None:
+    @pytest.mark.parametrize("selection", [{"text": False}, {"embeddings": True}])
+    def test_options_that_would_be_passed_over(self, tmp_path: Path, selection: Any) -> None:
         with pytest.raises(UserError, match="NumPy"):
-            export(STORE, tmp_path / "out.npz", selection)
+            export(STORE, tmp_path / "out.npz", **selection)

@@ -16,9 +16,9 @@ import pytest
 
 from featstore.core.schema import Corrupt, Refused, UserError
 from featstore.core.settings import digest
-from featstore.store import hdf5_file, hdf5_source
+from featstore.store import hdf5
 from featstore.store.export import export
-from featstore.store.import_hdf5 import import_hdf5
+from featstore.store.hdf5 import import_hdf5
 from featstore.store.store import Store
 from tests.featstore.store.kept_store import KEPT, contents
 
@@ -104,11 +104,12 @@ def references(file: Any) -> None:
 
 
 def heap(file: Any) -> None:
-    put(file, LOGITS, shape=(8, 2), dtype=h5py.vlen_dtype(np.float32))
+    data = put(file, LOGITS, shape=(8, 2), dtype=h5py.vlen_dtype(np.float32))
+    data[0, 0] = np.ones(3, np.float32)
 
 
 def compound(file: Any) -> None:
-    put(file, LOGITS, shape=(8, 2), dtype=[("a", "f2"), ("b", "f2")])
+    put(file, LOGITS, data=np.zeros((8, 2), dtype=[("a", "f2"), ("b", "f2")]))
 
 
 def named_type(file: Any) -> None:
@@ -153,6 +154,13 @@ def listing(name: str) -> Callable[[Any], None]:
     return edit
 
 
+def sized(name: str, n_bytes: int) -> Callable[[Any], None]:
+    """A record that tells another size of a file."""
+    return lambda file: record(
+        file, "corpus", lambda raw: raw["files"][name].__setitem__(0, n_bytes)
+    )
+
+
 def cycle(file: Any) -> None:
     file["folds/01/again"] = file["folds"]
 
@@ -167,25 +175,28 @@ FORGERIES: dict[str, tuple[Callable[[Any], None], type[UserError], str]] = {
     "link into another file": (external_link, Refused, "is a link to elsewhere"),
     "values in another file": (external_storage, Refused, "takes its values from other files"),
     "values in another HDF5 file": (virtual, Refused, "takes its values from other files"),
-    "references": (references, Refused, "is not of type float32"),
-    "lists": (heap, Refused, "is not of type float32"),
-    "compound": (compound, Refused, "is not of type float32"),
+    "references": (references, Refused, "of type object and shape (8, 2), not float32"),
+    "lists": (heap, Refused, "is of type object and shape (8, 2), not float32"),
+    "compound": (compound, Refused, "('b', '<f2')] and shape (8, 2), not float32"),
     "other byte order": (
-        lambda f: put(f, LOGITS, data=f[LOGITS][:].astype(">f4")), Refused, "is not of type"),
-    "float64": (lambda f: put(f, LOGITS, data=f[LOGITS][:].astype("f8")), Refused, "not of type"),
-    "another shape": (lambda f: put(f, LOGITS, data=f[LOGITS][:-1]), Refused, "has shape (7, 2)"),
+        lambda f: put(f, LOGITS, data=f[LOGITS][:].astype(">f4")), Refused, "of type >f4"),
+    "float64": (
+        lambda f: put(f, LOGITS, data=f[LOGITS][:].astype("f8")), Refused, "of type float64"),
+    "another shape": (lambda f: put(f, LOGITS, data=f[LOGITS][:-1]), Refused, "shape (7, 2), not"),
     "no space": (
-        lambda f: put(f, LOGITS, data=h5py.Empty("f4")), Refused, "has shape None"),
+        lambda f: put(f, LOGITS, data=h5py.Empty("f4")), Refused, "shape None, not"),
     "a type of its own": (named_type, Refused, "neither group nor data set"),
-    "a record in a heap": (text_in_a_heap, Refused, "is no text of a usual size"),
+    "a record in a heap": (text_in_a_heap, Refused, "no file of a usual size"),
     "a record of numbers": (
-        lambda f: put(f, "lld/unit.json", data=np.zeros(9)), Refused, "is no text of a usual"),
+        lambda f: put(f, "lld/unit.json", data=np.zeros(9)), Refused, "is no file of a usual"),
     "another filter": (
-        lambda f: put(f, LOGITS, data=f[LOGITS][:], compression="lzf"), Refused, "filters [32000]"),
+        lambda f: put(f, LOGITS, data=f[LOGITS][:], compression="lzf"), Refused, "lies in chunks"),
+    "gzip": (
+        lambda f: put(f, LOGITS, data=f[LOGITS][:], compression="gzip"), Refused, "lies in chunks"),
     "a checksum filter": (
-        lambda f: put(f, LOGITS, data=f[LOGITS][:], fletcher32=True), Refused, "filters [3]"),
+        lambda f: put(f, LOGITS, data=f[LOGITS][:], fletcher32=True), Refused, "lies in chunks"),
     "256 GiB of nothing": (claimed, Corrupt, "claims 274,877,906,944 bytes, has fewer"),
-    "a chunk of 128 MiB": (huge_chunk, Refused, "chunks of 134,217,728 bytes"),
+    "a chunk of 128 MiB": (huge_chunk, Refused, "lies in chunks"),
     "values never written": (
         lambda f: put(f, LOGITS, shape=(8, 2), dtype="f4"), Corrupt, "claims 64 bytes"),
     "another value": (
@@ -211,8 +222,15 @@ FORGERIES: dict[str, tuple[Callable[[Any], None], type[UserError], str]] = {
     "a path in the unit": (listing("label/evil"), Refused, "lists 'label/evil'"),
     "a library": (listing("evil.so"), Refused, "lists 'evil.so'"),
     "a record in its own list": (listing("unit.json"), Refused, "lists 'unit.json'"),
-    "a unit elsewhere": (unit_elsewhere("etc/cron.d/evil"), Refused, "names no unit of a store"),
-    "a fold without a number": (unit_elsewhere("folds/x/a"), Refused, "names no unit"),
+    "a table of absurd size": (sized("utterances.parquet", 2**40), Refused, "lists 'utterances.p"),
+    "a table of negative size": (sized("utterances.parquet", -1), Refused, "lists 'utterances.p"),
+    "metadata of absurd size": (sized("label/zarr.json", 2**40), Refused, "lists 'label/zarr.json"),
+    "a chunk of another size": (sized("label/c/0", 21), Corrupt, "label/c/0: missing or of anoth"),
+    "a chunk less": (
+        lambda f: record(f, "corpus", lambda raw: raw["files"].pop("label/c/0")),
+        Corrupt, "label/c/0: missing or of another size"),
+    "a unit elsewhere": (unit_elsewhere("etc/cron.d/evil"), Refused, "what no export does"),
+    "a fold without a number": (unit_elsewhere("folds/x/a"), Refused, "what no export does"),
     "another unit's record": (unit_elsewhere("folds/03/a"), Refused, "this is the unit folds/01"),
     "another root": (
         lambda f: f["_files/lld/zarr.json"].write_direct(
@@ -290,7 +308,7 @@ class TestNoHdf5:
 
 
 def test_too_many_objects(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hdf5_file, "MAX_OBJECTS", 50)
+    monkeypatch.setattr(hdf5, "MAX_OBJECTS", 50)
     with pytest.raises(Refused, match="over 50 objects"):
         import_hdf5(file, tmp_path / "new")
 
@@ -298,8 +316,8 @@ def test_too_many_objects(file: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_records_too_large_together(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hdf5_source, "MAX_RECORDS_BYTES", 5_000)
-    with pytest.raises(Refused, match="is no text of a usual size"):
+    monkeypatch.setattr(hdf5, "MAX_RECORDS_BYTES", 5_000)
+    with pytest.raises(Refused, match="is no file of a usual size"):
         import_hdf5(file, tmp_path / "new")
 
 
@@ -307,7 +325,7 @@ FLIPS = """
 import os, random, sys
 from pathlib import Path
 import h5py
-from featstore.store.import_hdf5 import import_hdf5
+from featstore.store.hdf5 import import_hdf5
 from featstore.core.schema import UserError
 
 exported, folder, seed, n = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
