@@ -72,18 +72,40 @@ def seal(file: Any) -> None:
     file.attrs["content"] = np.bytes_(digest(files).encode())
 
 
-def soft_link(file: Any) -> None:
-    del file[LOGITS]
-    file[LOGITS] = h5py.SoftLink("/folds/02/linguistic/logits")
+def without(name: str) -> Callable[[Any], None]:
+    return lambda file: file.__delitem__(name)
 
 
-def dangling_link(file: Any) -> None:
-    file["audio/more"] = h5py.SoftLink("/nowhere")
+def more(name: str) -> Callable[[Any], None]:
+    return lambda file: file.create_dataset(name, data=[1])
 
 
-def external_link(file: Any) -> None:
-    del file["corpus"]
-    file["corpus"] = h5py.ExternalLink("secret", "/")
+def replaced(name: str, **how: Any) -> Callable[[Any], None]:
+    return lambda file: put(file, name, **how)
+
+
+def about(key: str, value: Any) -> Callable[[Any], None]:
+    """Another attribute of the root."""
+    return lambda file: file.attrs.__setitem__(key, value)
+
+
+def linked(name: str, link: Any) -> Callable[[Any], None]:
+    def edit(file: Any) -> None:
+        if name in file:
+            del file[name]
+        file[name] = link
+
+    return edit
+
+
+def overwritten(name: str, old: bytes, new: bytes) -> Callable[[Any], None]:
+    """Other bytes of the same number in a file of a unit."""
+
+    def edit(file: Any) -> None:
+        content = file[name][:].tobytes().replace(old, new)
+        file[name].write_direct(np.frombuffer(content, "u1"))
+
+    return edit
 
 
 def external_storage(file: Any) -> None:
@@ -108,18 +130,6 @@ def heap(file: Any) -> None:
     data[0, 0] = np.ones(3, np.float32)
 
 
-def compound(file: Any) -> None:
-    put(file, LOGITS, data=np.zeros((8, 2), dtype=[("a", "f2"), ("b", "f2")]))
-
-
-def named_type(file: Any) -> None:
-    file["lld/kind"] = np.dtype("f4")
-
-
-def text_in_a_heap(file: Any) -> None:
-    put(file, "corpus/unit.json", data="{}", dtype=h5py.string_dtype())
-
-
 def claimed(file: Any) -> None:
     """Signals of 256 GiB that were never written."""
     n, rows = 2**37, 2**24
@@ -139,10 +149,6 @@ def claimed(file: Any) -> None:
     record(file, "audio", sizes)
 
 
-def huge_chunk(file: Any) -> None:
-    put(file, TABLE, shape=file[TABLE].shape, dtype="u1", chunks=(2**27,), maxshape=(None,))
-
-
 def listing(name: str) -> Callable[[Any], None]:
     """A file of that name in a unit, and a record that lists it."""
 
@@ -154,69 +160,60 @@ def listing(name: str) -> Callable[[Any], None]:
     return edit
 
 
-def sized(name: str, n_bytes: int) -> Callable[[Any], None]:
-    """A record that tells another size of a file."""
-    return lambda file: record(
-        file, "corpus", lambda raw: raw["files"][name].__setitem__(0, n_bytes)
-    )
+def sized(name: str, n_bytes: int | None) -> Callable[[Any], None]:
+    """A record that tells another size of a file, or none."""
 
+    def edit(raw: dict[str, Any]) -> None:
+        _, content = raw["files"].pop(name)
+        raw["files"] |= {} if n_bytes is None else {name: [n_bytes, content]}
 
-def cycle(file: Any) -> None:
-    file["folds/01/again"] = file["folds"]
+    return lambda file: record(file, "corpus", edit)
 
 
 def unit_elsewhere(name: str) -> Callable[[Any], None]:
     return lambda file: file.copy(file["folds/01/linguistic"], name)
 
 
+VALUES = np.ones((8, 2), "f4")
+LINK = "is a link to elsewhere"
+ELSEWHERE = "takes its values from other files"
+STRANGE = "holds what no export does"
 FORGERIES: dict[str, tuple[Callable[[Any], None], type[UserError], str]] = {
-    "soft link": (soft_link, Refused, "is a link to elsewhere"),
-    "link to nothing": (dangling_link, Refused, "is a link to elsewhere"),
-    "link into another file": (external_link, Refused, "is a link to elsewhere"),
-    "values in another file": (external_storage, Refused, "takes its values from other files"),
-    "values in another HDF5 file": (virtual, Refused, "takes its values from other files"),
+    "soft link": (linked(LOGITS, h5py.SoftLink("/folds/02/linguistic/logits")), Refused, LINK),
+    "link to nothing": (linked("audio/more", h5py.SoftLink("/nowhere")), Refused, LINK),
+    "link into another file": (linked("corpus", h5py.ExternalLink("secret", "/")), Refused, LINK),
+    "values in another file": (external_storage, Refused, ELSEWHERE),
+    "values in another HDF5 file": (virtual, Refused, ELSEWHERE),
     "references": (references, Refused, "of type object and shape (8, 2), not float32"),
-    "lists": (heap, Refused, "is of type object and shape (8, 2), not float32"),
-    "compound": (compound, Refused, "('b', '<f2')] and shape (8, 2), not float32"),
-    "other byte order": (
-        lambda f: put(f, LOGITS, data=f[LOGITS][:].astype(">f4")), Refused, "of type >f4"),
-    "float64": (
-        lambda f: put(f, LOGITS, data=f[LOGITS][:].astype("f8")), Refused, "of type float64"),
-    "another shape": (lambda f: put(f, LOGITS, data=f[LOGITS][:-1]), Refused, "shape (7, 2), not"),
-    "no space": (
-        lambda f: put(f, LOGITS, data=h5py.Empty("f4")), Refused, "shape None, not"),
-    "a type of its own": (named_type, Refused, "neither group nor data set"),
-    "a record in a heap": (text_in_a_heap, Refused, "no file of a usual size"),
-    "a record of numbers": (
-        lambda f: put(f, "lld/unit.json", data=np.zeros(9)), Refused, "is no file of a usual"),
-    "another filter": (
-        lambda f: put(f, LOGITS, data=f[LOGITS][:], compression="lzf"), Refused, "lies in chunks"),
-    "gzip": (
-        lambda f: put(f, LOGITS, data=f[LOGITS][:], compression="gzip"), Refused, "lies in chunks"),
-    "a checksum filter": (
-        lambda f: put(f, LOGITS, data=f[LOGITS][:], fletcher32=True), Refused, "lies in chunks"),
+    "lists": (heap, Refused, "of type object and shape (8, 2), not float32"),
+    "compound": (replaced(LOGITS, data=VALUES.astype([("a", "f4")])), Refused, "'<f4')] and shape"),
+    "other byte order": (replaced(LOGITS, data=VALUES.astype(">f4")), Refused, "of type >f4"),
+    "float64": (replaced(LOGITS, data=VALUES.astype("f8")), Refused, "of type float64"),
+    "another shape": (replaced(LOGITS, data=VALUES[:-1]), Refused, "shape (7, 2), not float32"),
+    "no space": (replaced(LOGITS, data=h5py.Empty("f4")), Refused, "shape None, not"),
+    "a type of its own": (linked("lld/a", np.dtype("f4")), Refused, "neither group nor data set"),
+    "a record in a heap": (replaced("corpus/unit.json", data="{}"), Refused, "no file of a usual"),
+    "a record of numbers": (replaced("lld/unit.json", data=[9.0]), Refused, "no file of a usual"),
+    "gzip": (replaced(LOGITS, data=VALUES, compression="gzip"), Refused, "lies in chunks"),
+    "another filter": (replaced(LOGITS, data=VALUES, compression="lzf"), Refused, "lies in chunks"),
+    "a checksum filter": (replaced(LOGITS, data=VALUES, fletcher32=True), Refused, "in chunks"),
     "256 GiB of nothing": (claimed, Corrupt, "claims 274,877,906,944 bytes, has fewer"),
-    "a chunk of 128 MiB": (huge_chunk, Refused, "lies in chunks"),
-    "values never written": (
-        lambda f: put(f, LOGITS, shape=(8, 2), dtype="f4"), Corrupt, "claims 64 bytes"),
-    "another value": (
-        lambda f: f[LOGITS].write_direct(np.ones((8, 2), "f4")), Corrupt, "content differs"),
-    "another table": (
-        lambda f: f[TABLE].write_direct(np.zeros(f[TABLE].shape, "u1")), Corrupt, "differs"),
-    "an array more": (
-        lambda f: f.create_dataset("lld/more", data=[1]), Refused, "holds what no export does"),
-    "a table more": (
-        lambda f: f.create_dataset("lld/utterances/a", data=[1]), Refused, "what no export does"),
-    "a file more": (
-        lambda f: f.create_dataset("_files/lld/x.so", data=[1]), Refused, "what no export does"),
-    "an array less": (lambda f: f.__delitem__(LOGITS), Corrupt, "lacks"),
-    "a table less": (lambda f: f.__delitem__(TABLE), Corrupt, "lacks"),
-    "metadata less": (
-        lambda f: f.__delitem__(f"_files/{LOGITS}/zarr.json"), Corrupt, "not a sound HDF5 file"),
-    "a unit less": (lambda f: f.__delitem__("lld"), Refused, "made from another 'lld'"),
-    "a fold less": (
-        lambda f: f.__delitem__("folds/02"), Refused, "what no export does"),
-    "groups that hold themselves": (cycle, Refused, "more groups than"),
+    "values never written": (replaced(LOGITS, shape=(8, 2), dtype="f4"), Corrupt, "claims 64 byte"),
+    "another value": (replaced(LOGITS, data=VALUES), Corrupt, "content differs"),
+    "another table": (overwritten(TABLE, b"PAR1", b"PAR2"), Corrupt, "content differs"),
+    "an array more": (more("lld/more"), Refused, STRANGE),
+    "a table more": (more("lld/utterances/a"), Refused, STRANGE),
+    "a file more": (more("_files/lld/x.so"), Refused, STRANGE),
+    "an array less": (without(LOGITS), Corrupt, "lacks"),
+    "a table less": (without(TABLE), Corrupt, "lacks"),
+    "metadata less": (without(f"_files/{LOGITS}/zarr.json"), Corrupt, "not a sound HDF5 file"),
+    "a unit less": (without("lld"), Refused, "made from another 'lld'"),
+    "a fold less": (without("folds/02"), Refused, STRANGE),
+    "groups that hold themselves": (
+        lambda file: linked("folds/01/again", file["folds"])(file),
+        Refused,
+        "more groups than",
+    ),
     "a path upwards": (listing("../evil"), Refused, "lists '../evil'"),
     "a path to the root": (listing("/tmp/evil"), Refused, "lists '/tmp/evil'"),
     "a path in the unit": (listing("label/evil"), Refused, "lists 'label/evil'"),
@@ -226,35 +223,35 @@ FORGERIES: dict[str, tuple[Callable[[Any], None], type[UserError], str]] = {
     "a table of negative size": (sized("utterances.parquet", -1), Refused, "lists 'utterances.p"),
     "metadata of absurd size": (sized("label/zarr.json", 2**40), Refused, "lists 'label/zarr.json"),
     "a chunk of another size": (sized("label/c/0", 21), Corrupt, "label/c/0: missing or of anoth"),
-    "a chunk less": (
-        lambda f: record(f, "corpus", lambda raw: raw["files"].pop("label/c/0")),
-        Corrupt, "label/c/0: missing or of another size"),
-    "a unit elsewhere": (unit_elsewhere("etc/cron.d/evil"), Refused, "what no export does"),
-    "a fold without a number": (unit_elsewhere("folds/x/a"), Refused, "what no export does"),
+    "a chunk less": (sized("label/c/0", None), Corrupt, "label/c/0: missing or of another size"),
+    "a unit elsewhere": (unit_elsewhere("etc/cron.d/evil"), Refused, STRANGE),
+    "a fold without a number": (unit_elsewhere("folds/x/a"), Refused, STRANGE),
     "another unit's record": (unit_elsewhere("folds/03/a"), Refused, "this is the unit folds/01"),
-    "another root": (
-        lambda f: f["_files/lld/zarr.json"].write_direct(
-            np.frombuffer(f["_files/lld/zarr.json"][:].tobytes().replace(b"{}", b"[]"), "u1")),
-        Refused, "not a group's of ours"),
+    "another group": (
+        overwritten("_files/lld/zarr.json", b"{}", b"[]"),
+        Refused,
+        "not a group's of ours",
+    ),
     "facts of no teacher": (
-        lambda f: record(f, "folds/01/linguistic", lambda raw: raw["facts"].update(kind=7)),
-        Corrupt, "not the record of a folds unit"),
+        lambda file: record(file, "folds/01/linguistic", lambda raw: raw["facts"].update(kind=7)),
+        Corrupt,
+        "not the record of a folds unit",
+    ),
     "a record that was edited": (
-        lambda f: put(f, "lld/unit.json", data=np.bytes_(
-            f["lld/unit.json"][()].replace(b"25", b"52"))), Corrupt, "not what was written"),
-    "records of another export": (
-        lambda f: f.attrs.__setitem__("content", np.bytes_(b"0" * 64)), Corrupt, "not those that"),
-    "another format": (
-        lambda f: f.attrs.__setitem__("format", np.bytes_(b"netCDF")), Refused, "no exported"),
-    "no format": (lambda f: f.attrs.__delitem__("format"), Refused, "no exported store"),
-    "a format in a heap": (
-        lambda f: f.attrs.__setitem__("format", "emodistill-store-hdf5"), Refused, "no short text"),
-    "a format of numbers": (
-        lambda f: f.attrs.__setitem__("format", [1, 2]), Refused, "no short text"),
-    "a schema to come": (
-        lambda f: f.attrs.__setitem__("schema", np.bytes_(b"4")), Refused, "schema 4, this ver"),
-    "nothing": (lambda f: [f.__delitem__(name) for name in list(f)], Refused, "holds no unit"),
-}  # fmt: skip
+        lambda file: put(
+            file, "lld/unit.json", data=np.bytes_(file["lld/unit.json"][()].replace(b"25", b"52"))
+        ),
+        Corrupt,
+        "not what was written",
+    ),
+    "records of another export": (about("content", np.bytes_(b"0" * 64)), Corrupt, "not those tha"),
+    "another format": (about("format", np.bytes_(b"netCDF")), Refused, "no exported store"),
+    "no format": (lambda file: file.attrs.__delitem__("format"), Refused, "no exported store"),
+    "a format in a heap": (about("format", "emodistill-store-hdf5"), Refused, "no short text"),
+    "a format of numbers": (about("format", [1, 2]), Refused, "no short text"),
+    "a schema to come": (about("schema", np.bytes_(b"4")), Refused, "schema 4, this version"),
+    "nothing": (lambda file: [file.pop(name) for name in list(file)], Refused, "holds no unit"),
+}
 
 
 @pytest.mark.parametrize("name", FORGERIES)
