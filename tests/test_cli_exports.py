@@ -67,37 +67,51 @@ def test_formats(featstore: Callable[..., Done], tmp_path: Path) -> None:
     table = featstore("export", KEPT, "--to", tmp_path / "a.parquet", "--fold", "1")
     assert (table.code, table.err) == (0, "")
     assert "16 rows x 18 columns" in table.out
-    arrays = featstore("export", KEPT, "--to", tmp_path / "a.npz", "--teacher", "prosodic",
-                       "--json")  # fmt: skip
+    teacher = ("--teacher", "prosodic", "--json")
+    arrays = featstore("export", KEPT, "--to", tmp_path / "a.npz", *teacher)
     names = json.loads(arrays.out)["arrays"]
     with np.load(tmp_path / "a.npz", allow_pickle=False) as found:
         assert found.files == names
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("line", "code", "message"),
     [
-        (["export", KEPT, "--to", "a.zip"], 2, "no format is known by '.zip'"),
-        (["export", KEPT, "--to", "gone/a.h5"], 2, "gone: no such folder"),
-        (["export", KEPT, "--to", "a.h5", "--fold", "1"], 2, "HDF5 takes the whole store"),
-        (["export", "gone", "--to", "a.h5"], 2, "no store there"),
-        (["import", "a.h5", "--store", "new"], 2, "a.h5: no such file"),
-        (["import", KEPT, "--store", "new"], 4, "not a regular file"),
-        (["import", KEPT / "zarr.json", "--store", "new"], 3, "no HDF5 file"),
-        (["diff", KEPT], 2, "nothing to compare"),
-        (["diff", KEPT, "gone"], 2, "no store there"),
+        ("export KEPT --to a.zip", 2, "no format is known by '.zip'"),
+        ("export KEPT --to a", 2, "no format is known by 'no ending'"),
+        ("export KEPT --to .h5x", 2, "no format is known by 'no ending'"),
+        ("export KEPT --to gone/a.h5", 2, "gone: no such folder"),
+        ("export KEPT --to a.h5 --fold 1", 2, "HDF5 takes the whole store"),
+        ("export KEPT --to a.h5 --teacher prosodic", 2, "HDF5 takes the whole store"),
+        ("export KEPT --to a.h5 --embeddings", 2, "HDF5 takes the whole store"),
+        ("export KEPT --to a.npz --embeddings", 2, "NumPy always has them"),
+        ("export KEPT --to a.npz --no-text", 2, "NumPy never has the transcripts"),
+        ("export KEPT --to a.parquet --no-audio", 2, "Parquet never has the signals"),
+        ("export KEPT --to a.npz --teacher lyrical", 2, "--teacher lyrical: not among"),
+        ("export KEPT --to a.npz --fold 9", 2, "--fold 9: 9 is not within"),
+        ("export KEPT --to a.npz --fold 3", 2, "no teacher in fold 3"),
+        ("export gone --to a.h5", 2, "no store there"),
+        ("import a.h5 --store new", 2, "a.h5: no such file"),
+        ("import KEPT --store new", 4, "not a regular file"),
+        ("import KEPT/zarr.json --store new", 3, "no HDF5 file"),
+        ("diff KEPT", 2, "nothing to compare"),
+        ("diff KEPT gone", 2, "no store there"),
     ],
 )
 def test_mistakes(
-    featstore: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    arguments: list[Any], code: int, told: str,
-) -> None:  # fmt: skip
+    featstore: Callable[..., Done],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    line: str,
+    code: int,
+    message: str,
+) -> None:
     monkeypatch.chdir(tmp_path)
-    done = featstore(*arguments)
+    done = featstore(*(word.replace("KEPT", str(KEPT)) for word in line.split()))
     assert (done.code, done.out) == (code, "")
     first, hint = done.err.splitlines()
     assert first.startswith("error: ")
-    assert told in first
+    assert message in first
     assert len(hint) > len("hint: ")
     assert list(tmp_path.iterdir()) == []
 
