@@ -79,18 +79,6 @@ class TestTable:
         assert set(zip(found["fold"], found["teacher"], strict=True)) == {(2, "prosodic")}
         assert "text" not in pd.read_parquet(table(tmp_path, text=False))
 
-    def test_selection_of_nothing(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match="--teacher lyrical: not among") as caught:
-            table(tmp_path, teachers=("lyrical",))
-        assert "linguistic, prosodic" in caught.value.hint
-        with pytest.raises(UserError, match=r"--fold 9: 9 is not within"):
-            table(tmp_path, folds="9")
-        with pytest.raises(UserError, match=r"no teacher in fold 3"):
-            table(tmp_path, folds="3")
-        with pytest.raises(UserError, match="Parquet never has the signals"):
-            table(tmp_path, audio=False)
-        assert list(tmp_path.iterdir()) == []
-
     def test_embeddings(self, tmp_path: Path) -> None:
         path = table(tmp_path, teachers=("linguistic",), embeddings=True)
         kind = parquet.read_schema(path).field("embedding").type
@@ -190,8 +178,3 @@ class TestArrays:
         assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
         with zipfile.ZipFile(tmp_path / "a.npz") as archive:
             assert {entry.date_time[0] for entry in archive.infolist()} == {1980}
-
-    @pytest.mark.parametrize("selection", [{"text": False}, {"embeddings": True}])
-    def test_options_that_would_be_passed_over(self, tmp_path: Path, selection: Any) -> None:
-        with pytest.raises(UserError, match="NumPy"):
-            export(STORE, tmp_path / "out.npz", **selection)
