@@ -115,4 +115,4 @@ def test_a_student_s_card_that_never_ends(tmp_path: Path) -> None:
 def test_class_names_that_predictions_need_themselves() -> None:
     settings = CorpusSettings(name="table", classes=("file", "ok"))
     with pytest.raises(UserError, match="collide"):
-        choose_labels(settings, {"file": "file", "ok": "ok"}, ())
+        choose_labels(settings, {"file": "file", "ok": "ok"})

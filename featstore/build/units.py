@@ -39,7 +39,6 @@ from featstore.core.schema import (
 )
 from featstore.core.settings import digest
 from featstore.corpora.audio_check import (
-    Clip,
     Source,
     in_threads,
     progress_of,
@@ -277,15 +276,15 @@ def write_audio(
     """
     import pandas as pd
 
-    def decode(source: Source) -> tuple[Clip, Samples] | Fault:
+    def decode(source: Source) -> tuple[bytes, Samples] | Fault:
         result = read(manifest.root, source, settings)
         if isinstance(result, Fault):
             return result
-        clip, signal, rate = result
-        return clip, to_samples(resample(signal, rate, settings.sampling_rate))
+        sha256, signal, rate = result
+        return sha256, to_samples(resample(signal, rate, settings.sampling_rate))
 
     rows = sources(manifest.utterances)
-    clips: list[Clip] = []
+    digests: dict[str, bytes] = {}
     faults: list[Fault] = []
     kept: list[tuple[str, str, float]] = []
     with _writing(store, step) as staging:
@@ -297,11 +296,11 @@ def write_audio(
                 if isinstance(result, Fault):
                     faults.append(result)
                 else:
-                    clips.append(result[0])
+                    digests[row.utterance_id] = result[0]
                     writer.append(result[1])
                     kept.append((row.utterance_id, sums[row.file], row.duration_s))
                 advance()
-        left = with_verdicts(manifest, clips, faults)
+        left = with_verdicts(manifest, digests, faults)
         refuse(manifest, left.faults[len(manifest.faults) :], strict=strict)
         n_samples = writer.close()
         pd.DataFrame(kept, columns=["utterance_id", "sha256", "duration_s"]).to_parquet(

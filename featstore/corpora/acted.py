@@ -18,24 +18,22 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from featstore.core.config import CorpusSettings
 from featstore.core.schema import Fault, Manifest, UserError
 from featstore.corpora.manifest import (
     AUDIO_SUFFIXES,
-    BadFile,
-    FileKind,
+    Place,
     Row,
+    Unusable,
     choose_labels,
     fault,
     read_duration,
     require,
     require_any,
-    scan,
-    silent_speakers,
     to_manifest,
     walk,
 )
@@ -56,9 +54,9 @@ class Acted:
         emotions: the emotion's code -> the raw label; their order is the classes'.
         sentences: the sentence's code -> its words.
         genders: the speaker's code -> female or male.
-        n_files: how many files the published corpus has of each speaker, or in all.
+        n_files: speaker -> how many files the published corpus has; '' for all speakers together.
         speaker_prefix: goes before the speaker's code.
-        skipped: why a file that the pattern matches is none of this task's, else ``None``.
+        skipped: the first five characters of names that are none of this task's -> why.
     """
 
     name: str
@@ -68,9 +66,9 @@ class Acted:
     emotions: Mapping[str, str]
     sentences: Mapping[str, str]
     genders: Mapping[str, str]
-    n_files: int | Mapping[str, int]
+    n_files: Mapping[str, int]
     speaker_prefix: str = ""
-    skipped: Callable[[re.Match[str]], str | None] = lambda match: None
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
     def read(self, root: Path, settings: CorpusSettings) -> Manifest:
         """Read the corpus from its files' names and headers, at most two folders down.
@@ -79,24 +77,72 @@ class Acted:
             UserError: where root is no folder, no utterance is usable, or the label settings make
                 no sense.
         """
-        return _read(self, root, settings)
+        own_labels = {name: name for name in self.emotions.values()}
+        classes, to_class = choose_labels(settings, own_labels, own_labels)
+        try:
+            require(root, root, "folder")
+        except Unusable as bad:
+            raise UserError(f"{root}: {bad.message}", "give --root the corpus folder") from None
+        rows: list[Row] = []
+        faults: list[Fault] = []
+        skipped: Counter[str] = Counter()
+        other: Counter[str] = Counter()
+        firsts: dict[str, str] = {}
+        speakers: dict[str, Place] = {}
+        for path, bad_file in walk(root, DEPTH):
+            file = path.relative_to(root).as_posix()
+            match = self.pattern.match(path.name)
+            if match is None:
+                if bad_file is not None:
+                    faults.append(bad_file.fault("entry", file, severity="warn"))
+                elif path.suffix.lower() in AUDIO_SUFFIXES:
+                    remedy = f"expected {self.example}; rename or remove it"
+                    message = "the name is not in the corpus' grammar"
+                    faults.append(fault("bad-name", file, message, remedy))
+                continue
+            name, raw = match["id"], self.emotions[match["emotion"]]
+            if why := self.skipped.get(name[:5]):
+                skipped[why] += 1
+            elif (first := firsts.setdefault(name, file)) != file:
+                message = f"{name} is also {first}, which is used"
+                faults.append(fault("duplicate-id", file, message, utterance_id=name))
+            elif raw not in to_class:
+                other[raw] += 1
+            elif settings.kind in ("all", "scripted"):
+                speaker = self.speaker_prefix + match["speaker"]
+                speakers.setdefault(speaker, (file, None))
+                gender, words = self.genders[match["speaker"]], self.sentences[match["sentence"]]
+                what = (speaker, "", gender, words, "scripted", to_class[raw], raw)
+                try:
+                    rows.append(Row(name, file, 0.0, read_duration(path, root), *what))
+                except Unusable as bad:
+                    faults.append(bad.fault("audio", file, name))
+        for why, n in sorted(skipped.items()):
+            faults.append(fault("skipped", ".", f"{n} files skipped: {why}"))
+        if rows and settings.label_map is None and settings.classes is None:
+            faults += self._compare_counts(rows)
+        manifest = to_manifest(self.name, root, rows, classes, faults, other, speakers)
+        return require_any(manifest, root)
 
-
-_RAVDESS_MODALITIES = {"01": "full audio-visual", "02": "video only", "03": "audio only"}
-
-
-def _no_audio_speech(match: re.Match[str]) -> str | None:
-    if (match["modality"], match["channel"]) == ("03", "01"):
-        return None
-    channel = {"01": "speech", "02": "song"}[match["channel"]]
-    return f"{channel}, {_RAVDESS_MODALITIES[match['modality']]}"
+    def _compare_counts(self, rows: list[Row]) -> list[Fault]:
+        """A warning where usable files differ in number from the published corpus'."""
+        counts = Counter(row.speaker for row in rows)
+        counts[""] = len(rows)
+        newer = "compare with the corpus' distribution (a second edition may have more)"
+        faults: list[Fault] = []
+        for who, n in self.n_files.items():
+            if counts[who] != n:
+                whose = f"speaker {who}: " if who else ""
+                message = f"{whose}{counts[who]} utterances; published are {n}"
+                faults.append(fault("count-differs", ".", message, "" if who else newer))
+        return faults
 
 
 RAVDESS = Acted(
     name="ravdess",
     about="RAVDESS: CC BY-NC-SA 4.0, Audio_Speech_Actors_01-24.zip from doi 10.5281/zenodo.1188976",
     pattern=re.compile(
-        r"(?P<id>(?P<modality>0[1-3])-(?P<channel>0[12])-(?P<emotion>0[1-8])-0[12]"
+        r"(?P<id>0[1-3]-0[12]-(?P<emotion>0[1-8])-0[12]"
         r"-(?P<sentence>0[12])-0[12]-(?P<speaker>0[1-9]|1\d|2[0-4]))\.(?:wav|flac|mp4)\Z",
         re.ASCII | re.IGNORECASE,
     ),
@@ -115,7 +161,13 @@ RAVDESS = Acted(
     genders={f"{n:02}": "male" if n % 2 else "female" for n in range(1, 25)},
     n_files={f"actor{n:02}": 60 for n in range(1, 25)},
     speaker_prefix="actor",
-    skipped=_no_audio_speech,
+    skipped={
+        "01-01": "speech, full audio-visual",
+        "01-02": "song, full audio-visual",
+        "02-01": "speech, video only",
+        "02-02": "song, video only",
+        "03-02": "song, audio only",
+    },
 )
 
 EMODB = Acted(
@@ -151,79 +203,5 @@ EMODB = Acted(
         **dict.fromkeys(("03", "10", "11", "12", "15"), "male"),
         **dict.fromkeys(("08", "09", "13", "14", "16"), "female"),
     },
-    n_files=535,
+    n_files={"": 535},
 )
-
-
-def _read(corpus: Acted, root: Path, settings: CorpusSettings) -> Manifest:
-    names = tuple(corpus.emotions.values())
-    labels = choose_labels(settings, {name: name for name in names}, names, names)
-    try:
-        scan(root, root)
-    except BadFile as bad:
-        raise UserError(f"{root}: {bad.message}", "give --root the corpus folder") from None
-    rows: list[Row] = []
-    faults: list[Fault] = []
-    skipped: Counter[str] = Counter()
-    other: Counter[str] = Counter()
-    seen: dict[str, str] = {}
-    speakers: dict[str, tuple[str, int | None]] = {}
-    for path, kind in walk(root, DEPTH):
-        file = path.relative_to(root).as_posix()
-        match = corpus.pattern.match(path.name)
-        if match is None:
-            faults += _foreign(path, kind, file, corpus.example)
-        elif why := corpus.skipped(match):
-            skipped[why] += 1
-        elif (first := seen.setdefault(match["id"], file)) != file:
-            message = f"{match['id']} is also {first}, which is used"
-            faults.append(fault("duplicate-id", file, message, utterance_id=match["id"]))
-        elif (raw := corpus.emotions[match["emotion"]]) not in labels.to_class:
-            other[raw] += 1
-        elif settings.kind in ("all", "scripted"):
-            speaker = corpus.speaker_prefix + match["speaker"]
-            speakers.setdefault(speaker, (file, None))
-            try:
-                require(kind)
-                length_s = read_duration(path)
-            except BadFile as bad:
-                faults.append(bad.fault("audio", file, match["id"]))
-                continue
-            gender, words = corpus.genders[match["speaker"]], corpus.sentences[match["sentence"]]
-            what = (words, "scripted", labels.to_class[raw], raw)
-            rows.append(Row(match["id"], file, 0.0, length_s, speaker, "", gender, *what))
-    for why, n in sorted(skipped.items()):
-        faults.append(fault("skipped", ".", f"{n} files skipped: {why}"))
-    faults += silent_speakers(speakers, {row.speaker for row in rows})
-    require_any(corpus.name, rows, faults, root)
-    if settings.label_map is None and settings.classes is None:
-        faults += _compare_counts(corpus, rows)
-    return to_manifest(corpus.name, root, rows, labels.classes, faults, other)
-
-
-def _foreign(path: Path, kind: FileKind, file: str, example: str) -> list[Fault]:
-    """A fault of audio whose name is not in the grammar, and of links and pipes."""
-    if kind == "file" and path.suffix.lower() in AUDIO_SUFFIXES:
-        remedy = f"expected {example}; rename or remove it"
-        return [fault("bad-name", file, "the name is not in the corpus' grammar", remedy)]
-    try:
-        require(kind)
-    except BadFile as bad:
-        return [bad.fault("entry", file, severity="warn")]
-    return []
-
-
-def _compare_counts(corpus: Acted, rows: list[Row]) -> list[Fault]:
-    """A warning where usable files differ in number from the published corpus'."""
-    if isinstance(corpus.n_files, int):
-        if len(rows) == corpus.n_files:
-            return []
-        message = f"{len(rows)} utterances; published are {corpus.n_files}"
-        remedy = "compare with the corpus' distribution (a second edition may have more)"
-        return [fault("count-differs", ".", message, remedy)]
-    counts = Counter(row.speaker for row in rows)
-    return [
-        fault("count-differs", ".", f"speaker {who}: {counts[who]} utterances; published are {n}")
-        for who, n in corpus.n_files.items()
-        if counts[who] != n
-    ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from featstore.core.config import AudioSettings
 from featstore.core.console import Advance, progress
 from featstore.core.schema import Fault, Manifest
-from featstore.corpora.manifest import empty_classes, fault, silent_speakers
+from featstore.corpora.manifest import fault, losses
 from featstore.features.audio import BadAudio, Signal, read_mono
 
 if TYPE_CHECKING:
@@ -46,22 +46,13 @@ class Source(NamedTuple):
     duration_s: float
 
 
-class Clip(NamedTuple):
-    """One utterance's audio: whose it is, where it lies, and a digest of its decoded samples."""
-
-    utterance_id: str
-    speaker: str
-    file: str
-    digest: bytes
-
-
-def sources(table: pd.DataFrame) -> list[Source]:
+def sources(utterances: pd.DataFrame) -> list[Source]:
     """Where the audio of each row of a manifest lies."""
-    columns = (table[name].tolist() for name in Source._fields)
-    return [Source(*row) for row in zip(*columns, strict=True)]
+    rows = utterances[list(Source._fields)].itertuples(index=False, name=None)
+    return [Source(*row) for row in rows]
 
 
-def read(root: Path, source: Source, settings: AudioSettings) -> tuple[Clip, Signal, int] | Fault:
+def read(root: Path, source: Source, settings: AudioSettings) -> tuple[bytes, Signal, int] | Fault:
     """An utterance decoded at its file's own rate, or what is wrong with its audio.
 
     Returns:
@@ -72,41 +63,10 @@ def read(root: Path, source: Source, settings: AudioSettings) -> tuple[Clip, Sig
         signal, rate = read_mono(path, source.start_s, source.duration_s, settings)
     except BadAudio as bad:
         message = f"{source.utterance_id}: {bad.message.removeprefix(f'{path}: ')}"
-        return fault(
-            bad.reason, source.file, message, bad.hint, utterance_id=source.utterance_id
-        )  # fmt: skip
+        return fault(bad.reason, source.file, message, bad.hint, utterance_id=source.utterance_id)
     digest = hashlib.sha256(str(rate).encode("ascii"))
     digest.update(signal.data)
-    clip = Clip(source.utterance_id, source.speaker, source.file, digest.digest())
-    return clip, signal, rate
-
-
-def with_verdicts(manifest: Manifest, clips: Sequence[Clip], faults: Sequence[Fault]) -> Manifest:
-    """The manifest of those utterances whose audio can be used, with a fault for each other one.
-
-    A copy under another speaker is warned of. A speaker or a class that is lost with its last
-    audio is a fault that stops a build, for its folds would silently be others.
-
-    Args:
-        manifest: a corpus as read.
-        clips: of the utterances that could be decoded.
-        faults: of the others.
-    """
-    copies = identical_audio(clips)
-    if not faults:
-        return replace(manifest, faults=(*manifest.faults, *copies))
-    kept = without(manifest.utterances, {one.utterance_id for one in faults})
-    return replace(
-        manifest,
-        utterances=kept,
-        faults=(*manifest.faults, *faults, *copies, *_lost(manifest, kept)),
-        full_release=False,
-    )
-
-
-def without(table: pd.DataFrame, utterances: set[str]) -> pd.DataFrame:
-    """The rows of all other utterances."""
-    return table[~table["utterance_id"].isin(utterances)].reset_index(drop=True)
+    return digest.digest(), signal, rate
 
 
 def checked(manifest: Manifest, settings: AudioSettings, threads: int = THREADS) -> Manifest:
@@ -119,20 +79,80 @@ def checked(manifest: Manifest, settings: AudioSettings, threads: int = THREADS)
     """
     rows = sources(manifest.utterances)
     faults: list[Fault] = []
-    clips: list[Clip] = []
+    digests: dict[str, bytes] = {}
 
-    def decode(source: Source) -> Clip | Fault:
-        result = read(manifest.root, source, settings)
+    def decode(row: Source) -> bytes | Fault:
+        result = read(manifest.root, row, settings)
         return result if isinstance(result, Fault) else result[0]
 
     with progress_of("audio checked", rows) as advance:
-        for result in in_threads(decode, rows, threads):
+        for row, result in zip(rows, in_threads(decode, rows, threads), strict=True):
             if isinstance(result, Fault):
                 faults.append(result)
             else:
-                clips.append(result)
+                digests[row.utterance_id] = result
             advance()
-    return with_verdicts(manifest, clips, faults)
+    return with_verdicts(manifest, digests, faults)
+
+
+def with_verdicts(
+    manifest: Manifest, digests: Mapping[str, bytes], faults: Sequence[Fault]
+) -> Manifest:
+    """The manifest of those utterances whose audio can be used, with a fault for each other one.
+
+    A copy under another speaker is warned of. A speaker or a class that is lost with its last
+    audio is a fault that stops a build, for its folds would silently be others.
+
+    Args:
+        manifest: a corpus as read.
+        digests: of the utterances that could be decoded, by id.
+        faults: of the others.
+    """
+    copies = _identical_audio(manifest, digests)
+    if not faults:
+        return replace(manifest, faults=(*manifest.faults, *copies))
+    table = manifest.utterances
+    kept = without(table, {one.utterance_id for one in faults})
+    first = table.drop_duplicates("speaker")
+    places = dict(zip(first["speaker"], ((file, None) for file in first["file"]), strict=True))
+    present = set(table["label"])
+    lost = losses(kept, places, [name for name in manifest.classes if name in present])
+    every = (*manifest.faults, *faults, *copies, *lost)
+    return replace(manifest, utterances=kept, faults=every, full_release=False)
+
+
+def without(table: pd.DataFrame, utterances: set[str]) -> pd.DataFrame:
+    """The rows of all other utterances."""
+    return table[~table["utterance_id"].isin(utterances)].reset_index(drop=True)
+
+
+def _identical_audio(manifest: Manifest, digests: Mapping[str, bytes]) -> list[Fault]:
+    """A warning for each pair of utterances of two speakers whose samples are the same.
+
+    Samples are compared and not files, so that a copy in another format, under another header or
+    cut out of a longer recording is found too. Each utterance is paired with the first one of
+    another speaker: all are named, without all n^2 pairs.
+    """
+    groups: dict[bytes, list[Source]] = {}
+    for row in sources(manifest.utterances):
+        if row.utterance_id in digests:
+            groups.setdefault(digests[row.utterance_id], []).append(row)
+    pairs: set[tuple[Source, Source]] = set()
+    for group in groups.values():
+        first = group[0]
+        others = [row for row in group if row.speaker != first.speaker]
+        pairs |= {(first, row) for row in others}
+        pairs |= {(row, others[0]) for row in group if others and row.speaker == first.speaker}
+    return [
+        fault(
+            "identical-audio",
+            b.file,
+            f"{b.utterance_id} ({b.speaker}) is the same audio as {a.utterance_id} "
+            f"({a.speaker}, {a.file})",
+            utterance_id=b.utterance_id,
+        )
+        for a, b in sorted({(min(pair), max(pair)) for pair in pairs})
+    ]
 
 
 def progress_of(what: str, rows: Sequence[Source]) -> AbstractContextManager[Advance]:
@@ -152,49 +172,3 @@ def in_threads(function: Callable[[T], R], items: Iterable[T], jobs: int) -> Ite
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
-
-
-def _lost(manifest: Manifest, kept: pd.DataFrame) -> list[Fault]:
-    """Speakers and classes that the headers promise and the samples do not hold."""
-    first = manifest.utterances.drop_duplicates("speaker")
-    places = dict(zip(first["speaker"], ((file, None) for file in first["file"]), strict=True))
-    present = set(manifest.utterances["label"])
-    classes = [name for name in manifest.classes if name in present]
-    return [
-        *silent_speakers(places, set(kept["speaker"])),
-        *empty_classes(classes, set(kept["label"])),
-    ]
-
-
-def identical_audio(clips: Iterable[Clip]) -> list[Fault]:
-    """A warning for each pair of utterances of two speakers whose samples are the same.
-
-    Samples are compared and not files, so that a copy in another format, under another header or
-    cut out of a longer recording is found too.
-    """
-    groups: dict[bytes, list[Clip]] = {}
-    for clip in clips:
-        groups.setdefault(clip.digest, []).append(clip)
-    return [_copy(*pair) for pair in sorted(set().union(*map(_across, groups.values())))]
-
-
-def _across(group: Sequence[Clip]) -> set[tuple[Clip, Clip]]:
-    """Each clip with the first one of another speaker: all are named, without all n^2 pairs."""
-    first = group[0]
-    second = next((clip for clip in group if clip.speaker != first.speaker), None)
-    if second is None:
-        return set()
-    others = ((clip, second if clip.speaker == first.speaker else first) for clip in group)
-    return {(a, b) if a < b else (b, a) for a, b in others}
-
-
-def _copy(first: Clip, second: Clip) -> Fault:
-    return fault(
-        "identical-audio",
-        second.file,
-        f"{second.utterance_id} ({second.speaker}) is the same audio as {first.utterance_id} "
-        f"({first.speaker}, {first.file})",
-        "find out who speaks and remove the other one; a copy in training gives a test away",
-        utterance_id=second.utterance_id,
-        severity="warn",
-    )

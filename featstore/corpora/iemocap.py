@@ -12,34 +12,32 @@ https://sail.usc.edu/iemocap/ ::
 
 Four classes by default: ang, hap (hap and exc merged), neu, sad; 5,531 utterances. Any of the
 release's other labels can be had through ``corpus.label_map`` and ``corpus.classes``. The synthetic
-corpus lies in the same layout and is read by :func:`read_layout`.
+corpus lies in the same layout and is read by the same :func:`read`.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from featstore.core.config import CorpusSettings
 from featstore.core.schema import FOUR_CLASSES, Fault, Kind, Manifest, UserError, printable
 from featstore.corpora.manifest import (
-    BadFile,
-    FileKind,
+    Place,
     Row,
+    Unusable,
     choose_labels,
+    entries,
     fault,
     kind_of,
     read_duration,
     read_text,
     require,
-    scan,
-    silent_speakers,
     to_manifest,
     words_of,
 )
@@ -49,9 +47,7 @@ if TYPE_CHECKING:
 
 ABOUT = "IEMOCAP: academic licence, on request from https://sail.usc.edu/iemocap/"
 
-LABEL_MAP: Mapping[str, str] = {
-    "ang": "ang", "hap": "hap", "exc": "hap", "neu": "neu", "sad": "sad",
-}  # fmt: skip
+LABEL_MAP: Mapping[str, str] = {name: name for name in FOUR_CLASSES} | {"exc": "hap"}
 """The paper's four classes: happiness and excitement are one."""
 CODES = ("ang", "hap", "exc", "sad", "neu", "fru", "fea", "sur", "dis", "oth", "xxx")
 """Every consensus label of the release; ``xxx`` is no agreement."""
@@ -98,8 +94,6 @@ class Turn(NamedTuple):
 
     utterance_id: str
     code: str
-    start_s: float
-    end_s: float
     file: str
     line: int
 
@@ -109,29 +103,13 @@ class Turn(NamedTuple):
         return self.utterance_id.rpartition("_")[0]
 
     @property
-    def session(self) -> str:
-        """``Ses01`` to ``Ses05``."""
-        return self.utterance_id[:5]
-
-    @property
-    def speaker(self) -> str:
-        """Who speaks: see :func:`speaker_of`."""
-        return speaker_of(self.utterance_id)
-
-    @property
-    def gender(self) -> str:
-        """Female or male, which the speaker's letter says."""
-        return "female" if self.speaker.endswith("F") else "male"
-
-    @property
     def kind(self) -> Kind:
         """Whether the dialogue was scripted or improvised."""
         return "scripted" if "_script" in self.utterance_id else "improvised"
 
-    def fault(self, reason: str, message: str, remedy: str | None = None) -> Fault:
+    def fault(self, reason: str, message: str, remedy: str = "") -> Fault:
         """A fault of this turn, at its line of the label file."""
-        name = self.utterance_id[:80]
-        return fault(reason, self.file, message, remedy, line=self.line, utterance_id=name)
+        return fault(reason, self.file, message, remedy, self.line, self.utterance_id[:80])
 
 
 def speaker_of(utterance_id: str) -> str:
@@ -155,15 +133,6 @@ def prefix_speaker_of(utterance_id: str) -> str:
     return utterance_id[:6]
 
 
-def strip_tags(text: str) -> str:
-    """Words only: ``[LAUGHTER]`` and the like out, white space collapsed.
-
-    >>> strip_tags(" [LAUGHTER]  Excuse   me.[BREATHING] ")
-    'Excuse me.'
-    """
-    return " ".join(_TAG.sub(" ", text).split())
-
-
 def parse_turns(text: str, file: str, session: str) -> tuple[list[Turn], list[Fault]]:
     r"""The summary lines of one ``dialog/EmoEvaluation/*.txt``.
 
@@ -172,8 +141,8 @@ def parse_turns(text: str, file: str, session: str) -> tuple[list[Turn], list[Fa
 
     >>> turns, _ = parse_turns("[6.29 - 8.23]\tSes01F_impro01_F000\tneu\t[2.5, 2.5, 2.5]",
     ...                        "a.txt", "Ses01")
-    >>> turns[0].utterance_id, turns[0].code, turns[0].start_s
-    ('Ses01F_impro01_F000', 'neu', 6.29)
+    >>> turns[0].utterance_id, turns[0].code, turns[0].line
+    ('Ses01F_impro01_F000', 'neu', 1)
     """
     turns: list[Turn] = []
     faults: list[Fault] = []
@@ -184,40 +153,36 @@ def parse_turns(text: str, file: str, session: str) -> tuple[list[Turn], list[Fa
         match = _SUMMARY.match(line) if len(line) <= _MAX_SUMMARY else None
         if match is None:
             within = _UTTERANCE_WITHIN.search(line, 0, _MAX_SUMMARY)
-            name = within.group() if within else ""
             message = f"not a summary line: {line[:60]!r}"
+            name = within.group() if within else ""
             faults.append(fault("malformed-line", file, message, line=number, utterance_id=name))
-        elif not _NO_UTTERANCE.match(match[3]):
-            turn = Turn(match[3], match[4], float(match[1]), float(match[2]), file, number)
-            wrong = _wrong(turn, session)
-            if wrong is None:
-                turns.append(turn)
-            else:
-                faults.append(wrong)
+            continue
+        start_s, end_s, name = float(match[1]), float(match[2]), match[3]
+        turn = Turn(name, match[4], file, number)
+        if _NO_UTTERANCE.match(name):
+            continue
+        if not UTTERANCE.match(name):
+            faults.append(turn.fault("bad-id", f"{name[:80]} is no utterance id"))
+        elif name[:5] != session:
+            message = f"{name} does not belong into {session}"
+            remedy = f"move it to the folder of {name[:5]}"
+            faults.append(turn.fault("wrong-session", message, remedy))
+        elif not 0 <= start_s < end_s:
+            message = f"{name} ends at {end_s} s but starts at {start_s} s"
+            faults.append(turn.fault("bad-times", message, "mend the times from the release"))
+        else:
+            turns.append(turn)
     return turns, faults
 
 
-def _wrong(turn: Turn, session: str) -> Fault | None:
-    name = turn.utterance_id
-    if not UTTERANCE.match(name):
-        return turn.fault("bad-id", f"{name[:80]} is no utterance id")
-    if turn.session != session:
-        message = f"{name} does not belong into {session}"
-        return turn.fault("wrong-session", message, f"move it to the folder of {turn.session}")
-    if turn.end_s <= turn.start_s or turn.start_s < 0:
-        message = f"{name} ends at {turn.end_s} s but starts at {turn.start_s} s"
-        return turn.fault("bad-times", message, "mend the times from the release")
-    return None
-
-
 def parse_transcript(text: str, file: str) -> tuple[dict[str, tuple[str, int]], list[Fault]]:
-    """The timed lines of one ``dialog/transcriptions/*.txt``: id -> (words as written, line).
+    """The timed lines of one ``dialog/transcriptions/*.txt``: id -> (words, line).
 
-    Lines without id and time are no utterances. A second, different line of one id is reported
-    and not used.
+    Lines without id and time are no utterances, and tags such as ``[LAUGHTER]`` no words. A second,
+    different line of one id is reported and not used.
 
-    >>> parse_transcript("Ses01F_impro01_F000 [006.2901-008.2357]: Excuse me.", "a.txt")[0]
-    {'Ses01F_impro01_F000': ('Excuse me.', 1)}
+    >>> parse_transcript("Ses01F_impro01_F000 [006.2901-008.2357]: Excuse me.[SIGH]", "a.txt")[0]
+    {'Ses01F_impro01_F000': ('Excuse me. ', 1)}
     """
     lines: dict[str, tuple[str, int]] = {}
     faults: list[Fault] = []
@@ -225,7 +190,7 @@ def parse_transcript(text: str, file: str) -> tuple[dict[str, tuple[str, int]], 
         match = _SPOKEN.match(line.strip())
         if match is None or not UTTERANCE.match(match[1]):
             continue
-        name, words = match[1], match[4].strip()
+        name, words = match[1], _TAG.sub(" ", match[4].strip())
         first = lines.setdefault(name, (words, number))
         if first[0] != words:
             message = f"{name} has other words here than in line {first[1]}, which is used"
@@ -237,99 +202,97 @@ def parse_transcript(text: str, file: str) -> tuple[dict[str, tuple[str, int]], 
 # ---------------------------------------------------------------------------------------- reading
 
 
-def read(root: Path, settings: CorpusSettings) -> Manifest:
-    """Read a release of IEMOCAP, and compare a full one with the published counts.
+def read(root: Path, settings: CorpusSettings, name: str = "iemocap") -> Manifest:
+    """Read a corpus in IEMOCAP's layout, and compare a full release with the published counts.
+
+    Args:
+        root: the folder that holds the sessions, or the one above it.
+        settings: the dialogues and labels that are asked for.
+        name: of the corpus; another than IEMOCAP is not compared.
 
     Raises:
         UserError: where no session folder is found, or the label settings make no sense.
     """
-    manifest, n_dialogues = _read(root, settings, "iemocap")
-    faults = list(manifest.faults)
+    classes, to_class = choose_labels(settings, LABEL_MAP, CODES)
+    base = find_layout(root)
+    rows: list[Row] = []
+    faults: list[Fault] = []
+    other: Counter[str] = Counter()
+    speakers: dict[str, Place] = {}
+    n_dialogues = 0
+    for number in SESSIONS:
+        folder = base / f"Session{number}"
+        try:
+            require(folder, base, "folder")
+        except Unusable as bad:
+            faults.append(bad.fault("session", folder.name, severity="stop"))
+            continue
+        speakers |= {f"Ses0{number}{letter}": (folder.name, None) for letter in "FM"}
+        turns = _read_labels(folder, faults)
+        n_dialogues += len({turn.dialogue for turn in turns})
+        used: dict[str, list[Turn]] = defaultdict(list)
+        for turn in turns:
+            if settings.kind not in ("all", turn.kind):
+                continue
+            if turn.code in to_class:
+                used[turn.dialogue].append(turn)
+            elif turn.code in CODES:
+                other[turn.code] += 1
+            else:
+                message = f"{turn.utterance_id} has the label {turn.code[:20]}"
+                remedy = f"expected one of {', '.join(CODES)}"
+                faults.append(turn.fault("unknown-label", message, remedy))
+        for dialogue in sorted(used):
+            rows += _read_dialogue(folder, used[dialogue], to_class, faults)
+    manifest = to_manifest(name, base, rows, classes, faults, other, speakers)
+    if name != "iemocap":
+        return manifest
+    comparable = settings.label_map is None and set(classes) == set(FOUR_CLASSES)
+    return _compared(manifest, n_dialogues, settings.kind if comparable else None)
+
+
+def _compared(manifest: Manifest, n_dialogues: int, kind: str | None) -> Manifest:
+    """The manifest with a warning for each number in which it differs from the full release."""
+    messages: list[str] = []
     if n_dialogues != N_DIALOGUES:
-        faults.append(_differs(f"{n_dialogues} of {N_DIALOGUES} dialogues found"))
+        messages.append(f"{n_dialogues} of {N_DIALOGUES} dialogues found")
     is_full = n_dialogues == N_DIALOGUES or len(manifest.utterances) > FULL_RELEASE
-    comparable = settings.label_map is None and set(manifest.classes) == set(FOUR_CLASSES)
-    if is_full and comparable:
-        faults += compare_counts(manifest.utterances, settings.kind)
-    differs = any(one.reason == "count-differs" for one in faults)
-    full_release = is_full and comparable and not differs
-    return replace(manifest, faults=tuple(faults), full_release=full_release)
+    if is_full and kind is not None:
+        messages += compare_counts(manifest.utterances, kind)
+    remedy = "compare with the release; the paper's figures hold for a complete one"
+    faults = [fault("count-differs", ".", message, remedy) for message in messages]
+    full_release = is_full and kind is not None and not messages
+    return replace(manifest, faults=(*manifest.faults, *faults), full_release=full_release)
 
 
-def read_layout(root: Path, settings: CorpusSettings, name: str = "iemocap") -> Manifest:
-    """Read any corpus in IEMOCAP's layout, without comparing its counts; arguments as there."""
-    return _read(root, settings, name)[0]
-
-
-def compare_counts(utterances: pd.DataFrame, kind: str = "all") -> list[Fault]:
-    """A warning for each row in which a full release differs from the published table.
+def compare_counts(utterances: pd.DataFrame, kind: str = "all") -> list[str]:
+    """A line for each row in which a full release differs from the published table.
 
     Args:
         utterances: the usable utterances of a manifest with the four classes.
         kind: ``all`` compares class by class for every speaker; ``improvised`` and ``scripted``
             are published as totals only.
     """
+    total = len(utterances)
     if kind != "all":
-        n, expected = len(utterances), KIND_TOTALS[kind]
-        message = f"{kind}: {n} utterances, published are {expected}"
-        return [] if n == expected else [_differs(message)]
+        published = KIND_TOTALS[kind]
+        message = f"{kind}: {total} utterances, published are {published}"
+        return [] if total == published else [message]
     counts = utterances.groupby(["speaker", "label"]).size().to_dict()
-    rows = {who: tuple(int(counts.get((who, one), 0)) for one in FOUR_CLASSES) for who in TABLE}
-    faults = [
-        _differs(f"{who}: {_counts(rows[who])}; published are {_counts(TABLE[who])}")
-        for who in TABLE
-        if rows[who] != TABLE[who]
-    ]
-    total, published = (sum(map(sum, table.values())) for table in (rows, TABLE))
+    messages: list[str] = []
+    for who, row in TABLE.items():
+        own = tuple(int(counts.get((who, label), 0)) for label in FOUR_CLASSES)
+        if own != row:
+            messages.append(f"{who}: {_counts(own)}; published are {_counts(row)}")
+    published = sum(map(sum, TABLE.values()))
     if total != published:
-        faults.append(_differs(f"all speakers: {total} utterances; published are {published}"))
-    return faults
+        messages.append(f"all speakers: {total} utterances; published are {published}")
+    return messages
 
 
 def _counts(row: tuple[int, ...]) -> str:
     parts = (f"{label} {n}" for label, n in zip(FOUR_CLASSES, row, strict=True))
     return f"{', '.join(parts)} (all {sum(row)})"
-
-
-def _differs(message: str) -> Fault:
-    remedy = "compare with the release; the paper's figures hold for a complete one"
-    return fault("count-differs", ".", message, remedy)
-
-
-def _read(root: Path, settings: CorpusSettings, name: str) -> tuple[Manifest, int]:
-    """The manifest, and how many dialogues the label files hold."""
-    labels = choose_labels(settings, LABEL_MAP, FOUR_CLASSES, CODES)
-    base = find_layout(root)
-    rows: list[Row] = []
-    faults: list[Fault] = []
-    other: Counter[str] = Counter()
-    n_dialogues = 0
-    for number in SESSIONS:
-        folder = base / f"Session{number}"
-        try:
-            require(kind_of(folder, base), "folder")
-        except BadFile as bad:
-            faults.append(bad.fault("session", folder.name, severity="stop"))
-            continue
-        turns, wrong = _read_labels(folder, f"Ses0{number}", base)
-        faults += wrong
-        n_dialogues += len({turn.dialogue for turn in turns})
-        usable: list[Row] = []
-        of_kind = [turn for turn in turns if settings.kind in ("all", turn.kind)]
-        other.update(turn.code for turn in of_kind if turn.code not in labels.to_class)
-        faults += [_unknown(turn) for turn in of_kind if turn.code not in CODES]
-        used = sorted(
-            (turn for turn in of_kind if turn.code in labels.to_class), key=lambda one: one.dialogue
-        )
-        for dialogue, its_turns in groupby(used, key=lambda one: one.dialogue):
-            more, wrong = _read_dialogue(folder, dialogue, its_turns, labels.to_class, base)
-            usable += more
-            faults += wrong
-        both = {f"Ses0{number}{letter}": (folder.name, None) for letter in "FM"}
-        faults += silent_speakers(both, {row.speaker for row in usable})
-        rows += usable
-    others = {code: n for code, n in other.items() if code in CODES}
-    return to_manifest(name, base, rows, labels.classes, faults, others), n_dialogues
 
 
 def find_layout(root: Path) -> Path:
@@ -339,12 +302,12 @@ def find_layout(root: Path) -> Path:
         UserError: where there is none, or more than one.
     """
     try:
-        children = [name for name, kind in scan(root, root).items() if kind == "folder"]
-    except BadFile as bad:
+        folders = [root, *(path for path in entries(root, root) if kind_of(path, root) == "folder")]
+    except Unusable as bad:
         raise UserError(f"{root}: {bad.message}", "give --root the corpus folder") from None
     holders = [
         folder
-        for folder in (root, *(root / name for name in children))
+        for folder in folders
         if any((folder / f"Session{number}").is_dir() for number in SESSIONS)
     ]
     if not holders:
@@ -359,86 +322,65 @@ def find_layout(root: Path) -> Path:
     return holders[0]
 
 
-def _read_labels(folder: Path, session: str, base: Path) -> tuple[list[Turn], list[Fault]]:
-    """All labelled turns of a session, each id once, and what is wrong with its label files."""
+def _read_labels(folder: Path, faults: list[Fault]) -> list[Turn]:
+    """All labelled turns of a session, each id once; what is wrong is added to ``faults``.
+
+    A repetition is a warning; with another label it stops: nobody can say which one is right.
+    """
+    session, base = f"Ses0{folder.name[-1]}", folder.parent
     evaluations = folder / "dialog" / "EmoEvaluation"
     place = evaluations.relative_to(base).as_posix()
     try:
-        entries = scan(evaluations, base)
-    except BadFile as bad:
-        return [], [bad.fault("labels", place, severity="stop")]
-    turns: list[Turn] = []
-    faults: list[Fault] = []
-    for name, kind in entries.items():
-        if not name.endswith(".txt"):
-            continue
-        file = f"{place}/{name}"
+        paths = [path for path in entries(evaluations, base) if path.suffix == ".txt"]
+    except Unusable as bad:
+        faults.append(bad.fault("labels", place, severity="stop"))
+        return []
+    firsts: dict[str, Turn] = {}
+    labelled: set[str] = set()
+    for path in paths:
+        file = f"{place}/{path.name}"
         try:
-            require(kind)
-            its_turns, wrong = parse_turns(read_text(evaluations / name, base), file, session)
-        except BadFile as bad:
+            turns, wrong = parse_turns(read_text(path, base), file, session)
+        except Unusable as bad:
             faults.append(bad.fault("labels", file, severity="warn"))
             continue
-        turns += its_turns
-        faults += wrong
-        if not its_turns and not wrong:
+        if not turns and not wrong:
             faults.append(fault("empty-labels", file, "holds no summary line"))
-    firsts, doubles = first_of_each(turns)
-    faults += doubles
-    ids = [*(turn.utterance_id for turn in turns), *(one.utterance_id for one in faults)]
-    labelled = {name for name in ids if UTTERANCE.match(name)}
-    return firsts, [*faults, *_unlabelled(folder, labelled, base)]
+        faults += wrong
+        labelled |= {turn.utterance_id for turn in turns} | {one.utterance_id for one in wrong}
+        for turn in turns:
+            first = firsts.setdefault(turn.utterance_id, turn)
+            message = f"{turn.utterance_id} is {turn.code} here and "
+            message += f"{first.code} in {first.file}:{first.line}"
+            if first.code != turn.code:
+                remedy = "keep one of the two lines"
+                faults.append(turn.fault("conflicting-label", message, remedy))
+            elif first is not turn:
+                faults.append(turn.fault("duplicate-id", f"{message}, which is used"))
+    faults += _unlabelled(folder, set(filter(UTTERANCE.match, labelled)))
+    return list(firsts.values())
 
 
-def first_of_each(turns: Iterable[Turn]) -> tuple[list[Turn], list[Fault]]:
-    """Each id once. A repetition is told; with another label it stops: nobody can say who is right.
-
-    >>> one = Turn("Ses01F_impro01_F000", "neu", 0.0, 1.0, "a.txt", 3)
-    >>> kept, faults = first_of_each([one, Turn(one.utterance_id, "sad", 0.0, 1.0, "a.txt", 9)])
-    >>> len(kept), faults[0].reason, faults[0].severity
-    (1, 'conflicting-label', 'stop')
-    """
-    firsts: dict[str, Turn] = {}
-    faults: list[Fault] = []
-    for turn in turns:
-        first = firsts.setdefault(turn.utterance_id, turn)
-        if first is turn:
-            continue
-        there = f"{first.code} in {first.file}:{first.line}"
-        message = f"{turn.utterance_id} is {turn.code} here and {there}"
-        if first.code == turn.code:
-            faults.append(turn.fault("duplicate-id", f"{message}, which is used"))
-        else:
-            faults.append(turn.fault("conflicting-label", message, "keep one of the two lines"))
-    return list(firsts.values()), faults
-
-
-def _unknown(turn: Turn) -> Fault:
-    message = f"{turn.utterance_id} has the label {turn.code[:20]}"
-    return turn.fault("unknown-label", message, f"expected one of {', '.join(CODES)}")
-
-
-def _unlabelled(folder: Path, labelled: set[str], base: Path) -> list[Fault]:
+def _unlabelled(folder: Path, labelled: set[str]) -> list[Fault]:
     """Turns that were cut and dialogues that were transcribed, but no label file names.
 
     Args:
         folder: the session's folder.
         labelled: the ids in its label files, those with a fault among them.
-        base: the corpus root.
     """
-    wavs = folder / "sentences" / "wav"
+    base, wavs = folder.parent, folder / "sentences" / "wav"
     names: set[str] = set()
     faults: list[Fault] = []
     for part in (folder / "dialog" / "transcriptions", wavs):
         try:
-            names |= {name.removesuffix(".txt") for name in scan(part, base)}
-        except BadFile as bad:
+            names |= {path.name.removesuffix(".txt") for path in entries(part, base)}
+        except Unusable as bad:
             faults.append(bad.fault("folder", part.relative_to(base).as_posix(), severity="warn"))
     in_labels = {name.rpartition("_")[0] for name in labelled}
     for dialogue in sorted(filter(DIALOGUE.match, names)):
         turns: list[str] = []
-        with suppress(BadFile):  # _read_dialogue reports a folder that is none
-            turns = [name.removesuffix(".wav") for name in scan(wavs / dialogue, base)]
+        with suppress(Unusable):  # its turns are reported as without audio, where they have labels
+            turns = [path.name.removesuffix(".wav") for path in entries(wavs / dialogue, base)]
         turns = [name for name in turns if UTTERANCE.match(name)]
         path = folder / "dialog" / "EmoEvaluation" / f"{dialogue}.txt"
         file = path.relative_to(base).as_posix()
@@ -455,68 +397,50 @@ def _unlabelled(folder: Path, labelled: set[str], base: Path) -> list[Fault]:
 
 
 def _read_dialogue(
-    folder: Path, dialogue: str, turns: Iterable[Turn], to_class: Mapping[str, str], base: Path
-) -> tuple[list[Row], list[Fault]]:
-    """Turns -> rows. A turn without audio or without a transcript line is an exclusion."""
+    folder: Path, turns: Sequence[Turn], to_class: Mapping[str, str], faults: list[Fault]
+) -> list[Row]:
+    """Turns of one dialogue -> rows. One without audio or without a transcript line is excluded."""
+    base, dialogue = folder.parent, turns[0].dialogue
     transcript = folder / "dialog" / "transcriptions" / f"{dialogue}.txt"
     place = transcript.relative_to(base).as_posix()
-    wavs = folder / "sentences" / "wav" / dialogue
-    lines: Mapping[str, tuple[str, int]] | BadFile
-    sounds: Mapping[str, FileKind] | BadFile
-    faults: list[Fault] = []
+    lines: Mapping[str, tuple[str, int]] | Unusable
     try:
-        lines, faults = parse_transcript(read_text(transcript, base), place)
-    except BadFile as bad:
+        lines, wrong = parse_transcript(read_text(transcript, base), place)
+        faults += wrong
+    except Unusable as bad:
         lines = bad
-    try:
-        sounds = scan(wavs, base)
-    except BadFile as bad:
-        sounds = bad
     rows: list[Row] = []
     for turn in turns:
-        file = (wavs / f"{turn.utterance_id}.wav").relative_to(base).as_posix()
-        text, wordless = _words(turn, lines, place)
-        duration_s, soundless = _duration(turn, wavs, sounds, file)
-        if soundless is not None:
-            faults.append(soundless)
-        if wordless is not None and (soundless is None or wordless.severity == "warn"):
-            # One exclusion per utterance, so that the counts by reason add up.
-            faults.append(wordless)
-        if text is not None and duration_s is not None:
-            who = (turn.speaker, turn.session, turn.gender)
-            what = (text, turn.kind, to_class[turn.code], turn.code)
-            rows.append(Row(turn.utterance_id, file, 0.0, duration_s, *who, *what))
-    return rows, faults
+        name, speaker = turn.utterance_id, speaker_of(turn.utterance_id)
+        wav = folder / "sentences" / "wav" / dialogue / f"{name}.wav"
+        file = wav.relative_to(base).as_posix()
+        try:
+            duration_s = read_duration(wav, base)
+        except Unusable as bad:  # the only fault of this turn, so that the counts by reason add up
+            faults.append(bad.fault("audio", file, name))
+            continue
+        text, bad_text = _words(name, lines, place)
+        if bad_text is not None:
+            faults.append(bad_text)
+        if bad_text is None or bad_text.severity == "warn":
+            gender = "female" if speaker.endswith("F") else "male"
+            what = (speaker, name[:5], gender, text, turn.kind, to_class[turn.code], turn.code)
+            rows.append(Row(name, file, 0.0, duration_s, *what))
+    return rows
 
 
 def _words(
-    turn: Turn, lines: Mapping[str, tuple[str, int]] | BadFile, transcript: str
-) -> tuple[str | None, Fault | None]:
-    name = turn.utterance_id
-    if isinstance(lines, BadFile):
-        message = f"{name} has no words: {lines.message}"
-        reason = f"{lines.reason}-transcript"
-        return None, fault(reason, transcript, message, lines.remedy, utterance_id=name)
+    name: str, lines: Mapping[str, tuple[str, int]] | Unusable, transcript: str
+) -> tuple[str, Fault | None]:
+    """A turn's words, and what is wrong with them."""
+    if isinstance(lines, Unusable):
+        bad = Unusable(lines.reason, f"{name} has no words: {lines.message}", lines.remedy)
+        return "", bad.fault("transcript", transcript, name)
     if name not in lines:
         message = f"no line for {name}"
-        return None, fault("missing-transcript", transcript, message, utterance_id=name)
+        return "", fault("missing-transcript", transcript, message, utterance_id=name)
     written, line = lines[name]
-    text, wrong = words_of(written, strip_tags)
-    if wrong is None:
-        return text, None
-    what = (f"{name}: {wrong.message}", wrong.remedy, line, name, wrong.severity)
-    is_used = wrong.severity != "exclude"
-    return text if is_used else None, fault(wrong.reason, transcript, *what)
-
-
-def _duration(
-    turn: Turn, wavs: Path, sounds: Mapping[str, FileKind] | BadFile, file: str
-) -> tuple[float | None, Fault | None]:
-    name = f"{turn.utterance_id}.wav"
-    try:
-        if isinstance(sounds, BadFile):
-            raise sounds
-        require(sounds.get(name, "missing"))
-        return read_duration(wavs / name), None
-    except BadFile as bad:
-        return None, bad.fault("audio", file, turn.utterance_id)
+    words, reason, message = words_of(written)
+    if not reason:
+        return words, None
+    return words, fault(reason, transcript, f"{name}: {message}", line=line, utterance_id=name)

@@ -13,10 +13,10 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from featstore.core.config import CorpusSettings
 from featstore.core.os_errors import remedy as remedy_of
@@ -30,6 +30,9 @@ from featstore.core.schema import (
     printable,
 )
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 AGAIN = "copy it again from the corpus' distribution"
 
 FAULTS: Mapping[str, tuple[Severity, str]] = {
@@ -37,21 +40,29 @@ FAULTS: Mapping[str, tuple[Severity, str]] = {
     "bad-times": ("exclude", "give start and end in seconds within the file"),
     "conflicting-id": ("stop", "give each row its own utterance_id"),
     "conflicting-label": ("stop", "find out which is right and remove the other"),
+    "control-characters": ("warn", "remove them there"),
     "count-differs": ("warn", "compare with the corpus' distribution"),
     "duplicate-id": ("warn", "remove one of the two"),
     "duplicate-transcript": ("warn", "keep one of the two lines"),
     "empty-class": ("stop", "leave it out of corpus.classes, or mend the faults above"),
     "empty-labels": ("warn", "copy it again from the release, or remove it"),
+    "empty-text": ("warn", "nothing to do where nothing is said, else fill them in"),
     "identical-audio": (
         "warn",
         "find out who speaks and remove the other one; a copy in training gives a test away",
     ),
     "malformed-line": ("exclude", "expected [start - end]<tab>utterance<tab>label<tab>[v, a, d]"),
     "malformed-row": ("exclude", "put text that holds the delimiter into double quotes"),
+    "missing-label": ("exclude", "fill in the column label"),
+    "missing-speaker": ("exclude", "fill in the column speaker"),
     "missing-transcript": ("exclude", "copy the file again from the release"),
     "no-text": ("warn", "a linguistic teacher needs it"),
     "odd-gender": ("warn", "it is kept as unknown"),
     "odd-kind": ("warn", "it is kept as unknown"),
+    "oversized-text": (
+        "exclude",
+        "give this utterance its own words; a line end or a quotation mark may be missing",
+    ),
     "silent-speaker": (
         "stop",
         "mend the faults above or complete the corpus; else widen corpus.kind, or take the speaker "
@@ -69,7 +80,7 @@ def fault(
     reason: str,
     file: str,
     message: str,
-    remedy: str | None = None,
+    remedy: str = "",
     line: int | None = None,
     utterance_id: str = "",
     severity: Severity | None = None,
@@ -86,19 +97,18 @@ def fault(
         severity: another one than usual.
     """
     usual, advice = FAULTS.get(reason, ("exclude", ""))
-    remedy = advice if remedy is None else remedy
     where = (line, printable(utterance_id), severity or usual)
-    return Fault(printable(reason), printable(file), printable(message), printable(remedy), *where)
+    remedy = printable(remedy or advice)
+    return Fault(printable(reason), printable(file), printable(message), remedy, *where)
 
 
-class BadFile(Exception):
-    """A file that cannot be used: why, in a word and in a line, and how to mend it."""
+@dataclass(eq=False)
+class Unusable(Exception):
+    """A file or a row that cannot be used: why, in a word and in a line, and how to mend it."""
 
-    def __init__(self, reason: str, message: str, remedy: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.message = message
-        self.remedy = remedy
+    reason: str
+    message: str
+    remedy: str = ""
 
     def fault(
         self, noun: str, file: str, utterance_id: str = "", severity: Severity = "exclude"
@@ -118,9 +128,10 @@ _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _WAV_HEADER = struct.Struct("<4s4x8s8xI20x")
 """RIFF, WAVE and fmt, and the rate; 48 bytes, as many as the pointer's beginning needs."""
 
-_KINDS: Mapping[FileKind, tuple[str, str, str]] = {
-    "missing": ("missing", "no such file", AGAIN),
+_OTHERWISE: Mapping[FileKind, tuple[str, str, str]] = {
+    "file": ("irregular", "a file where a folder should be", "put the folder here"),
     "folder": ("irregular", "a folder where a file should be", "put the file itself here"),
+    "missing": ("missing", "no such file", AGAIN),
     "special": (
         "irregular",
         "a pipe, socket or device, which is never opened",
@@ -140,76 +151,70 @@ _KINDS: Mapping[FileKind, tuple[str, str, str]] = {
 }
 
 
+def unusable(kind: FileKind) -> Unusable:
+    """Why something of this kind is not what is needed in its place."""
+    return Unusable(*_OTHERWISE[kind])
+
+
 def kind_of(path: Path, root: Path) -> FileKind:
     """What ``path`` is, links followed only as long as they stay below ``root``."""
     try:
-        mode = path.lstat().st_mode
-        if stat.S_ISLNK(mode):
-            mode = path.stat().st_mode
-        real, base = os.path.realpath(path), os.path.realpath(root)
+        mode = path.stat().st_mode
+        real, base = Path(os.path.realpath(path)), Path(os.path.realpath(root))
     except (FileNotFoundError, NotADirectoryError):
         return "dangling" if path.is_symlink() else "missing"
     except (OSError, ValueError) as error:
         return "dangling" if getattr(error, "errno", None) == errno.ELOOP else "unreadable"
-    if real != base and not real.startswith(base.rstrip(os.sep) + os.sep):
+    if not real.is_relative_to(base):
         return "outside"
     return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "special"
 
 
-def require(kind: FileKind, needed: FileKind = "file") -> None:
-    """Pass where ``kind`` is the needed one.
+def require(path: Path, root: Path, needed: FileKind = "file") -> None:
+    """Pass where ``path`` is what is needed.
 
     Raises:
-        BadFile: with what is there instead.
+        Unusable: with what is there instead.
     """
-    if kind == needed:
-        return
-    if kind == "file":
-        raise BadFile("irregular", "a file where a folder should be", "put the folder here")
-    raise BadFile(*_KINDS[kind])
+    kind = kind_of(path, root)
+    if kind != needed:
+        raise unusable(kind)
 
 
-def scan(folder: Path, root: Path) -> dict[str, FileKind]:
-    """The entries of a folder by name, sorted; names that start with a dot are left out.
+def entries(folder: Path, root: Path) -> list[Path]:
+    """What lies in a folder, sorted; names that start with a dot are left out.
 
     Raises:
-        BadFile: where it is no folder below ``root``.
+        Unusable: where it is no folder below ``root``.
     """
-    require(kind_of(folder, root), "folder")
+    require(folder, root, "folder")
     try:
-        with os.scandir(folder) as entries:
-            kinds = {one.name: _kind_in(one, root) for one in entries if one.name[0] != "."}
+        return sorted(path for path in folder.iterdir() if path.name[0] != ".")
     except OSError as error:
         message = f"cannot be listed ({error.strerror})"
-        raise BadFile("unreadable", message, remedy_of(error)) from error
-    return dict(sorted(kinds.items()))
+        raise Unusable("unreadable", message, remedy_of(error)) from error
 
 
-def _kind_in(entry: os.DirEntry[str], root: Path) -> FileKind:
-    """The kind of an entry of a folder below ``root``: only links need a second look."""
-    if entry.is_symlink():
-        return kind_of(Path(entry.path), root)
-    if entry.is_file(follow_symlinks=False):
-        return "file"
-    return "folder" if entry.is_dir() else "special"
-
-
-def walk(root: Path, depth: int) -> Iterator[tuple[Path, FileKind]]:
+def walk(root: Path, depth: int) -> Iterator[tuple[Path, Unusable | None]]:
     """All that is not a folder below ``root``, at most ``depth`` folders down, shallow first.
 
-    A folder that cannot be entered is yielded with its kind, so that it can be reported.
+    What is no regular file, and a folder that cannot be listed, come with the reason.
     """
     level = [root]
     for _ in range(depth + 1):
         deeper: list[Path] = []
         for folder in level:
             try:
-                entries = scan(folder, root)
-            except BadFile:
-                yield folder, "unreadable"
+                paths = entries(folder, root)
+            except Unusable as bad:
+                yield folder, bad
                 continue
-            deeper += [folder / name for name, kind in entries.items() if kind == "folder"]
-            yield from ((folder / name, kind) for name, kind in entries.items() if kind != "folder")
+            for path in paths:
+                kind = kind_of(path, root)
+                if kind == "folder":
+                    deeper.append(path)
+                else:
+                    yield path, None if kind == "file" else unusable(kind)
         level = deeper
 
 
@@ -217,19 +222,19 @@ def read_text(path: Path, root: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
     """A text file below ``root``, decoded by :func:`decode`.
 
     Raises:
-        BadFile: missing, no regular file, empty, too large, unreadable or a Git LFS pointer.
+        Unusable: missing, no regular file, empty, too large, unreadable or a Git LFS pointer.
     """
-    require(kind_of(path, root))
+    require(path, root)
     try:
         size = path.stat().st_size
         if size > max_bytes:
             message = f"{size} bytes where at most {max_bytes} are read"
-            raise BadFile("oversized", message, "check that it is the file that it should be")
+            raise Unusable("oversized", message, "check that it is the file that it should be")
         data = path.read_bytes()
     except OSError as error:
-        raise BadFile("unreadable", f"{error.strerror}", remedy_of(error)) from error
+        raise Unusable("unreadable", f"{error.strerror}", remedy_of(error)) from error
     if not data.strip():
-        raise BadFile("empty", "holds nothing", AGAIN)
+        raise Unusable("empty", "holds nothing", AGAIN)
     _refuse_pointer(data)
     return decode(data)
 
@@ -248,16 +253,15 @@ def decode(data: bytes) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_duration(path: Path) -> float:
-    """The length of a sound file in seconds, from its header alone (about 30 microseconds a file).
-
-    The caller has made sure by :func:`scan` or :func:`kind_of` that it is a regular file.
+def read_duration(path: Path, root: Path) -> float:
+    """The length of a sound file below ``root`` in seconds, from its header alone.
 
     Raises:
-        BadFile: empty, a Git LFS pointer, no audio, or without samples.
+        Unusable: no regular file, empty, a Git LFS pointer, no audio, or without samples.
     """
     import soundfile
 
+    require(path, root)
     try:
         with soundfile.SoundFile(os.fsencode(path)) as sound:
             n_frames, rate_hz = sound.frames, sound.samplerate
@@ -265,34 +269,34 @@ def read_duration(path: Path) -> float:
         # libsndfile says "unknown format" of all of these; users need to be told which it is.
         raise _why_no_audio(path) from None
     if n_frames <= 0 or rate_hz <= 0:
-        raise BadFile("empty", f"{n_frames} samples at {rate_hz} Hz", AGAIN)
+        raise Unusable("empty", f"{n_frames} samples at {rate_hz} Hz", AGAIN)
     return float(n_frames / rate_hz)
 
 
-def _why_no_audio(path: Path) -> BadFile:
+def _why_no_audio(path: Path) -> Unusable:
     try:
         with path.open("rb") as file:
             head = file.read(_WAV_HEADER.size)
         _refuse_pointer(head)
     except OSError as error:
-        return BadFile("unreadable", f"{error.strerror}", remedy_of(error))
-    except BadFile as bad:
+        return Unusable("unreadable", f"{error.strerror}", remedy_of(error))
+    except Unusable as bad:
         return bad
     if not head:
-        return BadFile("empty", "zero bytes", AGAIN)
+        return Unusable("empty", "zero bytes", AGAIN)
     if len(head) == _WAV_HEADER.size:
         riff, wave, rate_hz = _WAV_HEADER.unpack(head)
         if (riff, wave) == (b"RIFF", b"WAVEfmt ") and not 0 < rate_hz < 2**31:
             message = f"its header gives a sampling rate of {rate_hz} Hz"
-            return BadFile("unreadable", message, "copy it again, or mend its header")
+            return Unusable("unreadable", message, "copy it again, or mend its header")
     remedy = "copy it again, or convert it to 16-bit PCM WAV"
-    return BadFile("unreadable", "not audio that libsndfile reads", remedy)
+    return Unusable("unreadable", "not audio that libsndfile reads", remedy)
 
 
 def _refuse_pointer(data: bytes) -> None:
     if data.startswith(_LFS_POINTER):
         remedy = "fetch the files with: git lfs pull"
-        raise BadFile("pointer", "a Git LFS pointer, not the file itself", remedy)
+        raise Unusable("pointer", "a Git LFS pointer, not the file itself", remedy)
 
 
 # ------------------------------------------------------------------------------------------ words
@@ -305,15 +309,6 @@ _NO_WORDS = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u202a-\u202e\u2066
 and direction marks that Persian, Hindi or Arabic are written with are left alone."""
 
 
-class Wrong(NamedTuple):
-    """What is wrong with a text, and what becomes of its utterance."""
-
-    reason: str
-    message: str
-    remedy: str
-    severity: Severity
-
-
 def has_controls(text: str) -> bool:
     r"""Whether a text holds characters that steer a terminal instead of being read.
 
@@ -323,32 +318,27 @@ def has_controls(text: str) -> bool:
     return _NO_WORDS.search(text) is not None
 
 
-def words_of(text: str, strip: Callable[[str], str] = str) -> tuple[str, Wrong | None]:
+def words_of(text: str) -> tuple[str, str, str]:
     r"""The words of a transcript, white space collapsed, and what is wrong with it.
 
-    Args:
-        text: as it is written.
-        strip: takes out what is no words; it is never given an endless text.
+    Returns:
+        The words, the reason of a fault (empty where there is none; :data:`FAULTS` says whether
+        it excludes), and its message.
 
     >>> words_of(" Excuse   me. ")
-    ('Excuse me.', None)
-    >>> words, wrong = words_of("nul\0l")
-    >>> words, wrong.reason, wrong.severity
-    ('null', 'control-characters', 'warn')
+    ('Excuse me.', '', '')
+    >>> words_of("nul\0l")
+    ('null', 'control-characters', 'control characters in the text, which are left out')
     """
     if len(text) > MAX_CHARACTERS:
         message = f"{len(text)} characters of text, more than {MAX_CHARACTERS}"
-        remedy = "give this utterance its own words; a line end or a quotation mark may be missing"
-        return "", Wrong("oversized-text", message, remedy, "exclude")
-    words = " ".join(_NO_WORDS.sub("", strip(text)).split())
+        return "", "oversized-text", message
+    words = " ".join(_NO_WORDS.sub("", text).split())
     if not words:
-        message = "no words; it is kept, with empty text"
-        remedy = "nothing to do where nothing is said, else fill them in"
-        return "", Wrong("empty-text", message, remedy, "warn")
+        return "", "empty-text", "no words; it is kept, with empty text"
     if has_controls(text):
-        message = "control characters in the text, which are left out"
-        return words, Wrong("control-characters", message, "remove them there", "warn")
-    return words, None
+        return words, "control-characters", "control characters in the text, which are left out"
+    return words, "", ""
 
 
 # ------------------------------------------------------------------------------- labels and rows
@@ -370,40 +360,37 @@ class Row(NamedTuple):
     label_raw: str
 
 
-@dataclass(frozen=True)
-class Labels:
-    """Which raw label is which class; raw labels not in ``to_class`` are left out and counted."""
-
-    classes: tuple[str, ...]
-    to_class: Mapping[str, str]
+Place = tuple[str, int | None]
+"""A file, and the line in it where that is known."""
 
 
 def choose_labels(
     settings: CorpusSettings,
     default_map: Mapping[str, str],
-    default_classes: Sequence[str],
     possible: Collection[str] | None = None,
-) -> Labels:
-    """The label map and the class list that the settings ask of a corpus.
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The classes that the settings ask of a corpus, and which raw label is which class.
 
-    Without a list of classes their order is that of ``default_classes`` where these hold all, else
-    the alphabet: never the order of ``label_map``, which a fingerprint (JSON with sorted keys) does
+    Without a list of classes their order is the corpus' own where that holds all, else the
+    alphabet: never the order of ``label_map``, which a fingerprint (JSON with sorted keys) does
     not keep. A list without a map takes raw labels of the same name first, so that
     ``classes = ["exc", ...]`` parts what the default map merges.
 
     Args:
         settings: ``label_map`` and ``classes`` override the corpus' own.
-        default_map: the corpus' own raw label -> class.
-        default_classes: the corpus' own classes, in logit order.
+        default_map: the corpus' own raw label -> class, in the order of its logits.
         possible: every raw label that the corpus can hold; ``None`` where any may occur.
+
+    Returns:
+        The classes in logit order, and raw label -> class; other raw labels are left out.
 
     Raises:
         UserError: a raw label or class that does not exist, fewer than two classes, or doubles.
 
-    >>> choose_labels(CorpusSettings(), {"a": "A", "b": "B", "c": "B"}, ["A", "B"]).classes
+    >>> choose_labels(CorpusSettings(), {"a": "A", "b": "B", "c": "B"})[0]
     ('A', 'B')
     >>> few = CorpusSettings(classes=("c", "A"))
-    >>> dict(choose_labels(few, {"a": "A", "b": "B", "c": "B"}, ["A", "B"], "abc").to_class)
+    >>> choose_labels(few, {"a": "A", "b": "B", "c": "B"}, "abc")[1]
     {'a': 'A', 'c': 'c'}
     """
     to_class = dict(default_map if settings.label_map is None else settings.label_map)
@@ -413,24 +400,18 @@ def choose_labels(
         raise UserError(message, f"this corpus has {_names(possible or ())}")
     if settings.classes is None:
         reached = set(to_class.values())
-        own_order = [name for name in default_classes if name in reached]
+        own_order = [name for name in dict.fromkeys(default_map.values()) if name in reached]
         classes = own_order if len(own_order) == len(reached) else sorted(reached)
     else:
         classes = list(settings.classes)
         if settings.label_map is None:
-            own = set(to_class) if possible is None else set(possible)
+            own = to_class if possible is None else possible
             to_class |= {name: name for name in classes if name in own}
         if unreached := [name for name in classes if name not in to_class.values()]:
             raise UserError(
                 f"corpus.classes: no raw label leads to {_names(unreached)}",
                 f"reachable are {_names(sorted({*to_class.values()}))}; else set corpus.label_map",
             )
-    _check_classes(classes)
-    kept = {raw: name for raw, name in to_class.items() if name in classes}
-    return Labels(tuple(classes), kept)
-
-
-def _check_classes(classes: Sequence[str]) -> None:
     if len(set(classes)) != len(classes) or not all(classes):
         message = f"corpus.classes: {_names(classes)} holds doubles or an empty name"
         raise UserError(message, "name each class once")
@@ -444,6 +425,7 @@ def _check_classes(classes: Sequence[str]) -> None:
             f"corpus.classes: {len(classes)} class(es) ({_names(classes)}), at least 2 are needed",
             "widen corpus.classes or corpus.label_map",
         )
+    return tuple(classes), {raw: name for raw, name in to_class.items() if name in classes}
 
 
 def _names(names: Iterable[str]) -> str:
@@ -455,55 +437,60 @@ def to_manifest(
     root: Path,
     rows: Iterable[Row],
     classes: tuple[str, ...],
-    faults: Sequence[Fault],
+    faults: Iterable[Fault],
     other_labels: Mapping[str, int],
+    speakers: Mapping[str, Place],
 ) -> Manifest:
     """The manifest of these rows: columns and dtypes of the schema, sorted by utterance id.
 
-    A class that no usable utterance has stops a build: its logit could never be learned, and UA
-    would mean over fewer classes than the table says.
+    Args:
+        name: the corpus' name.
+        root: what the rows' files are relative to.
+        rows: the usable utterances.
+        classes: in the order of the logits.
+        faults: found so far; :func:`losses` are added.
+        other_labels: how many utterances each label outside the classes accounts for.
+        speakers: who is in the corpus, and where that is said.
     """
     import pandas as pd
 
     ordered = sorted(rows, key=lambda row: row.utterance_id)
     table = pd.DataFrame(ordered, columns=list(COLUMNS)).astype(dict(COLUMNS))
-    stops = empty_classes(classes, {row.label for row in ordered}) if ordered else []
+    stops = losses(table, speakers, classes if ordered else ())
     others = dict(sorted(other_labels.items()))
     return Manifest(name, root, table, classes, (*faults, *stops), others)
 
 
-def empty_classes(classes: Iterable[str], present: Collection[str]) -> list[Fault]:
-    """A fault for each class of which nothing is usable."""
-    absent = (name for name in classes if name not in present)
-    return [fault("empty-class", ".", f"class {name} has no usable utterance") for name in absent]
-
-
-def silent_speakers(
-    expected: Mapping[str, tuple[str, int | None]], present: Collection[str]
+def losses(
+    utterances: pd.DataFrame, speakers: Mapping[str, Place], classes: Iterable[str]
 ) -> list[Fault]:
-    """A fault for each speaker without a usable turn: the folds would silently be fewer.
+    """A fault that stops a build for each speaker and class without a usable utterance.
 
-    Args:
-        expected: speaker -> the file and line that name them, or all that is known of the place.
-        present: who has a usable turn.
+    Without the speaker the folds would silently be fewer. The class' logit could never be learned,
+    and UA would mean over fewer classes than the table says.
     """
+    voices, labels = set(utterances["speaker"]), set(utterances["label"])
+    silent = {who: place for who, place in speakers.items() if who not in voices}
+    absent = (name for name in classes if name not in labels)
     return [
-        fault("silent-speaker", place, f"speaker {speaker} has no usable turn", line=line)
-        for speaker, (place, line) in expected.items()
-        if speaker not in present
+        *(
+            fault("silent-speaker", file, f"speaker {who} has no usable turn", line=line)
+            for who, (file, line) in silent.items()
+        ),
+        *(fault("empty-class", ".", f"class {name} has no usable utterance") for name in absent),
     ]
 
 
-def require_any(name: str, rows: Sequence[object], faults: Sequence[Fault], where: Path) -> None:
-    """Pass where there is something.
+def require_any(manifest: Manifest, where: Path) -> Manifest:
+    """The manifest, where it holds an utterance.
 
     Raises:
         UserError: where a corpus yields no utterance at all, with the first faults.
     """
-    if rows:
-        return
-    shown = listed((f"{one.place}: {one.message}" for one in faults), limit=5)
+    if len(manifest.utterances):
+        return manifest
+    shown = listed((f"{one.place}: {one.message}" for one in manifest.faults), limit=5)
     raise UserError(
-        f"{where}: no usable {name} utterance" + (f"\n{shown}" if shown else ""),
+        f"{where}: no usable {manifest.name} utterance" + (f"\n{shown}" if shown else ""),
         "check --root, corpus.kind and corpus.label_map",
     )

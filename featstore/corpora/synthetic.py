@@ -25,8 +25,7 @@ from featstore.core.config import CorpusSettings
 from featstore.core.files import fsync_folder
 from featstore.core.schema import SAMPLING_RATE, Manifest, UserError
 from featstore.core.settings import differences
-from featstore.corpora import espeak
-from featstore.corpora.iemocap import read_layout
+from featstore.corpora import espeak, iemocap
 from featstore.corpora.synthetic_script import Durations, Turn, plan
 from featstore.jobs.local import default_jobs
 from featstore.store.staging import beside
@@ -153,7 +152,7 @@ def read(root: Path, settings: CorpusSettings) -> Manifest:
             f"{root}: no synthetic corpus ({MARKER} is missing)",
             f"make one: featstore synthesize --root {root}",
         )
-    return read_layout(root, settings, name="synthetic")
+    return iemocap.read(root, settings, name="synthetic")
 
 
 def _wanted(utterances: int, seed: int, durations: Durations) -> dict[str, Any]:

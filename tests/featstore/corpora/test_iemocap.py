@@ -1,22 +1,31 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from featstore.core.config import CorpusSettings
-from featstore.core.schema import FOUR_CLASSES, Fault, Manifest, UserError
+from featstore.core.schema import COLUMNS, FOUR_CLASSES, Fault, Manifest, UserError
 from featstore.corpora import iemocap
+from featstore.corpora.iemocap import UTTERANCE, Turn, parse_transcript, parse_turns, speaker_of
 from tests.featstore.corpora.layouts import (
     STANDIN,
     Said,
+    label_file,
+    transcript_file,
+    wav_file,
     write_corpus,
     write_dialogue,
     write_wav,
 )
 
 DEFAULT = CorpusSettings()
+NAME = "Ses01F_impro01_M003"  # neu
 
 
 @pytest.fixture
@@ -34,9 +43,351 @@ def faults(manifest: Manifest) -> list[Fault]:
 
 
 def only(manifest: Manifest) -> Fault:
-    found = faults(manifest)
-    assert len(found) == 1, found
-    return found[0]
+    (fault,) = faults(manifest)
+    return fault
+
+
+def append(path: Path, line: str) -> None:
+    path.write_text(path.read_text(encoding="utf-8") + "\n" + line + "\n", encoding="utf-8")
+
+
+def with_rate(data: bytes, hz: int) -> bytes:
+    return data[:24] + hz.to_bytes(4, "little") + data[28:]
+
+
+def drop_line(path: Path, name: str) -> None:
+    lines = path.read_text(encoding="utf-8").split("\n")
+    path.write_text("\n".join(line for line in lines if name not in line), encoding="utf-8")
+
+
+def test_manifest_has_the_schema_and_the_right_speaker(corpus: Path) -> None:
+    manifest = read(corpus)
+    table = manifest.utterances
+    assert {name: str(dtype) for name, dtype in table.dtypes.items()} == dict(COLUMNS)
+    assert list(table.columns) == list(COLUMNS)
+    assert list(table.index) == list(range(50))
+    assert list(table["utterance_id"]) == sorted(table["utterance_id"])
+    assert manifest.classes == FOUR_CLASSES
+    row = table.set_index("utterance_id").loc[NAME]
+    assert row.to_dict() == {
+        "file": f"Session1/sentences/wav/Ses01F_impro01/{NAME}.wav",
+        "start_s": 0.0,
+        "duration_s": 0.1,
+        "speaker": "Ses01M",
+        "session": "Ses01",
+        "gender": "male",
+        "text": "Number 3, M!",
+        "kind": "improvised",
+        "label": "neu",
+        "label_raw": "neu",
+    }
+    assert manifest.other_labels == {"xxx": 10}
+    assert faults(manifest) == []
+
+
+@pytest.mark.parametrize("up", [0, 1])
+def test_root_is_found_up_to_two_levels_above_session1(corpus: Path, up: int) -> None:
+    root = corpus if up == 0 else corpus.parent
+    assert read(root).root == corpus
+
+
+def test_no_session_and_two_corpora_are_user_errors(corpus: Path) -> None:
+    with pytest.raises(UserError, match="no Session1"):
+        read(corpus / "Session1" / "dialog")
+    shutil.copytree(corpus, corpus.parent / "other")
+    with pytest.raises(UserError, match="several folders"):
+        read(corpus.parent)
+    with pytest.raises(UserError, match="no such file"):
+        read(corpus / "nowhere")
+    with pytest.raises(UserError, match="a file where a folder"):
+        read(label_file(corpus))
+
+
+@pytest.mark.parametrize(
+    ("dialogue", "kind"),
+    [
+        ("Ses03M_impro05a", "improvised"),
+        ("Ses03M_impro08b", "improvised"),
+        ("Ses05M_script01_1b", "scripted"),
+        ("Ses05F_script03_2", "scripted"),
+    ],
+)
+def test_suffix_dialogues_and_kinds(corpus: Path, dialogue: str, kind: str) -> None:
+    name = f"{dialogue}_F000"
+    write_dialogue(corpus, dialogue, [Said(name, "sad")])
+    assert read(corpus).utterances.set_index("utterance_id").loc[name, "kind"] == kind
+    others = {"scripted", "improvised"} - {kind}
+    assert name not in set(read(corpus, kind=others.pop()).utterances["utterance_id"])
+
+
+def test_dot_files_and_subfolders_are_never_read(corpus: Path) -> None:
+    evaluations = label_file(corpus).parent
+    (evaluations / "._Ses01F_impro01.txt").write_bytes(b"\x00\x05\x16\x07[\xff")
+    (evaluations / ".hidden.txt").write_text(f"[0.0 - 1.0]\t{NAME}\tsad\t[1, 1, 1]")
+    (evaluations / "Categorical").mkdir()
+    (evaluations / "Categorical" / "x.txt").write_text(f"[0.0 - 1.0]\t{NAME}\tsad\t[1, 1, 1]")
+    manifest = read(corpus)
+    assert faults(manifest) == []
+    assert len(manifest.utterances) == 50
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "latin-1"])
+def test_bom_crlf_and_latin1(corpus: Path, encoding: str) -> None:
+    for path in (label_file(corpus), transcript_file(corpus)):
+        text = path.read_text(encoding="utf-8").replace(
+            "Number 3, M!", "Voilà Zoë,  [LAUGHTER] hm."
+        )
+        path.write_bytes(text.replace("\n", "\r\n").encode(encoding))
+    manifest = read(corpus)
+    row = manifest.utterances.set_index("utterance_id").loc[NAME]
+    assert row["text"] == "Voilà Zoë, hm."
+    assert len(manifest.utterances) == 50
+
+
+def test_no_utterances_are_passed_over(corpus: Path) -> None:
+    append(label_file(corpus), "[0.0 - 1.0]\tSes01F_impro01_MXX0\tneu\t[1, 1, 1]")
+    append(transcript_file(corpus), "Ses01F_impro01_FXX0 [000.0-001.0]: [LAUGHTER]\nM: Mmhmm.")
+    assert faults(read(corpus)) == []
+    assert len(read(corpus).utterances) == 50
+
+
+class TestAudioFaults:
+    @pytest.mark.parametrize(
+        ("damage", "reason", "words"),
+        [
+            ("missing", "missing-audio", "no such file"),
+            ("zero", "empty-audio", "zero bytes"),
+            ("header", "empty-audio", "0 samples"),
+            ("noise", "unreadable-audio", "not audio"),
+            ("lfs", "pointer-audio", "Git LFS"),
+            ("folder", "irregular-audio", "a folder"),
+            ("fifo", "irregular-audio", "a pipe"),
+            ("dangling", "irregular-audio", "a link to nothing"),
+            ("loop", "irregular-audio", "or to itself"),
+            ("rate", "unreadable-audio", "a sampling rate of 2147483648 Hz"),
+            ("outside", "irregular-audio", "leads out"),
+        ],
+    )
+    def test_each_is_found_counted_and_explained(
+        self, corpus: Path, damage: str, reason: str, words: str
+    ) -> None:
+        wav = wav_file(corpus, NAME)
+        wav.unlink()
+        elsewhere = corpus.parent / "elsewhere.wav"
+        write_wav(elsewhere)
+        make = {
+            "missing": lambda: None,
+            "zero": wav.touch,
+            "header": lambda: write_wav(wav, n_frames=0),
+            "noise": lambda: wav.write_bytes(b"RIFF or not"),
+            "lfs": lambda: wav.write_text("version https://git-lfs.github.com/spec/v1\noid x\n"),
+            "folder": wav.mkdir,
+            "fifo": lambda: os.mkfifo(wav),
+            "dangling": lambda: wav.symlink_to("nothing.wav"),
+            "loop": lambda: wav.symlink_to(wav.name),
+            "rate": lambda: wav.write_bytes(with_rate(elsewhere.read_bytes(), 2**31)),
+            "outside": lambda: wav.symlink_to(elsewhere),
+        }
+        make[damage]()
+        manifest = read(corpus)
+        fault = only(manifest)
+        assert (fault.reason, fault.severity, fault.utterance_id) == (reason, "exclude", NAME)
+        assert words in fault.message
+        assert fault.file == f"Session1/sentences/wav/Ses01F_impro01/{NAME}.wav"
+        assert fault.remedy
+        assert manifest.excluded == {reason: 1}
+        assert len(manifest.utterances) == 49
+
+    def test_a_link_that_stays_below_the_root_is_followed(self, corpus: Path) -> None:
+        wav = wav_file(corpus, NAME)
+        kept = corpus / "kept.wav"
+        wav.rename(kept)
+        wav.symlink_to(kept)
+        assert faults(read(corpus)) == []
+
+    def test_a_folder_of_wavs_that_leads_out_is_not_followed(self, corpus: Path) -> None:
+        folder = wav_file(corpus, NAME).parent
+        moved = corpus.parent / "moved"
+        folder.rename(moved)
+        folder.symlink_to(moved)
+        manifest = read(corpus)
+        assert manifest.excluded == {"irregular-audio": 10}
+        assert {fault.file for fault in faults(manifest) if fault.severity == "stop"} == {
+            "Session1"
+        }
+
+    def test_a_turn_without_audio_and_words_is_excluded_once(self, corpus: Path) -> None:
+        wav_file(corpus, NAME).unlink()
+        path = transcript_file(corpus)
+        drop_line(path, NAME)
+        assert read(corpus).excluded == {"missing-audio": 1}
+
+
+class TestTextFaults:
+    def test_missing_line(self, corpus: Path) -> None:
+        path = transcript_file(corpus)
+        drop_line(path, NAME)
+        fault = only(read(corpus))
+        assert (fault.reason, fault.severity, fault.utterance_id) == (
+            "missing-transcript",
+            "exclude",
+            NAME,
+        )
+        assert fault.file == "Session1/dialog/transcriptions/Ses01F_impro01.txt"
+
+    @pytest.mark.parametrize("damage", ["missing", "empty"])
+    def test_missing_file_excludes_each_of_its_turns(self, corpus: Path, damage: str) -> None:
+        path = transcript_file(corpus)
+        path.unlink()
+        if damage == "empty":
+            path.touch()
+        assert read(corpus).excluded == {f"{damage}-transcript": 10}
+
+    def test_tags_only_is_kept_with_a_warning_and_its_line(self, corpus: Path) -> None:
+        path = transcript_file(corpus)
+        path.write_text(path.read_text().replace("Number 3, M!", "[LAUGHTER] [BREATHING]"))
+        manifest = read(corpus)
+        fault = only(manifest)
+        assert (fault.reason, fault.severity, fault.line) == ("empty-text", "warn", 8)
+        assert manifest.utterances.set_index("utterance_id").loc[NAME, "text"] == ""
+
+    @pytest.mark.parametrize(
+        ("words", "reason", "kept"),
+        [
+            ("a\0b\x1b[2J\u202ec", "control-characters", "ab[2Jc"),
+            ("word " * 20_001, "oversized-text", None),
+            ("[" * 100_001, "oversized-text", None),
+        ],
+    )
+    def test_text_that_is_none(
+        self, corpus: Path, words: str, reason: str, kept: str | None
+    ) -> None:
+        path = transcript_file(corpus)
+        path.write_text(path.read_text().replace("Number 3, M!", words))
+        manifest = read(corpus)
+        fault = only(manifest)
+        assert (fault.reason, fault.line) == (reason, 8)
+        assert fault.severity == ("warn" if kept else "exclude")
+        texts = manifest.utterances.set_index("utterance_id")["text"]
+        assert texts.get(NAME) == kept
+
+    def test_second_other_line_is_told_and_the_first_used(self, corpus: Path) -> None:
+        append(transcript_file(corpus), f"{NAME} [000.0-001.0]: Something else.")
+        manifest = read(corpus)
+        assert only(manifest).reason == "duplicate-transcript"
+        assert manifest.utterances.set_index("utterance_id").loc[NAME, "text"] == "Number 3, M!"
+
+
+class TestLabelFaults:
+    @pytest.mark.parametrize(
+        ("line", "reason", "severity"),
+        [
+            (f"[0.0 - 1.0]\t{NAME}\tneu\t[1, 1, 1]", "duplicate-id", "warn"),
+            (f"[0.0 - 1.0]\t{NAME}\tsad\t[1, 1, 1]", "conflicting-label", "stop"),
+            ("[0.0 - 1.0]\tSes01F_impro01_M099\tjoy\t[1, 1, 1]", "unknown-label", "exclude"),
+            ("[2.0 - 1.0]\tSes01F_impro01_M099\tneu\t[1, 1, 1]", "bad-times", "exclude"),
+            ("[1.0 - 1.0]\tSes01F_impro01_M099\tneu\t[1, 1, 1]", "bad-times", "exclude"),
+            ("[0.0 - 1.0]\tSes06F_impro01_M000\tneu\t[1, 1, 1]", "bad-id", "exclude"),
+            ("[0.0 - 1.0]\tSes01F_impro01_M00\tneu\t[1, 1, 1]", "bad-id", "exclude"),
+            ("[0.0 - 1.0]\tSes01F_impro01_M\u0663\u0663\u0663\tneu\t[1]", "bad-id", "exclude"),
+            ("[0.0 - 1.0]\t../../etc/passwd\tneu\t[1, 1, 1]", "bad-id", "exclude"),
+            ("[0.0 - 1.0]\tSes02F_impro01_M099\tneu\t[1, 1, 1]", "wrong-session", "exclude"),
+            ("[0.0 - x]\tSes01F_impro01_M099\tneu\t[1, 1, 1]", "malformed-line", "exclude"),
+            ("[0.0 - 1.0]", "malformed-line", "exclude"),
+        ],
+    )
+    def test_each_is_found_with_its_line(
+        self, corpus: Path, line: str, reason: str, severity: str
+    ) -> None:
+        append(label_file(corpus), line)
+        manifest = read(corpus)
+        fault = only(manifest)
+        assert (fault.reason, fault.severity) == (reason, severity)
+        text = label_file(corpus).read_text(encoding="utf-8").split("\n")
+        assert fault.place == f"Session1/dialog/EmoEvaluation/Ses01F_impro01.txt:{len(text) - 1}"
+        assert fault.remedy
+        assert len(manifest.utterances) == 50
+
+    def test_a_copy_of_a_label_file_is_seen_as_doubles(self, corpus: Path) -> None:
+        path = label_file(corpus)
+        shutil.copy(path, path.with_name("Ses01F_impro01_copy.txt"))
+        manifest = read(corpus)
+        assert {fault.reason for fault in faults(manifest)} == {"duplicate-id"}
+        assert len(manifest.utterances) == 50
+
+    def test_escapes_in_a_label_file_are_shown_as_text(self, corpus: Path) -> None:
+        append(label_file(corpus), "[0.0 - 1.0]\tSes\x1b[31m\tneu\t[1, 1, 1]")
+        fault = only(read(corpus))
+        assert "\x1b" not in fault.message + fault.utterance_id
+        assert "\\x1b" in fault.message
+
+    def test_missing_label_file_excludes_its_dialogue(self, corpus: Path) -> None:
+        write_dialogue(corpus, "Ses01M_impro02", [Said("Ses01M_impro02_F000", "neu")])
+        (label_file(corpus).parent / "Ses01M_impro02.txt").unlink()
+        fault = only(read(corpus))
+        assert (fault.reason, fault.severity) == ("unlabelled-dialogue", "exclude")
+        assert "(1 turns)" in fault.message
+        assert fault.file == "Session1/dialog/EmoEvaluation/Ses01M_impro02.txt"
+
+    @pytest.mark.parametrize("damage", ["missing", "nul", "cut"])
+    def test_a_turn_without_its_summary_line_is_not_lost_unseen(
+        self, corpus: Path, damage: str
+    ) -> None:
+        path = label_file(corpus)
+        if damage == "missing":
+            drop_line(path, NAME)
+        else:
+            cut = NAME if damage == "cut" else "\0["
+            text = path.read_text()
+            at = (
+                text.index(f"{NAME}\t") if damage == "cut" else text[: text.index(NAME)].rindex("[")
+            )
+            path.write_text(text[:at] + cut + text[text.index("\n", at) :])
+        fault = only(read(corpus))
+        assert fault.reason == ("malformed-line" if damage == "cut" else "unlabelled-turn")
+        assert (fault.severity, fault.utterance_id) == ("exclude", NAME)
+
+    def test_label_file_that_is_a_pipe_is_not_opened(self, corpus: Path) -> None:
+        os.mkfifo(label_file(corpus).with_name("Ses01M_impro02.txt"))
+        assert only(read(corpus)).reason == "irregular-labels"
+
+    def test_label_file_without_turns(self, corpus: Path) -> None:
+        label_file(corpus).with_name("notes.txt").write_text("nothing of use\n")
+        assert only(read(corpus)).reason == "empty-labels"
+
+
+class TestStops:
+    def test_missing_session(self, corpus: Path) -> None:
+        shutil.rmtree(corpus / "Session4")
+        fault = only(read(corpus))
+        assert (fault.reason, fault.severity, fault.file) == ("missing-session", "stop", "Session4")
+
+    def test_speaker_without_usable_turn(self, corpus: Path) -> None:
+        for wav in (corpus / "Session2").rglob("*_M00?.wav"):
+            wav.unlink()
+        stops = [fault for fault in faults(read(corpus)) if fault.severity == "stop"]
+        assert [(one.reason, one.file) for one in stops] == [("silent-speaker", "Session2")]
+        assert "Ses02M" in stops[0].message
+
+    def test_missing_label_folder(self, corpus: Path) -> None:
+        shutil.rmtree(label_file(corpus, 3).parent)
+        stops = [fault.reason for fault in faults(read(corpus)) if fault.severity == "stop"]
+        assert stops == ["missing-labels", "silent-speaker", "silent-speaker"]
+
+
+def test_faults_of_every_sort_are_found_in_one_pass(corpus: Path) -> None:
+    wav_file(corpus, NAME).unlink()
+    append(label_file(corpus, 2), "[0.0 - 1.0]\tSes02F_impro01_M099\tjoy\t[1, 1, 1]")
+    transcript_file(corpus, 3).unlink()
+    shutil.rmtree(corpus / "Session4")
+    reasons = {fault.reason for fault in faults(read(corpus))}
+    assert reasons == {
+        "missing-audio",
+        "unknown-label",
+        "missing-transcript",
+        "missing-session",
+        "silent-speaker",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -167,17 +518,78 @@ class TestCounts:
             "all speakers: 5530 utterances; published are 5531",
         ]
 
-    def test_own_labels_and_the_layout_reader_are_not_compared(self, release: Path) -> None:
-        merged = {"ang": "a", "hap": "b"}
-        settings = CorpusSettings(label_map=merged)
-        assert iemocap.read(release, settings).faults == ()
+    def test_own_labels_and_other_corpora_are_not_compared(self, release: Path) -> None:
+        assert read(release, label_map={"ang": "a", "hap": "b"}).faults == ()
         settings = CorpusSettings(kind="improvised")
-        assert iemocap.read_layout(release, settings, name="other").faults == ()
+        assert iemocap.read(release, settings, name="other").faults == ()
         assert [fault.message for fault in iemocap.read(release, settings).faults] == [
             "improvised: 5531 utterances, published are 2943"
         ]
 
 
-def test_layout_reader_keeps_the_name(corpus: Path) -> None:
-    manifest = iemocap.read_layout(corpus, DEFAULT, name="synthetic")
-    assert (manifest.name, manifest.faults) == ("synthetic", ())
+# grammar
+
+IDS = st.from_regex(
+    r"Ses0[1-5][FM]_(impro[0-9][0-9][ab]?|script[0-9][0-9]_[0-9][ab]?)_[FM][0-9]{3}", fullmatch=True
+)
+
+
+@given(IDS, st.sampled_from(["ang", "xxx"]), st.integers(0, 10**6), st.integers(1, 10**5))
+def test_every_turn_that_is_written_is_read(name: str, code: str, start: int, length: int) -> None:
+    begin, end = start / 10_000, (start + length) / 10_000
+    line = f"[{begin:.4f} - {end:.4f}]\t{name}\t{code}\t[2.5000, 2.5000, 2.5000]"
+    turns, faults = parse_turns(f"% header\n\n{line}\nC-E2:\tAnger;\t()\n", "f.txt", name[:5])
+    assert faults == []
+    assert turns == [Turn(name, code, "f.txt", 3)]
+    last = name.split("_")[-1]
+    assert speaker_of(name) == name[:5] + last[0]
+    assert turns[0].kind == ("scripted" if "script" in name else "improvised")
+    assert f"{turns[0].dialogue}_{last}" == name
+
+
+@given(st.text(alphabet="[] -.0123456789\tSes01FM_impro\n\r:\x85\u2028\x00", max_size=200))
+def test_no_text_whatever_raises(text: str) -> None:
+    turns, _ = parse_turns(text, "f.txt", "Ses01")
+    assert all(UTTERANCE.match(turn.utterance_id) for turn in turns)
+    parse_transcript(text, "f.txt")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Ses06F_impro01_F000", "Ses01X_impro01_F000", "Ses01F_impro1_F000", "Ses01F_impro01c_F000",
+     "Ses01F_script01_F000", "Ses01F_impro01_F00", "Ses01F_impro01_F0000", "Ses01F_impro01_MXX0",
+     "Ses01F_impro01_F000\n", "._Ses01F_impro01_F000", "Ses01F_impro01_F00\u0660"],
+)  # fmt: skip
+def test_no_ids(name: str) -> None:
+    assert not UTTERANCE.match(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[LAUGHTER]", ""),
+        ("Oh [BREATHING] no: yes.", "Oh no: yes."),
+        ("[A][B] a  b\t[C]", "a b"),
+        ("half [open", "half [open"),
+        ("[LAUGHTER [more", "[LAUGHTER [more"),
+    ],
+)
+def test_tags_are_no_words(text: str, expected: str) -> None:
+    lines, _ = parse_transcript(f"\nSes01F_impro01_F001 [014.1411-018.0116]: {text}\n", "f.txt")
+    words, line = lines["Ses01F_impro01_F001"]
+    assert (" ".join(words.split()), line) == (expected, 2)
+
+
+def test_untimed_lines_and_other_ids_are_no_utterances() -> None:
+    text = "M: Mmhmm.\nSes01F_impro01_F000 Hello.\nSes01F_impro01_MXX0 [014.1411-018.0116]: Oh.\n"
+    assert parse_transcript(text, "f.txt") == ({}, [])
+
+
+@pytest.mark.timeout(20)
+def test_no_line_takes_more_than_linear_time() -> None:
+    """A hundred thousand times as much would take hours if each character meant another pass."""
+    n = 2_000_000
+    for text in ("[" * n, "[1" * n, "1" * n, "[" + "1" * n, "[ " * n, "[]" * n, " " * n + "x"):
+        parse_turns(f"[{text}", "a.txt", "Ses01")
+        parse_transcript(f"Ses01F_impro01_F000 {text}", "a.txt")
+        parse_transcript(text, "a.txt")

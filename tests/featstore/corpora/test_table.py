@@ -172,7 +172,7 @@ class TestRowFaults:
             (",Ann,joy,x,,,", "missing-audio", "no file"),
             ("../out.wav,Ann,joy,x,,,", "irregular-audio", "leads out"),
             ("/etc/passwd,Ann,joy,x,,,", "irregular-audio", "leads out"),
-            (".,Ann,joy,x,,,", "irregular-audio", "leads out"),
+            (".,Ann,joy,x,,,", "irregular-audio", "a folder"),
             ("sub,Ann,joy,x,,,", "irregular-audio", "a folder"),
             ("pipe.wav,Ann,joy,x,,,", "irregular-audio", "a pipe"),
             ("link.wav,Ann,joy,x,,,", "irregular-audio", "leads out"),

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featstore.corpora.manifest import (
-    BadFile,
+    Unusable,
     decode,
+    entries,
     kind_of,
     read_duration,
     read_text,
-    scan,
     walk,
 )
 from tests.featstore.corpora.layouts import write_wav
@@ -48,14 +48,14 @@ def test_kind_of_every_sort(tmp_path: Path) -> None:
     assert kind_of(root / ".." / "secret", root) == "outside"
     assert kind_of(root / "parent" / "secret", root) == "outside"
     assert kind_of(root / "file" / "x", root) == "missing"
-    assert list(scan(root, root).items()) == [(name, kinds[name]) for name in sorted(names)]
+    assert [path.name for path in entries(root, root)] == sorted(names)
 
 
 def test_a_root_that_is_itself_a_link_is_fine(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "file").write_text("x")
     (tmp_path / "link").symlink_to("real")
-    assert scan(tmp_path / "link", tmp_path / "link") == {"file": "file"}
+    assert entries(tmp_path / "link", tmp_path / "link") == [tmp_path / "link" / "file"]
 
 
 def test_walk_goes_so_deep_and_shallow_first(tmp_path: Path) -> None:
@@ -63,18 +63,18 @@ def test_walk_goes_so_deep_and_shallow_first(tmp_path: Path) -> None:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    found = [(path.relative_to(tmp_path).as_posix(), kind) for path, kind in walk(tmp_path, 2)]
-    assert found == [("z.wav", "file"), ("a/b.wav", "file"), ("a/b/c.wav", "file")]
+    paths = [(path.relative_to(tmp_path).as_posix(), bad) for path, bad in walk(tmp_path, 2)]
+    assert paths == [("z.wav", None), ("a/b.wav", None), ("a/b/c.wav", None)]
 
 
 def test_text_limits(tmp_path: Path) -> None:
     path = tmp_path / "text"
     path.write_text("123456")
     assert read_text(path, tmp_path, max_bytes=6) == "123456"
-    with pytest.raises(BadFile, match="6 bytes where at most 5"):
+    with pytest.raises(Unusable, match="6 bytes where at most 5"):
         read_text(path, tmp_path, max_bytes=5)
     path.write_text(" \n")
-    with pytest.raises(BadFile, match="holds nothing"):
+    with pytest.raises(Unusable, match="holds nothing"):
         read_text(path, tmp_path)
 
 
@@ -92,11 +92,11 @@ def test_any_bytes_decode(data: bytes) -> None:
 def test_header(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     write_wav(path, n_frames=4800, rate=48000, channels=2)
-    assert read_duration(path) == 0.1
+    assert read_duration(path, tmp_path) == 0.1
 
 
 def test_headerless_raw_audio_is_unreadable(tmp_path: Path) -> None:
     path = tmp_path / "a.raw"
     path.write_bytes(b"\0" * 100)
-    with pytest.raises(BadFile, match="not audio"):
-        read_duration(path)
+    with pytest.raises(Unusable, match="not audio"):
+        read_duration(path, tmp_path)
