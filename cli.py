@@ -181,9 +181,9 @@ def synthesize(
     as_json: Json = False,
 ) -> None:
     """Make the synthetic corpus: eSpeak NG, laid out as IEMOCAP. Same seed, same bytes."""
-    from featstore.corpora.synthetic import ensure
+    from featstore.corpora.synthetic import generate
 
-    made = ensure(root, utterances=utterances, seed=seed, durations=durations, jobs=jobs)
+    made = generate(root, utterances=utterances, seed=seed, durations=durations, jobs=jobs)
     facts = {"root": str(root), "made": made}
     _print(facts, as_json, lambda _: [f"{root}: {'made' if made else 'already there'}"])
 

@@ -20,7 +20,7 @@ from featstore.build.units import source_sums
 from featstore.core.config import PRESETS, BuildSettings
 from featstore.core.settings import resolve
 from featstore.corpora import load
-from featstore.corpora.synthetic import ensure
+from featstore.corpora.synthetic import generate
 
 JOBS = (1, 2)
 FOLDS = "1..2"
@@ -52,7 +52,7 @@ def measure(bench: Bench) -> Answer:
 
 def _request(bench: Bench, n: int) -> tuple[Request, dict[str, str]]:
     root = bench.cache / f"synthetic-{n}"
-    ensure(root, utterances=n)
+    generate(root, utterances=n)
     settings = resolve(BuildSettings, PRESETS["tiny"], {"corpus": {"name": "synthetic"}})
     manifest = load("synthetic", root, settings.corpus)
     store = Path(bench.cache / f"jobs-{n}")

@@ -93,5 +93,5 @@ def load(name: str, root: Path | None, settings: CorpusSettings) -> Manifest:
         UserError: where it is not to be found, or is another corpus.
     """
     if name == "synthetic" and not os.path.lexists(root or default_root(name)):
-        synthetic.ensure(root or default_root(name), jobs=None)
+        synthetic.generate(root or default_root(name), jobs=None)
     return corpus(name).read(find_root(name, root), settings)

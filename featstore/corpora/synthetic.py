@@ -13,26 +13,22 @@ import errno
 import json
 import os
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import Any, get_args
 
 from featstore.core.config import CorpusSettings
-from featstore.core.files import fsync_folder
+from featstore.core.files import fsync_file, fsync_folder, read_small, strict_json
 from featstore.core.schema import SAMPLING_RATE, Manifest, UserError
 from featstore.core.settings import differences
 from featstore.corpora import espeak, iemocap
 from featstore.corpora.synthetic_script import Durations, Turn, plan
 from featstore.jobs.local import default_jobs
 from featstore.store.staging import beside
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
 
 ABOUT = 'synthetic: spoken here by eSpeak NG, no licence needed; pip install "emodistill[demo]"'
 MARKER = "SYNTHETIC.json"
@@ -44,35 +40,23 @@ FEWEST, MOST = 80, 100_000
 _CHUNK = 50
 """Lines a synthesiser process speaks: fixed, because its samples depend on what it said before."""
 _NOTE = "spoken by a synthesiser: scores on this corpus check code and say nothing about people"
-_MAX_MARKER_BYTES = 64 * 1024
 
-CATEGORIES: Mapping[str, str] = {
-    "ang": "Anger",
-    "hap": "Happiness",
-    "exc": "Excited",
-    "neu": "Neutral",
-    "sad": "Sadness",
-    "fru": "Frustration",
-    "fea": "Fear",
-    "sur": "Surprise",
-    "oth": "Other",
+RATINGS: Mapping[str, tuple[str, tuple[int, int, int]]] = {
+    "ang": ("Anger", (2, 4, 4)),
+    "hap": ("Happiness", (4, 3, 3)),
+    "exc": ("Excited", (4, 4, 3)),
+    "neu": ("Neutral", (3, 2, 3)),
+    "sad": ("Sadness", (2, 2, 2)),
+    "fru": ("Frustration", (3, 3, 3)),
+    "fea": ("Fear", (3, 3, 3)),
+    "sur": ("Surprise", (3, 3, 3)),
+    "oth": ("Other", (3, 3, 3)),
 }
-"""Code -> what a rater ticks. ``xxx`` has none: it says that the raters did not agree."""
-
-_ATTRIBUTES: Mapping[str, tuple[int, int, int]] = {
-    "ang": (2, 4, 4),
-    "hap": (4, 3, 3),
-    "exc": (4, 4, 3),
-    "neu": (3, 2, 3),
-    "sad": (2, 2, 2),
-}
-"""Typical valence, activation and dominance, 1 to 5; (3, 3, 3) for the other codes."""
+"""Code -> what a rater ticks, and typical valence, activation and dominance, 1 to 5. ``xxx`` has
+none: it says that the raters did not agree."""
 _SHARE_UNANIMOUS = 0.6
 _RATERS = ("E2", "E3", "E4")
 _HEADER = "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]"
-
-Progress = Callable[[int, int], None]
-"""``progress(done, total)``, in utterances."""
 
 
 def generate(
@@ -81,8 +65,7 @@ def generate(
     seed: int = 42,
     jobs: int | None = 1,
     durations: Durations = "short",
-    progress: Progress | None = None,
-) -> None:
+) -> bool:
     """Make the corpus in ``root``; nothing is done where the same one is there already.
 
     It is written beside ``root`` and renamed into place, so an interrupted run leaves nothing that
@@ -96,49 +79,49 @@ def generate(
         jobs: how many synthesiser processes at once; None: one a CPU.
         durations: ``short`` (mean 1.8 s) or ``iemocap`` (mean 4.5 s, like IEMOCAP's), for tests
             of scale.
-        progress: called with the number of utterances spoken and to be spoken.
+
+    Returns:
+        Whether it was made; False where it was there already.
 
     Raises:
         UserError: ``root`` holds anything else, an argument is out of bounds, or eSpeak NG is not
             installed.
         TaskFailed: eSpeak NG failed.
     """
-    wanted = _wanted(utterances, seed, durations)
+    if not FEWEST <= utterances <= MOST:
+        message = f"a synthetic corpus of {utterances} utterances cannot be made"
+        raise UserError(message, f"ask for {FEWEST} to {MOST}")
+    if durations not in get_args(Durations):
+        hint = f"one of: {', '.join(get_args(Durations))}"
+        raise UserError(f"unknown durations {durations!r}", hint)
+    facts = {
+        "corpus": "synthetic",
+        "generator": GENERATOR,
+        "utterances": utterances,
+        "seed": seed,
+        "durations": durations,
+    }
     root = root.absolute()
-    if _is_there(root, wanted):
-        return
+    if _is_there(root, facts):
+        return False
     espeak.library()
     turns = plan(utterances, seed, durations)
     with beside(root) as wrapper:
         folder = wrapper / "corpus"
-        folder.mkdir()
-        lengths_s = _speak(turns, folder, seed, jobs or default_jobs(), progress)
-        _annotate(turns, lengths_s, folder, seed)
-        facts = {**wanted, "engine": f"espeakng-loader {version('espeakng-loader')}", "note": _NOTE}
-        _write(folder / MARKER, (json.dumps(facts, indent=1) + "\n").encode())
-        for base, _, _ in os.walk(folder):
+        _annotate(turns, _speak(turns, folder, seed, jobs or default_jobs()), folder, seed)
+        marker = {**facts, "engine": f"espeakng-loader {version('espeakng-loader')}", "note": _NOTE}
+        (folder / MARKER).write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
+        for base, _, names in os.walk(folder):
+            for name in names:
+                fsync_file(Path(base) / name)
             fsync_folder(Path(base))
         try:
             folder.rename(root)
         except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not _is_there(root, wanted):
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not _is_there(root, facts):
                 raise  # else another run made the same corpus meanwhile
     fsync_folder(root.parent)
-
-
-def ensure(
-    root: Path,
-    utterances: int = 800,
-    seed: int = 42,
-    jobs: int | None = 1,
-    durations: Durations = "short",
-    progress: Progress | None = None,
-) -> bool:
-    """:func:`generate`, and tell whether there was anything to do: False for "already there"."""
-    there = _is_there(root.absolute(), _wanted(utterances, seed, durations))
-    if not there:
-        generate(root, utterances, seed, jobs, durations, progress)
-    return not there
+    return True
 
 
 def read(root: Path, settings: CorpusSettings) -> Manifest:
@@ -155,35 +138,15 @@ def read(root: Path, settings: CorpusSettings) -> Manifest:
     return iemocap.read(root, settings, name="synthetic")
 
 
-def _wanted(utterances: int, seed: int, durations: Durations) -> dict[str, Any]:
-    if not FEWEST <= utterances <= MOST:
-        raise UserError(
-            f"a synthetic corpus of {utterances} utterances cannot be made",
-            f"ask for {FEWEST} to {MOST}",
-        )
-    if durations not in get_args(Durations):
-        raise UserError(
-            f"unknown durations {durations!r}", f"one of: {', '.join(get_args(Durations))}"
-        )
-    return {
-        "corpus": "synthetic",
-        "generator": GENERATOR,
-        "utterances": utterances,
-        "seed": seed,
-        "durations": durations,
-    }
-
-
-def _is_there(root: Path, wanted: Mapping[str, Any]) -> bool:
-    """Whether ``root`` holds the wanted corpus; whatever else it holds is never overwritten."""
+def _is_there(root: Path, facts: Mapping[str, Any]) -> bool:
+    """Whether ``root`` holds the corpus of these facts; anything else is never overwritten."""
     if not root.exists() or (root.is_dir() and next(root.iterdir(), None) is None):
         return False
-    found = _read_marker(root)
-    if found is None:
-        raise UserError(
-            f"{root}: holds something else than a synthetic corpus", "choose another folder"
-        )
-    differing = differences({key: found.get(key) for key in wanted}, wanted)
+    marker = _read_marker(root)
+    if marker is None:
+        message = f"{root}: holds something else than a synthetic corpus"
+        raise UserError(message, "choose another folder")
+    differing = differences({key: marker.get(key) for key in facts}, facts)
     if differing:
         raise UserError(
             f"{root}: holds another synthetic corpus ({'; '.join(differing)})",
@@ -195,24 +158,19 @@ def _is_there(root: Path, wanted: Mapping[str, Any]) -> bool:
 def _read_marker(root: Path) -> dict[str, Any] | None:
     path = root / MARKER
     try:
-        if path.stat().st_size > _MAX_MARKER_BYTES:
-            raise ValueError("too large")
-        facts = json.loads(path.read_bytes())
-        if not isinstance(facts, dict):
-            raise ValueError("not a JSON object")
+        return strict_json(read_small(path), MARKER)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         raise UserError(
             f"{path}: not readable ({error})", "remove this folder and make the corpus again"
         ) from error
-    return facts
 
 
-def _speak(
-    turns: Sequence[Turn], folder: Path, seed: int, jobs: int, progress: Progress | None
-) -> list[float]:
+def _speak(turns: Sequence[Turn], folder: Path, seed: int, jobs: int) -> list[float]:
     """Write every turn's audio; returns their lengths in seconds, in order."""
+    import numpy as np
+    import soundfile
     import torch
 
     from featstore.core.torch_pair import load_torchaudio
@@ -227,30 +185,32 @@ def _speak(
         signals = espeak.speak([turn.line for turn in part], noise)
         lengths_s = []
         for turn, signal in zip(part, signals, strict=True):
-            samples = _rounded(to_16_khz(torch.from_numpy(signal / 32768.0)).numpy())
-            _write_audio(_audio_path(folder, turn), samples)
+            resampled = to_16_khz(torch.from_numpy(signal / 32768.0)).numpy()
+            samples = np.clip(np.rint(resampled * 32768), -32768, 32767).astype(np.int16)
+            wavs = _session(folder, turn) / "sentences" / "wav" / turn.dialogue
+            wavs.mkdir(parents=True, exist_ok=True)
+            soundfile.write(wavs / f"{turn.utterance_id}.wav", samples, SAMPLING_RATE)
             lengths_s.append(len(samples) / SAMPLING_RATE)
         return lengths_s
 
-    for turn in turns:
-        _audio_path(folder, turn).parent.mkdir(parents=True, exist_ok=True)
-    lengths_s: list[float] = []
     with ThreadPoolExecutor(jobs) as pool:
         try:
-            for part in pool.map(chunk, range(0, len(turns), _CHUNK)):
-                lengths_s += part
-                if progress is not None:
-                    progress(len(lengths_s), len(turns))
+            chunks = pool.map(chunk, range(0, len(turns), _CHUNK))
+            return [length_s for part in chunks for length_s in part]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)  # else an interrupted run goes on to end
             raise
-    return lengths_s
 
 
-def _rounded(signal: npt.NDArray[np.float64]) -> npt.NDArray[np.int16]:
-    import numpy as np
+def _session(folder: Path, turn: Turn) -> Path:
+    return folder / f"Session{int(turn.utterance_id[3:5])}"
 
-    return np.clip(np.rint(signal * 32768), -32768, 32767).astype(np.int16)
+
+# -------------------------------------------------------------------------------------- text files
+
+
+Spoken = tuple[Turn, float, float]
+"""A turn of a dialogue, and where it starts and ends in seconds."""
 
 
 def _annotate(turns: Sequence[Turn], lengths_s: Sequence[float], folder: Path, seed: int) -> None:
@@ -261,103 +221,54 @@ def _annotate(turns: Sequence[Turn], lengths_s: Sequence[float], folder: Path, s
         spoken: list[Spoken] = []
         now_s = 5.0
         for turn, length_s in scene:
-            end_s = now_s + length_s
-            spoken.append(Spoken(turn.utterance_id, turn.code, turn.line.text, now_s, end_s))
-            now_s = end_s + rng.uniform(0.2, 1.5)
-        texts = folder / _session(dialogue) / "dialog"
-        for name, content in (
-            ("EmoEvaluation", evaluation(spoken, rng)),
-            ("transcriptions", transcript(spoken)),
-        ):
+            spoken.append((turn, now_s, now_s + length_s))
+            now_s = spoken[-1][2] + rng.uniform(0.2, 1.5)
+        texts = _session(folder, turn) / "dialog"
+        transcript = (
+            f"{turn.utterance_id} [{start_s:08.4f}-{end_s:08.4f}]: {turn.line.text}\n"
+            for turn, start_s, end_s in spoken
+        )
+        ratings = evaluation(spoken, rng)
+        contents = {"EmoEvaluation": ratings, "transcriptions": "".join(transcript)}
+        for name, content in contents.items():
             (texts / name).mkdir(parents=True, exist_ok=True)
-            _write(texts / name / f"{dialogue}.txt", content.encode())
+            (texts / name / f"{dialogue}.txt").write_text(content, encoding="utf-8")
 
 
-def _session(name: str) -> str:
-    return f"Session{int(name[3:5])}"
-
-
-def _audio_path(folder: Path, turn: Turn) -> Path:
-    wav = folder / _session(turn.dialogue) / "sentences" / "wav"
-    return wav / turn.dialogue / f"{turn.utterance_id}.wav"
-
-
-def _write_audio(path: Path, samples: npt.NDArray[np.int16]) -> None:
-    import soundfile
-
-    with path.open("wb") as file:
-        soundfile.write(file, samples, SAMPLING_RATE, format="WAV", subtype="PCM_16")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-# -------------------------------------------------------------------------------------- text files
-
-
-class Spoken(NamedTuple):
-    """A turn of a dialogue, placed in time."""
-
-    utterance_id: str
-    code: str
-    text: str
-    start_s: float
-    end_s: float
-
-
-def evaluation(turns: Sequence[Spoken], rng: random.Random) -> str:
+def evaluation(spoken: Sequence[Spoken], rng: random.Random) -> str:
     r"""``dialog/EmoEvaluation/<dialogue>.txt``: a summary line a turn, and what each rater said.
 
-    >>> turn = Spoken("Ses01F_impro01_F000", "neu", "Okay.", 5, 6.5)
-    >>> evaluation([turn], random.Random(1)).splitlines()[3]
+    >>> turn = Turn("Ses01F_impro01_F000", "neu", espeak.Line("Okay.", "en", 190, 50, 50, 60))
+    >>> evaluation([(turn, 5, 6.5)], random.Random(1)).splitlines()[3]
     'C-E2:\tNeutral;\t()'
     """
-    return "\n".join([_HEADER, "", *(_block(turn, rng) for turn in turns)])
-
-
-def transcript(turns: Sequence[Spoken]) -> str:
-    r"""``dialog/transcriptions/<dialogue>.txt``.
-
-    >>> transcript([Spoken("Ses01F_impro01_F000", "neu", "Okay.", 5, 6.5)])
-    'Ses01F_impro01_F000 [005.0000-006.5000]: Okay.\n'
-    """
-    return "".join(
-        f"{turn.utterance_id} [{turn.start_s:08.4f}-{turn.end_s:08.4f}]: {turn.text}\n"
-        for turn in turns
-    )
-
-
-def _block(turn: Spoken, rng: random.Random) -> str:
-    itself = turn.utterance_id.rpartition("_")[2][0] + "1"  # the actor's own rating
-    votes = zip((*_RATERS, itself), _votes(turn.code, rng), strict=True)
-    typical = _ATTRIBUTES.get(turn.code, (3, 3, 3))
-    rated = {
-        rater: [min(5, max(1, value + rng.choice((-1, 0, 0, 1)))) for value in typical]
-        for rater in ("E3", "E4", itself)
-    }
-    val, act, dom = (fmean(pair) for pair in zip(rated["E3"], rated["E4"], strict=True))
-    lines = [
-        f"[{turn.start_s:.4f} - {turn.end_s:.4f}]\t{turn.utterance_id}\t{turn.code}"
-        f"\t[{val:.4f}, {act:.4f}, {dom:.4f}]",
-        *(f"C-{rater}:\t{category};\t()" for rater, category in votes),
-        *(f"A-{who}:\tval {v}; act {a}; dom  {d};\t()" for who, (v, a, d) in rated.items()),
-        "",
-    ]
+    lines = [_HEADER, ""]
+    for turn, start_s, end_s in spoken:
+        itself = turn.utterance_id.rpartition("_")[2][0] + "1"  # the actor's own rating
+        votes = zip((*_RATERS, itself), _votes(turn.code, rng), strict=True)
+        _, typical = RATINGS.get(turn.code, ("", (3, 3, 3)))
+        rated = {
+            rater: [min(5, max(1, value + rng.choice((-1, 0, 0, 1)))) for value in typical]
+            for rater in ("E3", "E4", itself)
+        }
+        val, act, dom = (fmean(pair) for pair in zip(rated["E3"], rated["E4"], strict=True))
+        lines += [
+            f"[{start_s:.4f} - {end_s:.4f}]\t{turn.utterance_id}\t{turn.code}"
+            f"\t[{val:.4f}, {act:.4f}, {dom:.4f}]",
+            *(f"C-{rater}:\t{category};\t()" for rater, category in votes),
+            *(f"A-{who}:\tval {v}; act {a}; dom  {d};\t()" for who, (v, a, d) in rated.items()),
+            "",
+        ]
     return "\n".join(lines)
 
 
 def _votes(code: str, rng: random.Random) -> list[str]:
     """Three raters and the actor: the code is what most raters say, or ``xxx`` where none wins."""
-    if code not in CATEGORIES:
-        apart = rng.sample(tuple(CATEGORIES.values()), 3)
+    categories = [category for category, _ in RATINGS.values()]
+    if code not in RATINGS:
+        apart = rng.sample(categories, 3)
         return [*apart, rng.choice(apart)]
-    votes = [CATEGORIES[code]] * 3
+    votes = [RATINGS[code][0]] * 3
     if rng.random() >= _SHARE_UNANIMOUS:
-        votes[rng.randrange(3)] = rng.choice(tuple(CATEGORIES.values()))
+        votes[rng.randrange(3)] = rng.choice(categories)
     return [*votes, rng.choice(votes)]

@@ -16,9 +16,11 @@ import itertools
 import math
 import random
 import re
-from collections.abc import Iterator, Mapping
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from importlib import resources
+from typing import Literal, NamedTuple
 
 from featstore.core.schema import FOUR_CLASSES
 from featstore.corpora.espeak import Line
@@ -29,90 +31,17 @@ Durations = Literal["short", "iemocap"]
 
 # ------------------------------------------------------------------------------------------ words
 
-CUES: Mapping[str, tuple[str, ...]] = {
-    "ang": ("furious", "outraged", "insulted", "disgusted"),
-    "hap": ("delighted", "thrilled", "overjoyed", "excited"),
-    "neu": ("calm", "certain", "curious", "patient"),
-    "sad": ("heartbroken", "miserable", "gloomy", "tearful"),
-}
-"""Class -> the words that tell it. They fit one slot of one grammar, so no frame gives it away."""
+_WORDS = tomllib.loads(
+    resources.files("featstore.corpora").joinpath("synthetic_words.toml").read_text("utf-8")
+)
+CUES: Mapping[str, Sequence[str]] = _WORDS["cues"]
+"""Class -> the words that tell it."""
 
 SHARE_ABSENT = 0.25
 """Share of utterances without any cue word."""
 SHARE_CONTRADICTING = 0.07
 """Share of utterances whose cue word belongs to another class."""
 
-_CUE_FRAMES = (
-    "I am {cue}",
-    "you sound {cue} {now}",
-    "I feel {cue} {now}",
-    "{person} is {cue} {now}",
-    "{thing} left me {cue}",
-    "I am {cue} about {thing}",
-    "{person} sounds {cue} about {thing}",
-    "are you {cue} about {thing}?",
-    "I was {cue} when {person} {did}",
-    "{person} {did} and I felt {cue}",
-    "{past} I was {cue} about {thing}",
-    "{person} looked {cue} when I asked about {thing}",
-)
-_PLAIN_FRAMES = (
-    "{short}",
-    "what about {thing}?",
-    "{person} {did}",
-    "{thing} came {past}",
-    "I heard about {thing} {past}",
-    "{thing} is for {person}",
-    "did {person} ask about {thing}?",
-    "{person} {did} {past}",
-    "I asked {person} about {thing}",
-    "I heard that {person} {did} {past}",
-    "{person} talked about {thing} {past}",
-    "{person} {did} and we talked about {thing}",
-    "{past} {person} asked me about {thing}",
-)
-_FILLERS: Mapping[str, tuple[str, ...]] = {
-    "short": (
-        *("all right then", "what was that?", "is that so?", "never mind that", "let me see now"),
-        *("I thought so", "just a moment", "who told you?", "maybe later", "very well then"),
-    ),
-    "opener": ("well", "look", "listen", "okay", "you know", "I mean", "anyway", "by the way"),
-    "now": (
-        *("today", "this morning", "tonight", "again", "right now", "these days", "this time"),
-        *("on the phone", "this evening", "at work"),
-    ),
-    "past": (
-        *("yesterday", "last night", "on Monday", "after lunch", "last week", "on the way home"),
-        *("at the station", "before breakfast", "in the hallway", "two days ago", "in the car"),
-        *("on Friday", "at the market", "in September", "an hour ago"),
-    ),
-    "person": (
-        *("my brother", "my sister", "the doctor", "your mother", "my boss", "our neighbor"),
-        *("Peter", "Maria", "the landlord", "the teacher", "my uncle", "the driver", "Anna"),
-        *("Daniel", "her lawyer", "the waiter", "my cousin", "Julia", "the manager", "Thomas"),
-        *("your father", "the plumber", "Susan", "the coach", "his roommate", "Robert", "my aunt"),
-    ),
-    "did": (
-        *("called back", "sold the boat", "left town", "missed the bus", "found the keys"),
-        *("came home", "changed the plan", "painted the door", "moved to Boston", "won a race"),
-        *("forgot the umbrella", "locked the office", "bought a guitar", "signed the papers"),
-        *("closed the shop", "wrote to us", "waited outside", "took the train", "cooked dinner"),
-        *("paid the bill", "fixed the window", "cancelled the trip", "opened the box"),
-        *("drove to the lake", "turned off the radio", "rented a truck", "cut the grass"),
-        *("walked the dog", "cleaned the basement", "ordered coffee", "borrowed my jacket"),
-    ),
-    "thing": (
-        *("the letter", "the new job", "your car", "that house", "the wedding", "the exam"),
-        *("the money", "our vacation", "the party", "this apartment", "the phone call"),
-        *("the meeting", "the garden", "the puppy", "her birthday", "the ticket", "that song"),
-        *("the interview", "the kitchen", "my old piano", "the contract", "the storm"),
-        *("his story", "the photograph", "the garage", "the flight", "that suitcase"),
-        *("the concert", "the newspaper", "the blue coat", "our bicycle", "the museum"),
-        *("the camera", "her speech", "the library", "that movie", "the elevator", "my computer"),
-        *("the insurance", "your recipe", "the picnic", "the school play", "the furniture"),
-        *("the parking lot", "his uniform", "the baseball game", "our basketball team"),
-    ),
-}
 _OPENER_SHARE = 0.3
 _CANDIDATES = 10
 """How many sentences are written for one that fits the length best."""
@@ -144,12 +73,12 @@ def write_words(rng: random.Random, emotion: str, cue: Cue, target_s: float) -> 
     shown = emotion
     if cue == "contradicting":
         shown = rng.choice([name for name in CUES if name != emotion])
-    frames, words = (_PLAIN_FRAMES, ()) if cue == "absent" else (_CUE_FRAMES, CUES[shown])
-    sentences = [_nearest(rng, frames, words, target_s)]
+    cues = () if cue == "absent" else CUES[shown]
+    sentences = [_nearest(rng, target_s, cues)]
     while target_s - estimate_s(" ".join(sentences)) > 0.6:
         rest_s = target_s - estimate_s(" ".join(sentences))
         place = rng.randint(0, len(sentences))
-        sentences.insert(place, _nearest(rng, _PLAIN_FRAMES, (), rest_s))
+        sentences.insert(place, _nearest(rng, rest_s))
     return " ".join(sentences)
 
 
@@ -166,21 +95,20 @@ def estimate_s(text: str) -> float:
     return 0.053 * letters + 0.2 * text.count(",") + 0.37 * sentences - 0.2
 
 
-def _nearest(
-    rng: random.Random, frames: tuple[str, ...], cues: tuple[str, ...], target_s: float
-) -> str:
-    drafts = [_sentence(rng, rng.choice(frames), cues) for _ in range(_CANDIDATES)]
+def _nearest(rng: random.Random, target_s: float, cues: Sequence[str] = ()) -> str:
+    """Of several sentences, with one of these cue words or without any, the best fitting one."""
+    frames = _WORDS["frames"]["cue" if cues else "plain"]
+    drafts: list[str] = []
+    for _ in range(_CANDIDATES):
+        frame = rng.choice(frames)
+        words = {slot: rng.choice(fillers) for slot, fillers in _WORDS["fillers"].items()}
+        if cues:
+            words["cue"] = rng.choice(cues)
+        text = frame.format(**words)
+        if rng.random() < _OPENER_SHARE:
+            text = f"{words['opener']}, {text}"
+        drafts.append(text[0].upper() + text[1:] + ("" if text.endswith("?") else "."))
     return min(drafts, key=lambda draft: abs(estimate_s(draft) - target_s))
-
-
-def _sentence(rng: random.Random, frame: str, cues: tuple[str, ...]) -> str:
-    words = {slot: rng.choice(fillers) for slot, fillers in _FILLERS.items()}
-    if cues:
-        words["cue"] = rng.choice(cues)
-    text = frame.format(**words)
-    if rng.random() < _OPENER_SHARE:
-        text = f"{words['opener']}, {text}"
-    return text[0].upper() + text[1:] + ("" if text.endswith("?") else ".")
 
 
 # ----------------------------------------------------------------------------------------- scenes
@@ -204,8 +132,7 @@ class Turn:
         return self.utterance_id.rpartition("_")[0]
 
 
-@dataclass(frozen=True)
-class Prosody:
+class Prosody(NamedTuple):
     """eSpeak NG's four controls: pitch and range 0 to 99, words a minute, volume in percent."""
 
     pitch: float
@@ -249,7 +176,7 @@ EXTRA_EVERY = 10
 """After this many four-class turns of a session comes one that has another code."""
 OTHER_CODES = ("fru", "xxx", "fru", "sur", "xxx", "fru", "fea", "oth")
 
-_BOUNDS = {"pitch": (0, 99), "range": (0, 99), "rate": (110, 300), "volume": (25, 110)}
+_BOUNDS = Prosody(0, 0, 110, 25), Prosody(99, 99, 300, 110)
 """What eSpeak NG takes, less what is unintelligible, inaudible or clips."""
 _IMPROVISED = tuple(f"impro{n:02d}" for n in range(1, 8))
 _SCRIPTED = (
@@ -364,11 +291,9 @@ def _unclear(rng: random.Random, utterance_id: str, durations: Durations) -> Tur
 
 def _line(rng: random.Random, speaker: str, emotion: str, text: str) -> Line:
     voice, neutral = VOICES[speaker]
-    control = {
-        name: getattr(neutral, name)
-        + getattr(OFFSETS[emotion], name)
-        + rng.gauss(0, getattr(SPREAD, name))
-        for name in _BOUNDS
-    }
-    bounded = {k: round(min(high, max(low, control[k]))) for k, (low, high) in _BOUNDS.items()}
-    return Line(text, voice, **bounded)
+    controls = zip(neutral, OFFSETS[emotion], SPREAD, *_BOUNDS, strict=True)
+    pitch, range_, rate, volume = (
+        round(min(high, max(low, own + offset + rng.gauss(0, spread))))
+        for own, offset, spread, low, high in controls
+    )
+    return Line(text, voice, rate, pitch, range_, volume)

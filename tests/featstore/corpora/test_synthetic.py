@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
+import re
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +17,7 @@ import soundfile
 from featstore.core.config import CorpusSettings
 from featstore.core.schema import FOUR_CLASSES, TaskFailed, UserError
 from featstore.corpora import espeak, synthetic
-from featstore.corpora.synthetic_script import VOICES, plan, speaker_of
+from featstore.corpora.synthetic_script import VOICES, Turn, plan, speaker_of
 
 pytest.importorskip("espeakng_loader", reason="the demo extra is not installed")
 
@@ -50,8 +53,8 @@ class TestBytes:
         line = espeak.Line("I am delighted.", "en-us+f5", 190, 50, 50, 60)  # a breathy voice
         first, second = espeak.speak([line, line], 5)
         assert not np.array_equal(first, second)  # why every batch gets a process of its own
-        again = next(espeak.speak([line], 5))
-        other = next(espeak.speak([line], 6))
+        (again,) = espeak.speak([line], 5)
+        (other,) = espeak.speak([line], 6)
         np.testing.assert_array_equal(first, again)
         assert not np.array_equal(first, other)
 
@@ -102,8 +105,7 @@ class TestLayout:
 class TestPlace:
     def test_equal_corpus_is_left_as_is(self, corpus: Path) -> None:
         before = {path: path.stat().st_mtime_ns for path in corpus.rglob("*")}
-        assert synthetic.ensure(corpus, utterances=81, seed=3) is False
-        synthetic.generate(corpus, utterances=81, seed=3)
+        assert synthetic.generate(corpus, utterances=81, seed=3) is False
         assert {path: path.stat().st_mtime_ns for path in corpus.rglob("*")} == before
 
     def test_different_corpus_is_refused_with_the_difference(self, corpus: Path) -> None:
@@ -111,7 +113,7 @@ class TestPlace:
         with pytest.raises(UserError, match="seed: 3 -> 5; utterances: 81 -> 90"):
             synthetic.generate(corpus, utterances=90, seed=5)
         with pytest.raises(UserError, match="durations: short -> iemocap"):
-            synthetic.ensure(corpus, utterances=81, seed=3, durations="iemocap")
+            synthetic.generate(corpus, utterances=81, seed=3, durations="iemocap")
         assert tree_hash(corpus) == before
 
     def test_foreign_folder_and_file_are_refused(self, tmp_path: Path) -> None:
@@ -140,18 +142,16 @@ class TestPlace:
         root = tmp_path / "data" / "synthetic"
         batches: list[int] = []
 
-        def silence(lines: Sequence[espeak.Line], seed: int) -> list[np.ndarray]:
+        def interrupted(lines: Sequence[espeak.Line], seed: int) -> list[np.ndarray]:
+            assert not root.exists()
             batches.append(seed)
+            if len(batches) == 2:
+                raise KeyboardInterrupt
             return [np.zeros(4_000, np.int16)] * len(lines)
 
-        def interrupt(done: int, total: int) -> None:
-            assert (done, total) == (50, 4_400)
-            assert not root.exists()
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(espeak, "speak", silence)
+        monkeypatch.setattr(espeak, "speak", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            synthetic.generate(root, utterances=4_000, progress=interrupt)
+            synthetic.generate(root, utterances=4_000)
         assert list(root.parent.iterdir()) == []
         assert len(set(batches)) == len(batches) < 44  # of 88: the rest was never begun
 
@@ -162,27 +162,26 @@ class TestPlace:
         (left / "corpus").mkdir(parents=True)
         (left / "lock").touch()
         (tmp_path / "synthetic").mkdir()
-        seen: list[tuple[int, int]] = []
-        made = synthetic.ensure(
-            tmp_path / "synthetic", utterances=80, jobs=None, progress=lambda *n: seen.append(n)
-        )
-        assert made
+        assert synthetic.generate(tmp_path / "synthetic", utterances=80, jobs=None)
         assert [path.name for path in tmp_path.iterdir()] == ["synthetic"]
-        assert seen == [(50, 85), (85, 85)]
+        assert len(list(tmp_path.rglob("*.wav"))) == 85
 
     def test_the_first_of_two_runs_wins(
         self, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         root = tmp_path / "synthetic"
+        speak = espeak.speak
 
-        def overtaken(done: int, total: int) -> None:
-            if done == total:
-                monkeypatch.setattr(synthetic, "_is_there", lambda *_: True)
-                root.mkdir()
+        def overtaken(lines: Sequence[espeak.Line], seed: int) -> list[np.ndarray]:
+            if not root.exists():
+                shutil.copytree(corpus, root)
                 (root / "first").touch()
+            return speak(lines, seed)
 
-        synthetic.generate(root, utterances=80, progress=overtaken)
-        assert [path.name for path in tmp_path.rglob("*")] == ["synthetic", "first"]
+        monkeypatch.setattr(espeak, "speak", overtaken)
+        synthetic.generate(root, utterances=81, seed=3)
+        assert [path.name for path in tmp_path.iterdir()] == ["synthetic"]
+        assert (root / "first").exists()
 
 
 class TestErrors:
@@ -209,10 +208,8 @@ class TestErrors:
     def test_engine_tells_what_it_did_not_accept(self) -> None:
         good = espeak.Line("Okay.", "en-us+f1", 190, 50, 50, 60)
         bad = espeak.Line("Okay.", "no-such-voice", 190, 50, 50, 60)
-        spoken = espeak.speak([good, bad, good], 1)
-        assert len(next(spoken)) > 0.1 * espeak.RATE_HZ
         with pytest.raises(TaskFailed, match=r"eSpeak NG failed: error .* \(voice no-such-voice\)"):
-            next(spoken)
+            espeak.speak([good, bad, good], 1)
 
     def test_missing_data_or_library_is_told(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -222,17 +219,35 @@ class TestErrors:
         for where in ((path, str(tmp_path)), (str(tmp_path / "none.so"), "")):
             monkeypatch.setattr(espeak, "library", lambda where=where: where)
             with pytest.raises(TaskFailed, match="eSpeak NG failed") as caught:
-                list(espeak.speak([line] * 2_000, 1))
+                espeak.speak([line] * 2_000, 1)
             assert str(tmp_path) in caught.value.message
-
-    def test_a_listener_may_leave_early(self) -> None:
-        line = espeak.Line("Okay.", "en-us+f1", 190, 50, 50, 60)
-        spoken = espeak.speak([line] * 500, 1)
-        next(spoken)
-        spoken.close()  # type: ignore[attr-defined]  # must neither hang nor leave a process
 
 
 def test_speakers_sound_unlike_each_other(corpus: Path) -> None:
     files = Counter(hashlib.sha256(p.read_bytes()).hexdigest() for p in corpus.rglob("*.wav"))
     assert max(files.values()) == 1
     assert len({voice for voice, _ in VOICES.values()}) == 10
+
+
+@pytest.mark.parametrize("code", [*synthetic.RATINGS, "xxx"])
+def test_votes_agree_with_the_code_and_attributes_with_their_mean(code: str) -> None:
+    line = espeak.Line("Okay.", "en-us+f1", 190, 50, 50, 60)
+    turns = [
+        (Turn(f"Ses02F_impro01_M{n:03d}", code, line), 2.0 * n, 2.0 * n + 1) for n in range(40)
+    ]
+    blocks = synthetic.evaluation(turns, random.Random(1)).split("\n\n")[1:]
+    assert len(blocks) == 40
+    for (turn, start_s, end_s), block in zip(turns, blocks, strict=True):
+        summary, *lines = block.strip().split("\n")
+        place, name, label, attributes = summary.split("\t")
+        assert place == f"[{start_s:.4f} - {end_s:.4f}]"
+        assert (name, label) == (turn.utterance_id, code)
+        votes = Counter(re.findall(r"^C-E\d:\t(.*);\t\(\)$", "\n".join(lines), re.MULTILINE))
+        assert votes.total() == 3
+        winner, count = votes.most_common(1)[0]
+        agreed, _ = synthetic.RATINGS.get(code, (winner, ()))
+        assert (winner, count > 1) == (agreed, code != "xxx")
+        rated = re.findall(r"^A-E\d:\tval (\d); act (\d); dom  (\d);", "\n".join(lines), re.M)
+        means = np.mean(np.array(rated, dtype=int), axis=0)
+        assert attributes == "[{:.4f}, {:.4f}, {:.4f}]".format(*means)
+        assert [line[:5] for line in lines if "M1" in line] == ["C-M1:", "A-M1:"]

@@ -11,10 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featstore.corpora import synthetic as ratings
 from featstore.corpora import synthetic_script as sentences
 from featstore.corpora.iemocap import CODES, DIALOGUE, UTTERANCE
-from featstore.corpora.synthetic import CATEGORIES, Spoken
 from featstore.corpora.synthetic_script import VOICES, Durations, Turn, plan, speaker_of
 
 CLASS_OF = {"ang": "ang", "hap": "hap", "exc": "hap", "neu": "neu", "sad": "sad"}
@@ -136,32 +134,3 @@ def test_cue_is_what_was_asked_for(seed: int, emotion: str, target_s: float) -> 
     assert cues(sentences.write_words(rng, emotion, "agreeing", target_s)) == [emotion]
     (other,) = cues(sentences.write_words(rng, emotion, "contradicting", target_s))
     assert other != emotion
-
-
-class TestRatings:
-    @pytest.mark.parametrize("code", [*CATEGORIES, "xxx"])
-    def test_votes_agree_with_the_code_and_attributes_with_their_mean(self, code: str) -> None:
-        turns = [
-            Spoken(f"Ses02F_impro01_M{n:03d}", code, "Okay.", 2.0 * n, 2.0 * n + 1)
-            for n in range(40)
-        ]
-        blocks = ratings.evaluation(turns, random.Random(1)).split("\n\n")[1:]
-        assert len(blocks) == 40
-        for turn, block in zip(turns, blocks, strict=True):
-            summary, *lines = block.strip().split("\n")
-            place, name, label, attributes = summary.split("\t")
-            assert place == f"[{turn.start_s:.4f} - {turn.end_s:.4f}]"
-            assert (name, label) == (turn.utterance_id, code)
-            votes = Counter(re.findall(r"^C-E\d:\t(.*);\t\(\)$", "\n".join(lines), re.MULTILINE))
-            assert votes.total() == 3
-            winner, count = votes.most_common(1)[0]
-            assert (count == 1) if code == "xxx" else (winner == CATEGORIES[code] and count >= 2)
-            rated = re.findall(r"^A-E\d:\tval (\d); act (\d); dom  (\d);", "\n".join(lines), re.M)
-            means = np.mean(np.array(rated, dtype=int), axis=0)
-            assert attributes == "[{:.4f}, {:.4f}, {:.4f}]".format(*means)
-            assert [line[:5] for line in lines if "M1" in line] == ["C-M1:", "A-M1:"]
-
-    def test_transcript_line_by_hand(self) -> None:
-        turn = Spoken("Ses02F_impro01_M001", "neu", "Okay, I am calm.", 8.61234, 110.5)
-        expected = "Ses02F_impro01_M001 [008.6123-110.5000]: Okay, I am calm.\n"
-        assert ratings.transcript([turn]) == expected
