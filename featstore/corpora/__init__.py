@@ -55,43 +55,28 @@ def corpus(name: str) -> Corpus:
     return CORPORA[name]
 
 
-def find_root(name: str, root: Path | None = None) -> Path:
-    """Where a corpus lies: ``root``, else ``FEATSTORE_<NAME>_ROOT``, else ``data/<name>``.
-
-    The first of these that is given counts; where it does not exist, the others are not tried,
-    since a mistyped ``--root`` must not end in another corpus.
-
-    Raises:
-        UserError: where nothing is there, naming the three places and how to get the corpus.
-    """
-    about = corpus(name).about
-    variable = f"FEATSTORE_{name.upper()}_ROOT"
-    chosen = root if root is not None else default_root(name)
-    if chosen.exists():
-        return chosen
-    places = [
-        f"--root ({root if root is not None else 'not given'})",
-        f"{variable} ({os.environ.get(variable) or 'not set'})",
-        f"{Path('data') / name} (under {Path.cwd()})",
-    ]
-    raise UserError(
-        f"{chosen}: no {name} corpus there; looked at {', '.join(places)}, first given one counts",
-        about,
-    )
-
-
-def default_root(name: str) -> Path:
-    """Where a corpus lies without ``--root``: the variable's folder, else ``data/<name>``."""
-    folder = os.environ.get(f"FEATSTORE_{name.upper()}_ROOT")
-    return Path(folder) if folder else Path("data") / name
-
-
 def load(name: str, root: Path | None, settings: CorpusSettings) -> Manifest:
     """Find a corpus and read it; the synthetic one is made where it is not there yet.
 
+    It lies in ``root``, else in ``FEATSTORE_<NAME>_ROOT``, else in ``data/<name>``. The first of
+    these that is given counts; where it does not exist, the others are not tried, since a mistyped
+    ``--root`` must not end in another corpus.
+
     Raises:
-        UserError: where it is not to be found, or is another corpus.
+        UserError: where nothing is there, naming the three places and how to get the corpus; or
+            where something else is.
     """
-    if name == "synthetic" and not os.path.lexists(root or default_root(name)):
-        synthetic.generate(root or default_root(name), jobs=None)
-    return corpus(name).read(find_root(name, root), settings)
+    reader = corpus(name)
+    variable = f"FEATSTORE_{name.upper()}_ROOT"
+    folder, usual = os.environ.get(variable), Path("data") / name
+    place = root if root is not None else Path(folder) if folder else usual
+    if name == "synthetic" and not os.path.lexists(place):
+        synthetic.generate(place, jobs=None)
+    if not place.exists():
+        places = (
+            f"--root ({root if root is not None else 'not given'}), "
+            f"{variable} ({folder or 'not set'}), {usual} (under {Path.cwd()})"
+        )
+        message = f"{place}: no {name} corpus there; looked at {places}, first given one counts"
+        raise UserError(message, reader.about)
+    return reader.read(place, settings)

@@ -302,14 +302,11 @@ def find_layout(root: Path) -> Path:
         UserError: where there is none, or more than one.
     """
     try:
-        folders = [root, *(path for path in entries(root, root) if kind_of(path, root) == "folder")]
+        folders = [path for path in entries(root, root) if kind_of(path, root) == "folder"]
     except Unusable as bad:
         raise UserError(f"{root}: {bad.message}", "give --root the corpus folder") from None
-    holders = [
-        folder
-        for folder in folders
-        if any((folder / f"Session{number}").is_dir() for number in SESSIONS)
-    ]
+    sessions = ((one, path) for one in (root, *folders) for path in one.glob("Session[1-5]"))
+    holders = list(dict.fromkeys(one for one, path in sessions if path.is_dir()))
     if not holders:
         raise UserError(
             f"{root}: no Session1 ... Session5 here or one folder down",

@@ -12,7 +12,6 @@ import errno
 import os
 import re
 import stat
-import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,8 +124,6 @@ FileKind = Literal["file", "folder", "special", "dangling", "outside", "missing"
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff"})
 MAX_TEXT_BYTES = 64 * 1024**2
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-_WAV_HEADER = struct.Struct("<4s4x8s8xI20x")
-"""RIFF, WAVE and fmt, and the rate; 48 bytes, as many as the pointer's beginning needs."""
 
 _OTHERWISE: Mapping[FileKind, tuple[str, str, str]] = {
     "file": ("irregular", "a file where a folder should be", "put the folder here"),
@@ -263,34 +260,25 @@ def read_duration(path: Path, root: Path) -> float:
 
     require(path, root)
     try:
+        with path.open("rb") as file:
+            head = file.read(64)
+        if not head:
+            raise Unusable("empty", "zero bytes", AGAIN)
+        _refuse_pointer(head)
         with soundfile.SoundFile(os.fsencode(path)) as sound:
             n_frames, rate_hz = sound.frames, sound.samplerate
-    except (RuntimeError, TypeError, ValueError, OSError):
-        # libsndfile says "unknown format" of all of these; users need to be told which it is.
-        raise _why_no_audio(path) from None
+    except OSError as error:
+        raise Unusable("unreadable", f"{error.strerror}", remedy_of(error)) from None
+    except (RuntimeError, TypeError, ValueError):  # libsndfile's own; TypeError: a name in .raw
+        rate_hz = int.from_bytes(head[24:28], "little")
+        if head[:4] + head[8:16] == b"RIFFWAVEfmt " and not 0 < rate_hz < 2**31:
+            message = f"its header gives a sampling rate of {rate_hz} Hz"
+            raise Unusable("unreadable", message, "copy it again, or mend its header") from None
+        remedy = "copy it again, or convert it to 16-bit PCM WAV"
+        raise Unusable("unreadable", "not audio that libsndfile reads", remedy) from None
     if n_frames <= 0 or rate_hz <= 0:
         raise Unusable("empty", f"{n_frames} samples at {rate_hz} Hz", AGAIN)
     return float(n_frames / rate_hz)
-
-
-def _why_no_audio(path: Path) -> Unusable:
-    try:
-        with path.open("rb") as file:
-            head = file.read(_WAV_HEADER.size)
-        _refuse_pointer(head)
-    except OSError as error:
-        return Unusable("unreadable", f"{error.strerror}", remedy_of(error))
-    except Unusable as bad:
-        return bad
-    if not head:
-        return Unusable("empty", "zero bytes", AGAIN)
-    if len(head) == _WAV_HEADER.size:
-        riff, wave, rate_hz = _WAV_HEADER.unpack(head)
-        if (riff, wave) == (b"RIFF", b"WAVEfmt ") and not 0 < rate_hz < 2**31:
-            message = f"its header gives a sampling rate of {rate_hz} Hz"
-            return Unusable("unreadable", message, "copy it again, or mend its header")
-    remedy = "copy it again, or convert it to 16-bit PCM WAV"
-    return Unusable("unreadable", "not audio that libsndfile reads", remedy)
 
 
 def _refuse_pointer(data: bytes) -> None:

@@ -49,21 +49,13 @@ _CANDIDATES = 10
 _SENTENCE_END = re.compile(r"[.?]")
 
 
-def draw_cue(rng: random.Random) -> Cue:
-    """Whether an utterance's words will tell its class, another, or none."""
-    at = rng.random()
-    if at < SHARE_ABSENT:
-        return "absent"
-    return "contradicting" if at < SHARE_ABSENT + SHARE_CONTRADICTING else "agreeing"
-
-
 def write_words(rng: random.Random, emotion: str, cue: Cue, target_s: float) -> str:
     """An utterance of about ``target_s`` seconds: one telling sentence, padded with plain ones.
 
     Args:
         rng: all chance comes from here.
         emotion: the class that the words tell, or, for ``contradicting``, do not tell.
-        cue: what :func:`draw_cue` drew.
+        cue: whether the words tell the class, another, or none.
         target_s: wanted length at 190 words a minute; met within about half a second.
 
     >>> write_words(random.Random(1), "ang", "agreeing", 1.5) == write_words(
@@ -270,7 +262,9 @@ def _scripted(rng: random.Random, script: str, durations: Durations) -> Iterator
 def _words(rng: random.Random, emotion: str, durations: Durations) -> str:
     median, sigma, shortest, longest = _LENGTHS_S[durations]
     length_s = min(longest, max(shortest, rng.lognormvariate(math.log(median), sigma)))
-    return write_words(rng, emotion, draw_cue(rng), length_s)
+    at = rng.random()
+    cue: Cue = "contradicting" if at < SHARE_ABSENT + SHARE_CONTRADICTING else "agreeing"
+    return write_words(rng, emotion, "absent" if at < SHARE_ABSENT else cue, length_s)
 
 
 def _acted(rng: random.Random, utterance_id: str, emotion: str, text: str) -> Turn:

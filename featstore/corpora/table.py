@@ -111,7 +111,12 @@ def read(root: Path, settings: CorpusSettings) -> Manifest:
     records, faults = _read_table(path)
     records = [one for one in records if settings.kind in ("all", _kind(one))]
     labelled = [one.label for one in records if _is_label(one.label)]
-    classes, to_class = _choose_labels(path, sorted(set(labelled)), settings)
+    raw = sorted(set(labelled))
+    if settings.label_map is None and settings.classes is None and len(raw) > MOST_LABELS:
+        message = f"{path}: column label holds {len(raw)} different values, such as "
+        raise UserError(f"{message}{raw[0][:20]!r}", "set corpus.classes or corpus.label_map")
+    own_labels = {label: label for label in raw}
+    classes, to_class = choose_labels(settings, own_labels) if raw else ((), {})
     other = Counter(label for label in labelled if label not in to_class)
     chosen = [one for one in records if one.label not in other]
     faults += _column_faults(path.name, records, chosen, settings)
@@ -133,17 +138,6 @@ def _kind(record: Record) -> str:
 def _is_label(text: str) -> bool:
     """Whether a field can name a class."""
     return 0 < len(text) <= MAX_LABEL_CHARACTERS and not has_controls(text)
-
-
-def _choose_labels(
-    path: Path, raw: Sequence[str], settings: CorpusSettings
-) -> tuple[tuple[str, ...], dict[str, str]]:
-    if not raw:
-        return (), {}
-    if settings.label_map is None and settings.classes is None and len(raw) > MOST_LABELS:
-        message = f"{path}: column label holds {len(raw)} different values, such as "
-        raise UserError(f"{message}{raw[0][:20]!r}", "set corpus.classes or corpus.label_map")
-    return choose_labels(settings, {label: label for label in raw})
 
 
 def _fault(file: str, record: Record, reason: str, message: str, remedy: str = "") -> Fault:
@@ -182,9 +176,10 @@ def _conflicting(file: str, records: Sequence[Record], faults: list[Fault]) -> s
         name, first = one.utterance_id, firsts.setdefault(one.utterance_id, one)
         here, there = (one.label, one.speaker), (first.label, first.speaker)
         if UTTERANCE_ID.match(name) and here != there and all((*here, *there)):
-            (label, who), (old_label, old_who) = ((a[:40], b[:40]) for a, b in (here, there))
-            message = f": {name} is {label} by {who} here, and {old_label} by {old_who} in row "
-            message += f"{first.number}"
+            message = (
+                f": {name} is {one.label[:40]} by {one.speaker[:40]} here, "
+                f"and {first.label[:40]} by {first.speaker[:40]} in row {first.number}"
+            )
             faults.append(_fault(file, one, "conflicting-label", message))
             conflicting.add(name)
     return conflicting

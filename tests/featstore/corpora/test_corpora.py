@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from featstore.core.config import CorpusSettings
 from featstore.core.schema import UserError
-from featstore.corpora import CORPORA, corpus, find_root
+from featstore.corpora import CORPORA, corpus, load
+from tests.featstore.corpora.layouts import write_wav
 
 
 def test_every_promised_corpus_is_there() -> None:
@@ -23,7 +25,7 @@ def test_unknown_name_lists_the_known() -> None:
     assert "iemocap, ravdess, emodb, table, synthetic" in caught.value.hint
 
 
-class TestFindRoot:
+class TestPlaces:
     @pytest.fixture(autouse=True)
     def _here(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
@@ -32,16 +34,20 @@ class TestFindRoot:
     def test_flag_then_environment_then_data(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        for name in ("flag", "env", "data/emodb"):
-            (tmp_path / name).mkdir(parents=True)
-        assert find_root("emodb", None) == Path("data/emodb")
+        def root_of(root: Path | None) -> Path:
+            return load("emodb", root, CorpusSettings(classes=("anger", "fear"))).root
+
+        for place in ("flag", "env", "data/emodb"):
+            write_wav(tmp_path / place / "03a01Wa.wav")
+            write_wav(tmp_path / place / "03a01Aa.wav")
+        assert root_of(None) == Path("data/emodb")
         monkeypatch.setenv("FEATSTORE_EMODB_ROOT", str(tmp_path / "env"))
-        assert find_root("emodb", None) == tmp_path / "env"
-        assert find_root("emodb", tmp_path / "flag") == tmp_path / "flag"
+        assert root_of(None) == tmp_path / "env"
+        assert root_of(tmp_path / "flag") == tmp_path / "flag"
 
     def test_missing_names_all_three_places_and_where_to_get_it(self) -> None:
         with pytest.raises(UserError) as caught:
-            find_root("emodb", None)
+            load("emodb", None, CorpusSettings())
         for place in ("--root (not given)", "FEATSTORE_EMODB_ROOT (not set)", "data/emodb"):
             assert place in caught.value.message
         assert caught.value.hint == CORPORA["emodb"].about
@@ -49,8 +55,4 @@ class TestFindRoot:
     def test_a_mistyped_root_never_ends_in_another_corpus(self, tmp_path: Path) -> None:
         (tmp_path / "data" / "emodb").mkdir(parents=True)
         with pytest.raises(UserError, match=r"--root \(nowhere\)"):
-            find_root("emodb", Path("nowhere"))
-
-    def test_unknown_corpus(self) -> None:
-        with pytest.raises(UserError, match="no corpus"):
-            find_root("no/such", None)
+            load("emodb", Path("nowhere"), CorpusSettings())
