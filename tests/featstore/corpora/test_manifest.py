@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from featstore.corpora.manifest import (
     walk,
 )
 from tests.featstore.corpora.layouts import write_wav
+
+LFS = "version https://git-lfs.github.com/spec/"
 
 
 def test_kind_of_every_sort(tmp_path: Path) -> None:
@@ -89,10 +92,41 @@ def test_any_bytes_decode(data: bytes) -> None:
     assert "\r" not in decode(data)
 
 
-def test_header(tmp_path: Path) -> None:
-    path = tmp_path / "a.wav"
-    write_wav(path, n_frames=4800, rate=48000, channels=2)
-    assert read_duration(path, tmp_path) == 0.1
+def test_duration_is_the_header_s(tmp_path: Path) -> None:
+    write_wav(tmp_path / "a.wav", n_frames=4800, rate=48000, channels=2)
+    assert read_duration(tmp_path / "a.wav", tmp_path) == 0.1
+
+
+def _with_rate_2_to_the_31(path: Path) -> None:
+    write_wav(path)
+    data = path.read_bytes()
+    path.write_bytes(data[:24] + (2**31).to_bytes(4, "little") + data[28:])
+
+
+NO_AUDIO: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "missing": (lambda path: None, "missing", "no such file"),
+    "zero bytes": (Path.touch, "empty", "zero bytes"),
+    "header only": (lambda path: write_wav(path, n_frames=0), "empty", "0 samples"),
+    "noise": (lambda path: path.write_bytes(b"RIFF or not"), "unreadable", "not audio"),
+    "LFS": (lambda path: path.write_text(f"{LFS}v1\noid x\n"), "pointer", "Git LFS"),
+    "folder": (Path.mkdir, "irregular", "a folder"),
+    "pipe": (os.mkfifo, "irregular", "a pipe"),
+    "dangling": (lambda path: path.symlink_to("nothing.wav"), "irregular", "a link to nothing"),
+    "loop": (lambda path: path.symlink_to(path.name), "irregular", "or to itself"),
+    "outside": (lambda path: path.symlink_to("/etc/passwd"), "irregular", "leads out"),
+    "rate": (_with_rate_2_to_the_31, "unreadable", "a sampling rate of 2147483648 Hz"),
+}
+
+
+@pytest.mark.parametrize("name", NO_AUDIO)
+def test_what_is_no_audio_is_explained(tmp_path: Path, name: str) -> None:
+    make, reason, words = NO_AUDIO[name]
+    make(tmp_path / "a.wav")
+    with pytest.raises(Unusable) as caught:
+        read_duration(tmp_path / "a.wav", tmp_path)
+    assert caught.value.reason == reason
+    assert words in caught.value.message
+    assert caught.value.remedy
 
 
 def test_headerless_raw_audio_is_unreadable(tmp_path: Path) -> None:

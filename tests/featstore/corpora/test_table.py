@@ -44,19 +44,8 @@ def test_folder_and_file_are_the_same_corpus(folder: Path) -> None:
     assert manifest.utterances.equals(read(folder / "table.csv").utterances)
     assert {name: str(dtype) for name, dtype in manifest.utterances.dtypes.items()} == dict(COLUMNS)
     assert (manifest.root, manifest.faults, manifest.classes) == (folder, (), ("anger", "joy"))
-    assert manifest.utterances.iloc[2].to_dict() == {
-        "utterance_id": "c",
-        "file": "sub/c.wav",
-        "start_s": 0.0,
-        "duration_s": 1.0,
-        "speaker": "Ann",
-        "session": "",
-        "gender": "",
-        "text": "No",
-        "kind": "unknown",
-        "label": "anger",
-        "label_raw": "anger",
-    }
+    row = ("c", "sub/c.wav", 0.0, 1.0, "Ann", "", "", "No", "unknown", "anger", "anger")
+    assert tuple(manifest.utterances.iloc[2]) == row
 
 
 def test_our_own_columns_come_back(folder: Path) -> None:
@@ -66,21 +55,10 @@ def test_our_own_columns_come_back(folder: Path) -> None:
         "x.2,a.wav,0.25,0.5,1,s1,F,Two  words,scripted,joy",
         "x.1,b.wav,0,1,2,s1,male,One,improvised,anger",
     )
-    rows = read(folder).utterances.to_dict("records")
-    assert rows[1] == {
-        "utterance_id": "x.2",
-        "file": "a.wav",
-        "start_s": 0.25,
-        "duration_s": 0.5,
-        "speaker": "1",
-        "session": "s1",
-        "gender": "female",
-        "text": "Two words",
-        "kind": "scripted",
-        "label": "joy",
-        "label_raw": "joy",
-    }
-    assert [row["gender"] for row in rows] == ["male", "female"]
+    rows = read(folder).utterances
+    fields = ("1", "s1", "female", "Two words", "scripted", "joy", "joy")
+    assert tuple(rows.iloc[1]) == ("x.2", "a.wav", 0.25, 0.5, *fields)
+    assert list(rows["gender"]) == ["male", "female"]
 
 
 @pytest.mark.parametrize("in_index", [True, False])
@@ -173,8 +151,6 @@ class TestRowFaults:
             ("../out.wav,Ann,joy,x,,,", "irregular-audio", "leads out"),
             ("/etc/passwd,Ann,joy,x,,,", "irregular-audio", "leads out"),
             (".,Ann,joy,x,,,", "irregular-audio", "a folder"),
-            ("sub,Ann,joy,x,,,", "irregular-audio", "a folder"),
-            ("pipe.wav,Ann,joy,x,,,", "irregular-audio", "a pipe"),
             ("link.wav,Ann,joy,x,,,", "irregular-audio", "leads out"),
             ("table.csv,Ann,joy,x,,,", "unreadable-audio", "not audio"),
             ("a.wav,,joy,x,,,", "missing-speaker", "no speaker"),
@@ -197,7 +173,6 @@ class TestRowFaults:
         self, folder: Path, row: str, reason: str, words: str
     ) -> None:
         write_wav(folder.parent / "out.wav")
-        os.mkfifo(folder / "pipe.wav")
         (folder / "link.wav").symlink_to("../out.wav")
         good = (f"{line},,," for line in ROWS)
         write(folder, f"{HEADER},utterance_id,start,end", *good, row)
@@ -235,12 +210,8 @@ class TestRowFaults:
         assert set(read(folder).utterances["duration_s"]) == {1.0}
 
     def test_columns_are_told_once(self, folder: Path) -> None:
-        write(
-            folder,
-            f"{HEADER},gender,kind",
-            "a.wav,Ann,joy,,x,acted",
-            "b.wav,Bob,anger,,m,scripted",
-        )
+        rows = ("a.wav,Ann,joy,,x,acted", "b.wav,Bob,anger,,m,scripted")
+        write(folder, f"{HEADER},gender,kind", *rows)
         manifest = read(folder)
         assert [(fault.reason, fault.severity) for fault in manifest.faults] == [
             ("no-text", "warn"),
