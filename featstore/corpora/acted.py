@@ -114,7 +114,9 @@ class Acted:
                 gender, words = self.genders[match["speaker"]], self.sentences[match["sentence"]]
                 what = (speaker, "", gender, words, "scripted", to_class[raw], raw)
                 try:
-                    rows.append(Row(name, file, 0.0, read_duration(path, root), *what))
+                    if bad_file is not None:
+                        raise bad_file
+                    rows.append(Row(name, file, 0.0, read_duration(path), *what))
                 except Unusable as bad:
                     faults.append(bad.fault("audio", file, name))
         for why, n in sorted(skipped.items()):

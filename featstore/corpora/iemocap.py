@@ -37,6 +37,7 @@ from featstore.corpora.manifest import (
     kind_of,
     read_duration,
     read_text,
+    regular_files,
     require,
     to_manifest,
     words_of,
@@ -406,13 +407,16 @@ def _read_dialogue(
         faults += wrong
     except Unusable as bad:
         lines = bad
+    wavs = folder / "sentences" / "wav" / dialogue
+    regular, place_of_wavs = regular_files(wavs, base), wavs.relative_to(base).as_posix()
     rows: list[Row] = []
     for turn in turns:
         name, speaker = turn.utterance_id, speaker_of(turn.utterance_id)
-        wav = folder / "sentences" / "wav" / dialogue / f"{name}.wav"
-        file = wav.relative_to(base).as_posix()
+        wav, file = wavs / f"{name}.wav", f"{place_of_wavs}/{name}.wav"
         try:
-            duration_s = read_duration(wav, base)
+            if wav.name not in regular:
+                require(wav, base)
+            duration_s = read_duration(wav)
         except Unusable as bad:  # the only fault of this turn, so that the counts by reason add up
             faults.append(bad.fault("audio", file, name))
             continue

@@ -13,21 +13,14 @@ import os
 import re
 import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from featstore.core.config import CorpusSettings
 from featstore.core.os_errors import remedy as remedy_of
-from featstore.core.schema import (
-    COLUMNS,
-    Fault,
-    Manifest,
-    Severity,
-    UserError,
-    listed,
-    printable,
-)
+from featstore.core.schema import COLUMNS, Fault, Manifest, Severity, UserError, listed, printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -192,6 +185,15 @@ def entries(folder: Path, root: Path) -> list[Path]:
         raise Unusable("unreadable", message, remedy_of(error)) from error
 
 
+def regular_files(folder: Path, root: Path) -> set[str]:
+    """Names in a folder below ``root`` that need no second look: files that are no links."""
+    with suppress(Unusable, OSError):
+        require(folder, root, "folder")
+        with os.scandir(folder) as found:
+            return {entry.name for entry in found if entry.is_file(follow_symlinks=False)}
+    return set()
+
+
 def walk(root: Path, depth: int) -> Iterator[tuple[Path, Unusable | None]]:
     """All that is not a folder below ``root``, at most ``depth`` folders down, shallow first.
 
@@ -250,35 +252,42 @@ def decode(data: bytes) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_duration(path: Path, root: Path) -> float:
-    """The length of a sound file below ``root`` in seconds, from its header alone.
+def read_duration(path: Path) -> float:
+    """The length of a regular sound file in seconds, from its header alone (30 microseconds).
 
     Raises:
-        Unusable: no regular file, empty, a Git LFS pointer, no audio, or without samples.
+        Unusable: empty, a Git LFS pointer, no audio, or without samples.
     """
     import soundfile
 
-    require(path, root)
     try:
-        with path.open("rb") as file:
-            head = file.read(64)
-        if not head:
-            raise Unusable("empty", "zero bytes", AGAIN)
-        _refuse_pointer(head)
         with soundfile.SoundFile(os.fsencode(path)) as sound:
             n_frames, rate_hz = sound.frames, sound.samplerate
-    except OSError as error:
-        raise Unusable("unreadable", f"{error.strerror}", remedy_of(error)) from None
-    except (RuntimeError, TypeError, ValueError):  # libsndfile's own; TypeError: a name in .raw
-        rate_hz = int.from_bytes(head[24:28], "little")
-        if head[:4] + head[8:16] == b"RIFFWAVEfmt " and not 0 < rate_hz < 2**31:
-            message = f"its header gives a sampling rate of {rate_hz} Hz"
-            raise Unusable("unreadable", message, "copy it again, or mend its header") from None
-        remedy = "copy it again, or convert it to 16-bit PCM WAV"
-        raise Unusable("unreadable", "not audio that libsndfile reads", remedy) from None
+    except (RuntimeError, TypeError, ValueError, OSError):
+        # libsndfile says "unknown format" of all of these; users need to be told which it is.
+        raise _why_no_audio(path) from None
     if n_frames <= 0 or rate_hz <= 0:
         raise Unusable("empty", f"{n_frames} samples at {rate_hz} Hz", AGAIN)
     return float(n_frames / rate_hz)
+
+
+def _why_no_audio(path: Path) -> Unusable:
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+        _refuse_pointer(head)
+    except OSError as error:
+        return Unusable("unreadable", f"{error.strerror}", remedy_of(error))
+    except Unusable as bad:
+        return bad
+    if not head:
+        return Unusable("empty", "zero bytes", AGAIN)
+    rate_hz = int.from_bytes(head[24:28], "little")
+    if head[:4] + head[8:16] == b"RIFFWAVEfmt " and not 0 < rate_hz < 2**31:
+        message = f"its header gives a sampling rate of {rate_hz} Hz"
+        return Unusable("unreadable", message, "copy it again, or mend its header")
+    remedy = "copy it again, or convert it to 16-bit PCM WAV"
+    return Unusable("unreadable", "not audio that libsndfile reads", remedy)
 
 
 def _refuse_pointer(data: bytes) -> None:

@@ -238,7 +238,8 @@ def _sound(written: str, folder: Path) -> tuple[str, float] | Unusable:
     if file.startswith("../"):
         return unusable("outside")
     try:
-        return file, read_duration(folder / file, folder)
+        require(folder / file, folder)
+        return file, read_duration(folder / file)
     except Unusable as bad:
         return bad
 

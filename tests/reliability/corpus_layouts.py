@@ -6,11 +6,13 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
 
 from featstore.core.schema import SAMPLING_RATE
+from tests.featstore.corpora.layouts import Said, write_dialogue
 from tests.reliability.harness import tones
 
 CODES = ("ang", "hap", "neu", "sad")
@@ -165,35 +167,26 @@ def make_iemocap(root: Path) -> Iemocap:
         for dialogue, n in ((f"Ses0{session}F_impro01", improvised), (scripted(session), 2)):
             names = [f"{dialogue}_{letter}{at:03d}" for at in range(n) for letter in "FM"]
             codes = [CODES[at % 4] for at in range(n) for _ in "FM"]
-            said = list(zip(names, codes, strict=True))
-            _dialogue(root / f"Session{session}", dialogue, [*said, (f"{dialogue}_M099", "xxx")])
+            turns = [*zip(names, codes, strict=True), (f"{dialogue}_M099", "xxx")]
+            words = (f"It is number {at} of {dialogue}." for at in range(len(turns)))
+            said = [Said(*turn, text) for turn, text in zip(turns, words, strict=True)]
+            write_dialogue(root, dialogue, said)
+            for at, one in enumerate(said):
+                rng = np.random.default_rng([session, ord(dialogue[5]), at])
+                path = Iemocap(root).wav(one.utterance_id)
+                soundfile.write(path, _tone(at, rng), SAMPLING_RATE, subtype="PCM_16")
     return Iemocap(root)
+
+
+def _tone(at: int, rng: np.random.Generator) -> np.ndarray[Any, Any]:
+    seconds = np.arange(int(rng.uniform(0.2, 0.3) * SAMPLING_RATE)) / SAMPLING_RATE
+    wave = sum(np.sin(2 * np.pi * (120 + 3 * at) * k * seconds) / k for k in range(1, 8))
+    return 0.1 * wave + rng.normal(0, 0.005, len(seconds))
 
 
 def scripted(session: int) -> str:
     """A session's dialogue whose transcript can go without taking a speaker with it."""
     return f"Ses0{session}M_script01_1"
-
-
-def _dialogue(folder: Path, dialogue: str, said: list[tuple[str, str]]) -> None:
-    wavs = folder / "sentences" / "wav" / dialogue
-    wavs.mkdir(parents=True)
-    summary = ["% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]", ""]
-    spoken = [f"{dialogue}_FXX0 [000.0000-000.2000]: [LAUGHTER]"]
-    for at, (name, code) in enumerate(said):
-        start, end = 2.0 * at, 2.0 * at + 1.5
-        summary += [f"[{start:.4f} - {end:.4f}]\t{name}\t{code}\t[2.5000, 2.5000, 2.5000]"]
-        summary += ["C-E2:\tNeutral;\t()", "A-E3:\tval 3; act 2; dom  2;\t()", ""]
-        spoken += [f"{name} [{start:08.4f}-{end:08.4f}]: It is number {at} of {dialogue}."]
-        rng = np.random.default_rng([int(dialogue[4]), ord(dialogue[5]), at])
-        seconds = np.arange(int(rng.uniform(0.2, 0.3) * SAMPLING_RATE)) / SAMPLING_RATE
-        wave = sum(np.sin(2 * np.pi * (120 + 3 * at) * k * seconds) / k for k in range(1, 8))
-        wave = 0.1 * wave + rng.normal(0, 0.005, len(seconds))
-        soundfile.write(wavs / f"{name}.wav", wave, SAMPLING_RATE, subtype="PCM_16")
-    for part, lines in (("EmoEvaluation", summary), ("transcriptions", spoken)):
-        path = folder / "dialog" / part / f"{dialogue}.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def copy_of(layout: Layout, root: Path) -> Layout:
