@@ -46,11 +46,6 @@ def set_verbose(verbose: bool) -> None:
     _State.verbose = verbose
 
 
-def verbose() -> bool:
-    """What :func:`set_verbose` was told."""
-    return _State.verbose
-
-
 def trace(error: BaseException) -> None:
     """The traceback of an error, a worker's included, where one is wanted."""
     if _State.verbose:
@@ -63,22 +58,19 @@ def printable_lines(text: str) -> str:
 
 
 def _bar(what: str, total: int) -> Iterator[Advance]:
+    from rich import progress as rich
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
     columns = (
-        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+        rich.TextColumn("{task.description}", markup=False),
+        rich.BarColumn(),
+        rich.MofNCompleteColumn(),
+        rich.TimeElapsedColumn(),
+        rich.TextColumn("left"),
+        rich.TimeRemainingColumn(),
+        rich.TextColumn("{task.fields[note]}", markup=False),
+    )
+    with rich.Progress(*columns, console=Console(stderr=True)) as bars:
         task = bars.add_task(what, total=total, note="")
 
         def advance(n: int = 1, note: str = "") -> None:

@@ -21,8 +21,6 @@ from featstore.core.settings import canonical, digest
 
 MAX_JSON_BYTES = 4 * 1024**2
 """A record of 32,000 files has 3.5; read, the densest JSON takes thirty times its size."""
-_PIECE_BYTES = 1024**2
-"""Read at a time: an utterance's file at once, so that threads hand Python's lock over but once."""
 _LOADED = re.compile(
     r"((generation_|tokenizer_|preprocessor_|processor_)?config|tokenizer|special_tokens_map"
     r"|added_tokens|vocab)\.json\Z|(vocab|merges)\.txt\Z|.+\.(model|safetensors"
@@ -57,29 +55,17 @@ def make_folders(folder: Path) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write beside the target, fsync, rename: a reader never sees half of it.
-
-    The file beside is locked as long as its writer lives, see :func:`remove_leftovers`.
-    """
-    beside, handle = _new_beside(path)
-    try:
-        with naming(path), os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    fsync_folder(path.parent)
+    """Write beside the target, fsync, rename: a reader never sees half of it."""
+    with replaced(path) as beside, naming(path):
+        beside.write_bytes(content)
 
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """A file beside ``path`` for the body to fill: for what is too large to be handed over whole.
 
-    It takes the place of ``path`` when the body ends, and is gone where the body fails. What a
-    killed writer of the same file left is removed first.
+    It takes the place of ``path`` when the body ends, and is gone where the body fails. It is
+    locked as long as its writer lives; what a killed writer of the same file left is removed first.
     """
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.????????"):
         _remove_leftover(leftover)
@@ -128,21 +114,18 @@ def write_pieces(path: Path, pieces: Iterable[bytes]) -> tuple[int, str]:
         Its size, and its SHA-256 in hex: what a unit's record lists.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    n_bytes, found = 0, hashlib.sha256()
+    n_bytes, digested = 0, hashlib.sha256()
     with naming(path), path.open("wb") as file:
         for piece in pieces:
             n_bytes += file.write(piece)
-            found.update(piece)
-    return n_bytes, found.hexdigest()
+            digested.update(piece)
+    return n_bytes, digested.hexdigest()
 
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
-    found = hashlib.sha256()
     with naming(path), path.open("rb", buffering=0) as file:
-        while piece := file.read(_PIECE_BYTES):
-            found.update(piece)
-    return found.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def folder_digest(folder: Path) -> str:
