@@ -183,33 +183,32 @@ class BuildSettings(Settings):
         return self
 
 
-_SAFE_TEACHERS: dict[str, Any] = {
-    "linguistic": {"optim": {"lr": 2e-5}},
-    "prosodic": {"optim": {"lr": 1e-3}},
-}
-_TINY_TEACHERS: dict[str, Any] = {
-    "linguistic": {
-        "model": "tiny",
-        "optim": {"lr": 1e-3, "epochs": 12, "batch_size": 32},
-    },
-    "prosodic": {
-        "channels": [16, 32, 64, 128],
-        "time_stride": 8,
-        "time_crop": 0.7,
-        "time_masks": 2,
-        "optim": {
-            "lr": 1e-3,
-            "epochs": 24,
-            "batch_size": 16,
-            "label_smoothing": 0.1,
-            "selection": "last",
-        },
-    },
-}
 PRESETS: Mapping[str, dict[str, Any]] = {
     "paper": {},
-    "safe": {"teachers": _SAFE_TEACHERS},
-    "tiny": {"teachers": _TINY_TEACHERS},
+    "safe": {
+        "teachers": {"linguistic": {"optim": {"lr": 2e-5}}, "prosodic": {"optim": {"lr": 1e-3}}}
+    },
+    "tiny": {
+        "teachers": {
+            "linguistic": {
+                "model": TINY,
+                "optim": {"lr": 1e-3, "epochs": 12, "batch_size": 32},
+            },
+            "prosodic": {
+                "channels": [16, 32, 64, 128],
+                "time_stride": 8,
+                "time_crop": 0.7,
+                "time_masks": 2,
+                "optim": {
+                    "lr": 1e-3,
+                    "epochs": 24,
+                    "batch_size": 16,
+                    "label_smoothing": 0.1,
+                    "selection": "last",
+                },
+            },
+        }
+    },
 }
 """Deltas from the defaults: ``paper`` is none, ``safe`` the learning rates that fine-tuning
 usually takes (PAPER.md row 12), ``tiny`` teachers that a laptop fits in under a minute a fold."""

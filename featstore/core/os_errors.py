@@ -14,49 +14,37 @@ from pathlib import Path
 from featstore.core.schema import TaskFailed, printable
 
 _RESUME = "then run the same command again; what is done is kept"
-_IN_THE_WAY = "move what stands in the way, or choose another place"
-_PERMISSIONS = "mend its permissions, or choose another place"
-_OTHER_DISK = "the file system cannot do this: choose a place on another one"
 _NETWORK = f"check the address, the network and the service at its other end, {_RESUME}"
-_ADDRESS = "choose another address or --port"
 
 _REMEDIES = {
-    errno.ENOSPC: f"free some space, {_RESUME}",
-    errno.EDQUOT: f"free some of your quota, {_RESUME}",
-    errno.EFBIG: f"the file system or a limit (ulimit -f) allows no file as large, {_RESUME}",
-    errno.EMFILE: f"raise the limit of open files (ulimit -n) or lower --jobs, {_RESUME}",
-    errno.ENFILE: f"close other programs, {_RESUME}",
-    errno.ENOMEM: f"close other programs or lower --jobs, {_RESUME}",
-    errno.EAGAIN: f"close other programs or lower --jobs, {_RESUME}",
-    errno.EROFS: "choose a place that can be written, or mount it so that it can",
-    errno.EACCES: _PERMISSIONS,
-    errno.EPERM: _PERMISSIONS,
-    errno.EIO: f"the disk or the network file system failed: see the system's log, {_RESUME}",
-    errno.ESTALE: f"the network file system lost the file, {_RESUME}",
-    errno.ENOENT: "check that the path is spelled as it should be, is still there and is mounted",
-    errno.EISDIR: "give a file, not a folder",
-    errno.ENOTDIR: "a part of the path is a file: give a folder",
-    errno.EEXIST: _IN_THE_WAY,
-    errno.ENOTEMPTY: _IN_THE_WAY,
-    errno.ENAMETOOLONG: "choose a shorter path",
-    errno.ELOOP: "its links lead in a circle: mend them, or give the file itself",
-    errno.EXDEV: "the two lie on different file systems: choose a place on the same one",
-    errno.EBUSY: f"another program uses it: end that, {_RESUME}",
-    errno.ETXTBSY: f"another program uses it: end that, {_RESUME}",
-    errno.EINVAL: _OTHER_DISK,
-    errno.ENOSYS: _OTHER_DISK,
-    errno.ENOLCK: _OTHER_DISK,
-    errno.EOPNOTSUPP: _OTHER_DISK,
-    errno.EPIPE: "what read the output has ended: let it read to the end, or write to a file",
-    errno.EADDRINUSE: _ADDRESS,
-    errno.EADDRNOTAVAIL: _ADDRESS,
-    errno.ECONNREFUSED: _NETWORK,
-    errno.ECONNRESET: _NETWORK,
-    errno.ECONNABORTED: _NETWORK,
-    errno.ETIMEDOUT: _NETWORK,
-    errno.EHOSTUNREACH: _NETWORK,
-    errno.ENETUNREACH: _NETWORK,
-    errno.ENETDOWN: _NETWORK,
+    "ENOSPC": f"free some space, {_RESUME}",
+    "EDQUOT": f"free some of your quota, {_RESUME}",
+    "EFBIG": f"the file system or a limit (ulimit -f) allows no file as large, {_RESUME}",
+    "EMFILE": f"raise the limit of open files (ulimit -n) or lower --jobs, {_RESUME}",
+    "ENFILE": f"close other programs, {_RESUME}",
+    "ENOMEM EAGAIN": f"close other programs or lower --jobs, {_RESUME}",
+    "EROFS": "choose a place that can be written, or mount it so that it can",
+    "EACCES EPERM": "mend its permissions, or choose another place",
+    "EIO": f"the disk or the network file system failed: see the system's log, {_RESUME}",
+    "ESTALE": f"the network file system lost the file, {_RESUME}",
+    "ENOENT": "check that the path is spelled as it should be, is still there and is mounted",
+    "EISDIR": "give a file, not a folder",
+    "ENOTDIR": "a part of the path is a file: give a folder",
+    "EEXIST ENOTEMPTY": "move what stands in the way, or choose another place",
+    "ENAMETOOLONG": "choose a shorter path",
+    "ELOOP": "its links lead in a circle: mend them, or give the file itself",
+    "EXDEV": "the two lie on different file systems: choose a place on the same one",
+    "EBUSY ETXTBSY": f"another program uses it: end that, {_RESUME}",
+    "EINVAL ENOSYS ENOLCK EOPNOTSUPP": "the file system cannot do this: choose a place on another "
+    "one",
+    "EPIPE": "what read the output has ended: let it read to the end, or write to a file",
+    "EADDRINUSE EADDRNOTAVAIL": "choose another address or --port",
+    "ECONNREFUSED ECONNRESET ECONNABORTED ETIMEDOUT": _NETWORK,
+    "EHOSTUNREACH ENETUNREACH ENETDOWN": _NETWORK,
+}
+"""Names of errors -> what mends them."""
+_BY_NUMBER = {
+    getattr(errno, name): text for names, text in _REMEDIES.items() for name in names.split()
 }
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _LIBRARY = re.compile(
@@ -94,7 +82,7 @@ def remedy(error: OSError) -> str:
     if error.errno is None:
         network = isinstance(error, ConnectionError | TimeoutError)
         return _NETWORK if network else "the message is all that a library tells; -v shows whose"
-    return _REMEDIES.get(error.errno, f"check the path and the device that it lies on, {_RESUME}")
+    return _BY_NUMBER.get(error.errno, f"check the path and the device that it lies on, {_RESUME}")
 
 
 @contextmanager

@@ -175,7 +175,7 @@ def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
 
 
 def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= 40 else f"{text[:16]}..."
 
 
@@ -205,30 +205,15 @@ def _fault(model: type[Settings], item: Any) -> str:
         del parts[2:3]  # pydantic names the kind once more
     place = ".".join(parts)
     if item["type"] == "extra_forbidden":
-        known = _known_keys(model)
-        last = place.split(".")[-1]
-        near = difflib.get_close_matches(last, [key for key in known if key != last], n=1)
+        last, schema = parts[-1], model.model_json_schema()
+        tables = [schema, *schema.get("$defs", {}).values()]
+        keys = {key for table in tables for key in table.get("properties", {})} - {last}
+        near = difflib.get_close_matches(last, sorted(keys), n=1)
         return f"{place}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
-    said = item["msg"].removeprefix("Value error, ")
+    message = item["msg"].removeprefix("Value error, ")
     for theirs, ours in _TOML.items():
-        said = said.replace(theirs, ours)
+        message = message.replace(theirs, ours)
     whole = item["type"] == "value_error" and isinstance(item["input"], Mapping)
-    untold = whole or item["type"] == "missing"  # a table in one line tells nobody anything
-    given = "" if untold else f" (given: {_short(_plain(item['input']))})"
-    return f"{place}: {said}{given}" if place else f"{said}{given}"
-
-
-def _plain(value: Any) -> Any:
-    try:
-        canonical(value)
-    except (TypeError, ValueError):
-        return repr(value)
-    return value
-
-
-def _known_keys(model: type[Settings]) -> list[str]:
-    keys: set[str] = set()
-    schema = model.model_json_schema()
-    for definition in [schema, *schema.get("$defs", {}).values()]:
-        keys |= set(definition.get("properties", {}))
-    return sorted(keys)
+    if not whole and item["type"] != "missing":  # a table in one line tells nobody anything
+        message += f" (given: {_short(item['input'])})"
+    return f"{place}: {message}" if place else message

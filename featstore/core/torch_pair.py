@@ -18,6 +18,7 @@ PAIR = ("torch>=2.13,<2.16", "torchaudio>=2.11.1,<2.12")
 
 _INSTALL = "python -m pip install"
 _BOTH = " ".join(f'"{one}"' for one in PAIR)
+_FITTING = f"what fits is {' with '.join(PAIR)}"
 
 
 @cache
@@ -32,7 +33,10 @@ def load_torchaudio() -> Any:
     """
     torch, torchaudio = _version("torch"), _version("torchaudio")
     if torch and torchaudio and not fits(torch, torchaudio):
-        raise _misfit(torch, torchaudio)
+        hint = f"{_INSTALL} {_BOTH}"
+        if _numbers(torch)[:2] == (2, 11):
+            hint += f'; or, to keep torch {torch}: {_INSTALL} "torchaudio==2.11.0"'
+        raise UserError(f"torchaudio {torchaudio} does not fit torch {torch}; {_FITTING}", hint)
     try:
         import torchaudio as module
     except Exception as error:  # an OSError of the linker's, as a rule; older ones a RuntimeError
@@ -52,22 +56,12 @@ def fits(torch: str, torchaudio: str) -> bool:
     return of_torch >= (2, 13)
 
 
-def _misfit(torch: str, torchaudio: str) -> UserError:
-    hint = f"{_INSTALL} {_BOTH}"
-    if _numbers(torch)[:2] == (2, 11):
-        hint += f'; or, to keep torch {torch}: {_INSTALL} "torchaudio==2.11.0"'
-    return UserError(
-        f"torchaudio {torchaudio} does not fit torch {torch}; what fits is {' with '.join(PAIR)}",
-        hint,
-    )
-
-
 def _unloadable(torch: str, torchaudio: str, error: Exception) -> UserError:
     if not (torch and torchaudio):
         missing = [name for name, one in (("torch", torch), ("torchaudio", torchaudio)) if not one]
         return UserError(f"{' and '.join(missing)}: not installed", f"{_INSTALL} {_BOTH}")
-    if _build(torch) != _build(torchaudio):
-        number = torchaudio.partition("+")[0]
+    number, _, build = torchaudio.partition("+")
+    if build != torch.partition("+")[2]:
         return UserError(
             f"torchaudio {torchaudio} cannot be loaded beside torch {torch}: they are builds for "
             f"different hardware; what fits is torchaudio {number} of the build of this torch",
@@ -76,8 +70,7 @@ def _unloadable(torch: str, torchaudio: str, error: Exception) -> UserError:
         )
     first_line = (str(error).splitlines() or [type(error).__name__])[0]
     return UserError(
-        f"torchaudio {torchaudio} cannot be loaded beside torch {torch}: {first_line}; "
-        f"what fits is {' with '.join(PAIR)}",
+        f"torchaudio {torchaudio} cannot be loaded beside torch {torch}: {first_line}; {_FITTING}",
         f"{_INSTALL} --force-reinstall {_BOTH}",
     )
 
@@ -91,7 +84,3 @@ def _version(package: str) -> str:
 
 def _numbers(release: str) -> tuple[int, ...]:
     return tuple(int(one) for one in re.findall(r"\d+", release.partition("+")[0])[:3])
-
-
-def _build(release: str) -> str:
-    return release.partition("+")[2]
