@@ -16,7 +16,7 @@ import cli
 from distill.runs.read import collect
 from featstore.core.metrics import ua
 from featstore.folds import TEST
-from featstore.inspection.view.runs import students
+from featstore.inspection.view.payloads import students
 from featstore.store.store import Store
 from tests import ROOT
 

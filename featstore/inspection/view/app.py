@@ -20,10 +20,9 @@ from featstore.inspection.view.guard import guards
 from featstore.inspection.view.payloads import Payloads
 
 STATIC = Path(__file__).parent / "static"
-_NUMBER = re.compile(r"[0-9]{1,9}", re.ASCII)
+_NUMBER = re.compile(r"[0-9]{1,9}")
+"""Of an address: at most nine ASCII digits."""
 _RANGE = re.compile(r"bytes=([0-9]{1,12})-([0-9]{0,12})", re.ASCII)
-
-Answer = Callable[[Request], Response]
 
 
 def make_app(
@@ -61,12 +60,16 @@ def make_app(
     return app
 
 
-def _answer(make: Callable[..., Response]) -> Answer:
+def _answer(make: Callable[..., Response]) -> Callable[[Request], Response]:
     """An endpoint that turns what goes wrong into an answer that the page can show."""
 
     def endpoint(request: Request) -> Response:
         try:
-            return _part(make(**_numbers(request)), request.headers.get("range", ""))
+            texts = request.path_params
+            if not all(_NUMBER.fullmatch(text) for text in texts.values()):
+                raise LookupError("not a number")
+            whole = make(**{name: int(text) for name, text in texts.items()})
+            return _part(whole, request.headers.get("range", ""))
         except LookupError as error:
             return _trouble(404, str(error))
         except UserError as error:
@@ -76,13 +79,6 @@ def _answer(make: Callable[..., Response]) -> Answer:
             return _trouble(500, f"{type(error).__name__}: {error}")
 
     return endpoint
-
-
-def _numbers(request: Request) -> dict[str, int]:
-    """The address' numbers by name: at most nine ASCII digits each."""
-    if not all(_NUMBER.fullmatch(text) for text in request.path_params.values()):
-        raise LookupError("not a number")
-    return {name: int(text) for name, text in request.path_params.items()}
 
 
 def _part(whole: Response, header: str) -> Response:

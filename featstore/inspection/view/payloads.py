@@ -10,17 +10,17 @@ import io
 import wave
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, TypeVar
+from importlib.util import find_spec
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from starlette.responses import JSONResponse, Response
 
 from featstore.core.schema import SAMPLING_RATE, UserError, printable
-from featstore.features.lld import F0, LOUDNESS
 from featstore.inspection.overview import curves, overview
 from featstore.inspection.view import projection
-from featstore.inspection.view.runs import students
 from featstore.store.store import Store, unit_name
 
 T = TypeVar("T")
@@ -29,6 +29,14 @@ PEAKS = 1_000
 """Points of a drawn waveform: a screen has hardly more."""
 MAX_FRAMES = 1_500
 """Points of a drawn curve: 15 s frame by frame, then means."""
+
+
+class Student(NamedTuple):
+    """A finished run on the page."""
+
+    facts: dict[str, Any]
+    logits: npt.NDArray[np.float32]
+    """``[N, C]``, raw, in the store's order; NaN where it predicts nothing."""
 
 
 class Payloads:
@@ -42,7 +50,7 @@ class Payloads:
 
         Args:
             store: what to show.
-            runs: students' runs (:func:`featstore.inspection.view.runs.students`), if any.
+            runs: students' runs (:func:`students`), if any.
         """
         self.store = store
         self.students, self.left_out = students(runs, store)
@@ -80,9 +88,7 @@ class Payloads:
         """Waveform, F0 and loudness of one utterance."""
         _check(row, self.store.lengths, "utterance")
         names = tuple(self.store.unit("lld").facts["names"])
-        lines: dict[str, Any] = {"f0_hz": None, "loudness": None}
-        if F0 in names and LOUDNESS in names:  # else another feature set
-            lines = curves(self.store.lld.read(row), names, MAX_FRAMES)
+        lines = curves(self.store.lld.read(row), names, MAX_FRAMES)
         peaks = _peaks(self.store.audio.read(row)) if self.has_audio else None
         duration_s = float(self.store.lengths[row]) / SAMPLING_RATE
         return JSONResponse({"duration_s": duration_s, "peaks": peaks, **lines})
@@ -120,7 +126,7 @@ class Payloads:
             "students": [student.facts for student in self.students],
             "left_out": self.left_out,
             "audio": self.has_audio,
-            "tsne": projection.offered(),
+            "tsne": find_spec("sklearn") is not None,
         })  # fmt: skip
         return facts
 
@@ -140,6 +146,41 @@ class Payloads:
         return unit_name(fold, names[target])
 
 
+def students(runs: Any, store: Store) -> tuple[list[Student], list[str]]:
+    """The runs of this store, and why each other folder is left out.
+
+    Args:
+        runs: a :class:`distill.runs.read.RunSet`, read and checked there; None for none.
+        store: whose utterances the page shows.
+    """
+    if runs is None:
+        return [], []
+    left_out = [f"{one.place}: {one.reason or one.state}" for one in runs.left_out]
+    shown = []
+    for run in sorted(runs.runs, key=lambda run: str(run.place)):
+        names = ("fold", "seed", "experiment", "variant")
+        facts = {"place": run.place, "backbone": run.facts.student.backbone}
+        facts |= {name: getattr(run.facts, name) for name in names}
+        try:
+            shown.append(Student(facts, _logits(run, store)))
+        except UserError as error:
+            left_out.append(f"{run.place}: {error.message}")
+    return shown, [printable(line) for line in left_out]
+
+
+def _logits(run: Any, store: Store) -> npt.NDArray[np.float32]:
+    """A run's logits in the store's order."""
+    if (run.facts.store.fingerprint, run.facts.classes) != (store.fingerprint(), store.classes):
+        raise UserError("of another store")
+    ids = pd.Index(store.utterances["utterance_id"])
+    rows = ids.get_indexer(run.predictions["utterance_id"])
+    if (rows < 0).any() or len(np.unique(rows)) < len(rows):
+        raise UserError("predictions of other utterances than the store's")
+    out = np.full((len(ids), len(store.classes)), np.nan, dtype=np.float32)
+    out[rows] = run.predictions[[f"logit_{name}" for name in store.classes]].to_numpy(np.float32)
+    return out
+
+
 def wav(samples: npt.NDArray[np.int16]) -> bytes:
     """A signal as a mono WAV file of 16 bits and 16 kHz."""
     file = io.BytesIO()
@@ -157,8 +198,6 @@ def _check(index: int, things: Any, name: str) -> None:
 
 def _peaks(samples: npt.NDArray[np.int16]) -> list[list[int]]:
     """Lowest and highest sample of at most :data:`PEAKS` equal stretches: ``[2][n]``."""
-    if not len(samples):
-        return [[], []]
     starts = np.unique(np.linspace(0, len(samples), PEAKS, endpoint=False).astype(np.int64))
     return [
         np.minimum.reduceat(samples, starts).tolist(),

@@ -81,10 +81,3 @@ def neighbourly(embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     perplexity = min(30.0, (len(rows) - 1) / 3)
     scores[finite] = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(rows)
     return scores
-
-
-def offered() -> bool:
-    """Whether :func:`neighbourly` has what it needs; nothing is imported."""
-    from importlib.util import find_spec
-
-    return find_spec("sklearn") is not None

@@ -14,6 +14,7 @@ import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import uvicorn
@@ -38,7 +39,7 @@ def serve(
 
     Args:
         store: the store's folder.
-        runs: students to show, too; see :func:`featstore.inspection.view.runs.students`.
+        runs: students to show, too; see :func:`featstore.inspection.view.payloads.students`.
         host: address to bind.
         port: see :func:`bound`.
         token: see :func:`served`.
@@ -50,28 +51,19 @@ def serve(
     """
     payloads = Payloads(open_store(store), runs)
     payloads.corpus()  # here a damaged store is an error of the command, not of the page
-    before = {number: signal.signal(number, _stop) for number in STOPS}
-    try:
-        with suppress(KeyboardInterrupt), served(payloads, host, port, token) as address:
-            print(address, flush=True)
-            for reason in payloads.left_out:
-                console.say(f"left out: {reason}")
-            console.say("Ctrl-C stops")
-            screen = sys.platform == "darwin" or {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ)
-            if browser and screen and "?token=" not in address:
-                with suppress(webbrowser.Error):
-                    webbrowser.open(address)
-            threading.Event().wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _stop(*_: Any) -> None:
-    """Leave the wait; a second signal would tear the clean-up."""
+    stops: SimpleQueue[int] = SimpleQueue()  # may be filled by a signal's handler
     for number in STOPS:
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
+        signal.signal(number, lambda number, _: stops.put(number))
+    with served(payloads, host, port, token) as address:
+        print(address, flush=True)
+        for reason in payloads.left_out:
+            console.say(f"left out: {reason}")
+        console.say("Ctrl-C stops")
+        screen = sys.platform == "darwin" or {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ)
+        if browser and screen and "?token=" not in address:
+            with suppress(webbrowser.Error):
+                webbrowser.open(address)
+        stops.get()
 
 
 @contextmanager

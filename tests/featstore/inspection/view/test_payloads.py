@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from featstore.inspection.view.runs import students
+from featstore.inspection.view.payloads import students
 from featstore.store.store import Store
 from tests.featstore.inspection.view.view_helpers import run_set, student_run
 
