@@ -45,41 +45,47 @@ def compare(
             "one store and no two teachers: nothing to compare",
             "`featstore diff A B`, or `featstore diff STORE --teacher T --with U`",
         )
-    rows, labels_differ = _common_rows(a, b)
-    pairs, only_a, only_b = _pairs(a, b, teacher, counterpart, folds)
-    shared: list[Pair] = []
-    if not one_store:
-        units_a, units_b = (
-            [n for n in side.units() if not n.startswith("folds/")] for side in (a, b)
-        )
-        shared = [(name, name) for name in units_a if name in units_b and "/" not in name]
-        if not teacher:
-            only_a = [*(name for name in units_a if name not in units_b), *only_a]
-            only_b = [*(name for name in units_b if name not in units_a), *only_b]
+    rows, n_relabelled = _common_rows(a, b)
+    numbers = parse_numbers(folds, max(len(a.folds), len(b.folds)))
+    of_a = _units(a, numbers, teacher, teacher)
+    of_b = _units(b, numbers, counterpart or teacher, teacher)
+    pairs = [(unit, of_b[key]) for key, unit in of_a.items() if key in of_b]
+    only_a = [unit for key, unit in of_a.items() if key not in of_b]
+    only_b = [unit for key, unit in of_b.items() if key not in of_a]
+    targets = [pair for pair in pairs if "/" in pair[0]]
+    if teacher:
+        only_a, only_b = ([unit for unit in alone if "/" in unit] for alone in (only_a, only_b))
+        if not targets:
+            raise UserError(
+                f"no fold has {printable(teacher)} in A and "
+                f"{printable(counterpart or teacher)} in B",
+                "`featstore inspect` lists a store's teachers",
+            )
     return {
-        "a": _side(a),
-        "b": _side(b),
+        **{
+            side: {
+                "store": store.name,
+                "fingerprint": store.fingerprint(),
+                "content": store.content_hash(),
+                "classes": list(store.classes),
+            }
+            for side, store in (("a", a), ("b", b))
+        },
         "one_store": one_store,
         "same_content": a.content_hash() == b.content_hash(),
         "utterances": {
             "a": len(a.utterances),
             "b": len(b.utterances),
             "common": len(rows),
-            "relabelled": labels_differ,
+            "relabelled": n_relabelled,
         },
-        "units": [_unit(a.record(one), b.record(other)) for one, other in [*shared, *pairs]],
+        "units": [
+            _unit(a.record(one), b.record(other))
+            for one, other in (targets if one_store else pairs)
+        ],
         "only_a": only_a,
         "only_b": only_b,
-        "drift": [_drift(a, b, rows, pair) for pair in pairs],
-    }
-
-
-def _side(store: Store) -> dict[str, Any]:
-    return {
-        "store": store.name,
-        "fingerprint": store.fingerprint(),
-        "content": store.content_hash(),
-        "classes": list(store.classes),
+        "drift": [_drift(a, b, rows, pair) for pair in targets],
     }
 
 
@@ -106,36 +112,21 @@ def _common_rows(a: Store, b: Store) -> tuple[npt.NDArray[np.int64], int]:
     return rows, int((both["label_a"] != both["label_b"]).sum())
 
 
-def _pairs(
-    a: Store, b: Store, teacher: str, counterpart: str, folds: str
-) -> tuple[list[Pair], list[str], list[str]]:
-    """The targets to compare, and those that only A and only B have.
+def _units(store: Store, folds: list[int], teacher: str, alias: str) -> dict[str, str]:
+    """What there is to compare: the name that both sides have in common -> the unit.
 
-    Raises:
-        UserError: a teacher is not there.
+    Args:
+        store: whose units.
+        folds: the numbers of those whose targets count.
+        teacher: the only one that counts, '' for all.
+        alias: what it is called on both sides.
     """
-    other = counterpart or teacher
-    pairs: list[Pair] = []
-    only_a: list[str] = []
-    only_b: list[str] = []
-    for fold in parse_numbers(folds, max(len(a.folds), len(b.folds))):
-        names_a, names_b = (
-            [name for name in (store.target_names(fold) if fold <= len(store.folds) else [])
-             if not one or name == one]
-            for store, one in ((a, teacher), (b, other))
-        )  # fmt: skip
-        matched = {
-            name: counterpart or name for name in names_a if (counterpart or name) in names_b
-        }
-        pairs += [(unit_name(fold, one), unit_name(fold, two)) for one, two in matched.items()]
-        only_a += [unit_name(fold, name) for name in names_a if name not in matched]
-        only_b += [unit_name(fold, name) for name in names_b if name not in matched.values()]
-    if teacher and not pairs:
-        raise UserError(
-            f"no fold has {printable(teacher)} in A and {printable(other)} in B",
-            "`featstore inspect` lists a store's teachers",
-        )
-    return pairs, only_a, only_b
+    units = {name: name for name in store.units() if not name.startswith("folds/")}
+    for fold in folds:
+        for name in store.target_names(fold):
+            if teacher in ("", name):
+                units[unit_name(fold, alias or name)] = unit_name(fold, name)
+    return units
 
 
 def _unit(a: Unit, b: Unit) -> dict[str, Any]:
