@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from featstore.core.config import FoldSettings
 from featstore.core.schema import Fault, Manifest, UserError
@@ -22,9 +23,6 @@ from featstore.folds import (
     roles,
     text_overlap,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def audit(manifest: Manifest, fold_settings: FoldSettings) -> dict[str, Any]:
@@ -79,16 +77,16 @@ def audit(manifest: Manifest, fold_settings: FoldSettings) -> dict[str, Any]:
 
 def durations(utterances: pd.DataFrame) -> dict[str, float]:
     """Total hours, and the spread of utterance lengths in seconds; empty for no utterance."""
-    lengths_s = utterances["duration_s"].to_numpy()
-    if not len(lengths_s):
+    lengths_s = utterances["duration_s"]
+    if lengths_s.empty:
         return {}
     return {
         "hours": float(lengths_s.sum() / 3600),
         "mean": float(lengths_s.mean()),
-        "median": float(np.median(lengths_s)),
+        "median": float(lengths_s.median()),
         "min": float(lengths_s.min()),
-        "p95": float(np.percentile(lengths_s, 95)),
-        "p99": float(np.percentile(lengths_s, 99)),
+        "p95": float(lengths_s.quantile(0.95)),
+        "p99": float(lengths_s.quantile(0.99)),
         "max": float(lengths_s.max()),
     }
 
@@ -160,21 +158,20 @@ def speaker_audit(utterances: pd.DataFrame) -> dict[str, Any] | None:
     names = [str(name) for name in utterances["utterance_id"]]
     if not names or not all(UTTERANCE.match(name) for name in names):
         return None
-    differ: dict[str, list[bool]] = {}
-    for name in names:
-        differ.setdefault(speaker_of(name), []).append(speaker_of(name) != prefix_speaker_of(name))
-    n_differ = sum(map(sum, differ.values()))
+    turns = pd.DataFrame(
+        {
+            "speaker": [speaker_of(name) for name in names],
+            "differ": [speaker_of(name) != prefix_speaker_of(name) for name in names],
+        }
+    )
+    by_speaker = turns.groupby("speaker")["differ"].agg(["count", "sum", "mean"])
+    by_speaker.columns = pd.Index(["n", "n_differ", "share_in_training"])
     return {
-        "n": len(names),
-        "n_differ": n_differ,
-        "share": n_differ / len(names),
-        "speakers": {
-            speaker: {
-                "n": len(own), "n_differ": sum(own), "share_in_training": sum(own) / len(own),
-            }
-            for speaker, own in sorted(differ.items())
-        },
-    }  # fmt: skip
+        "n": len(turns),
+        "n_differ": int(turns["differ"].sum()),
+        "share": float(turns["differ"].mean()),
+        "speakers": by_speaker.to_dict("index"),
+    }
 
 
 def _plain(value: Any) -> Any:

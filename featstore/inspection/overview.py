@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,9 +14,8 @@ from featstore.core.metrics import soften
 from featstore.core.schema import SAMPLING_RATE, UserError
 from featstore.features.lld import F0, LOUDNESS
 from featstore.folds import ROLE_NAMES
-from featstore.inspection.teachers import outputs_of, refuse_tau
+from featstore.inspection.teachers import outputs_of
 from featstore.store.store import Store, unit_name
-from featstore.store.unit import Unit
 
 TAUS = (0.5, 1.0, 5.0)
 """Temperatures at which an utterance is shown: the paper's two, and none."""
@@ -42,7 +42,19 @@ def overview(store: Store) -> dict[str, Any]:
             "other_labels": corpus.facts["other_labels"],
             "full_release": corpus.facts["full_release"],
         },
-        "folds": [_fold(store, number) for number in range(1, len(store.folds) + 1)],
+        "folds": [
+            {
+                "fold": fold.number,
+                "test": list(fold.test),
+                "validation": list(fold.validation),
+                "utterances": {
+                    name: int((store.roles[fold.number - 1] == role).sum())
+                    for role, name in ROLE_NAMES.items()
+                },
+                "teachers": store.target_names(fold.number),
+            }
+            for fold in store.folds
+        ],
         "teachers": _teachers(store),
         "units": [
             {"unit": unit.unit, "bytes": unit.n_bytes, "fingerprint": unit.fingerprint}
@@ -58,10 +70,9 @@ def overview(store: Store) -> dict[str, Any]:
 
 def excluded(store: Store) -> dict[str, int]:
     """How many utterances were left out for a fault of label or audio, by reason."""
-    counts = dict(store.record("corpus").facts["excluded"])
-    for item in store.record("audio").facts["excluded"]:
-        counts[item["reason"]] = counts.get(item["reason"], 0) + 1
-    return counts
+    counts = Counter(store.record("corpus").facts["excluded"])
+    counts.update(item["reason"] for item in store.record("audio").facts["excluded"])
+    return dict(counts)
 
 
 def utterance(
@@ -77,14 +88,12 @@ def utterance(
         store: the store.
         fold: whose teachers to ask.
         utterance_id: which utterance.
-        taus: temperatures of the teachers' probabilities (eq. 2); the stored logits have none.
+        taus: positive temperatures of the teachers' probabilities (eq. 2).
         teachers: only these; all where empty.
 
     Raises:
-        UserError: there is no such utterance, fold or teacher, or a tau is not positive.
+        UserError: there is no such utterance, fold or teacher.
     """
-    for tau in taus:
-        refuse_tau(tau)
     matches = np.flatnonzero((store.utterances["utterance_id"] == utterance_id).to_numpy())
     if not len(matches):
         ids = store.utterances["utterance_id"].tolist()
@@ -94,14 +103,14 @@ def utterance(
             f"did you mean {near}?" if near else "corpus/utterances.parquet lists all ids",
         )
     row = int(matches[0])
-    record = store.utterances.iloc[row]
     outputs = outputs_of(store, fold, teachers)
+    record, table = store.utterances.iloc[row], store.utterances[["utterance_id", "label"]]
+    columns = ("speaker", "session", "gender", "kind", "text", "label", "label_raw", "file")
     lld, names = store.lld.read(row), tuple(store.unit("lld").facts["names"])
     return {
         "utterance_id": utterance_id,
         "row": row,
-        **{key: str(record[key]) for key in
-           ("speaker", "session", "gender", "kind", "text", "label", "label_raw", "file")},
+        **{column: str(record[column]) for column in columns},
         "duration_s": round(float(store.lengths[row]) / SAMPLING_RATE, 4),
         "fold": fold,
         "role": ROLE_NAMES[int(store.roles[fold - 1, row])],
@@ -116,17 +125,13 @@ def utterance(
                 "prediction": store.classes[int(output.logits[row].argmax())],
                 "embedding_norm": float(np.linalg.norm(output.embeddings[row])),
                 "neighbours": [
-                    {
-                        "utterance_id": str(store.utterances["utterance_id"].iloc[other]),
-                        "label": str(store.utterances["label"].iloc[other]),
-                        "cosine": cosine,
-                    }
+                    {**table.iloc[other].to_dict(), "cosine": cosine}
                     for other, cosine in nearest(output.embeddings, row, NEIGHBOURS)
                 ],
             }
             for name, output in outputs.items()
         },
-    }  # fmt: skip
+    }
 
 
 def nearest(embeddings: npt.NDArray[np.float32], row: int, k: int) -> list[tuple[int, float]]:
@@ -156,27 +161,23 @@ def curves(
         ``f0_hz``, over the voiced frames of each stretch and None where there are none, and
         ``loudness``.
     """
-    f0 = lld[:, names.index(F0)].astype(np.float64)
-    hertz = np.where(f0 > 0, 27.5 * 2 ** (f0 / 12), np.nan)
-    loudness = lld[:, names.index(LOUDNESS)].astype(np.float64)
-    stretches = np.array_split(np.arange(len(lld)), min(points, len(lld)))
-    voiced = [hertz[one][~np.isnan(hertz[one])] for one in stretches]
+    hertz, loudness = _pitch_and_loudness(lld, names)
+    n_stretches = min(points, len(lld))
+    voiced = [one[~np.isnan(one)] for one in np.array_split(hertz, n_stretches)]
     return {
         "f0_hz": [round(float(one.mean()), 2) if len(one) else None for one in voiced],
-        "loudness": [round(float(loudness[one].mean()), 4) for one in stretches],
+        "loudness": [round(float(one.mean()), 4) for one in np.array_split(loudness, n_stretches)],
     }
 
 
 def lld_summary(lld: npt.NDArray[np.float32], names: tuple[str, ...]) -> dict[str, Any]:
     """Frames, share of voiced frames, F0 over these, and loudness over all."""
-    f0 = lld[:, names.index(F0)].astype(np.float64)
-    loudness = lld[:, names.index(LOUDNESS)].astype(np.float64)
-    voiced = f0 > 0
-    hertz = 27.5 * 2 ** (f0[voiced] / 12)
+    pitch, loudness = _pitch_and_loudness(lld, names)
+    hertz = pitch[~np.isnan(pitch)]
     return {
         "frames": len(lld),
         "descriptors": lld.shape[1],
-        "voiced": round(float(voiced.mean()), 4),
+        "voiced": round(len(hertz) / len(lld), 4),
         "f0_mean_hz": round(float(hertz.mean()), 2) if len(hertz) else None,
         "f0_std_hz": round(float(hertz.std()), 2) if len(hertz) else None,
         "loudness_mean": round(float(loudness.mean()), 4),
@@ -184,23 +185,24 @@ def lld_summary(lld: npt.NDArray[np.float32], names: tuple[str, ...]) -> dict[st
     }
 
 
-def _fold(store: Store, number: int) -> dict[str, Any]:
-    fold, roles = store.folds[number - 1], store.roles[number - 1]
-    return {
-        "fold": number,
-        "test": list(fold.test),
-        "validation": list(fold.validation),
-        "utterances": {name: int((roles == role).sum()) for role, name in ROLE_NAMES.items()},
-        "teachers": store.target_names(number),
-    }
+def _pitch_and_loudness(
+    lld: npt.NDArray[np.float32], names: tuple[str, ...]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """F0 in Hz, NaN where a frame is not voiced, and loudness: ``[frames]`` each."""
+    f0 = lld[:, names.index(F0)].astype(np.float64)
+    hertz = np.where(f0 > 0, 27.5 * 2 ** (f0 / 12), np.nan)
+    return hertz, lld[:, names.index(LOUDNESS)].astype(np.float64)
 
 
 def _teachers(store: Store) -> dict[str, Any]:
-    """Each teacher's settings and its scores by fold."""
+    """Each teacher's settings; by fold its scores, and which epoch it kept.
+
+    Of cross-fitted targets, which epoch each part kept, and whom it has seen.
+    """
     out: dict[str, Any] = {}
-    for number in range(1, len(store.folds) + 1):
-        for name in store.target_names(number):
-            unit = store.record(unit_name(number, name))
+    for fold in store.folds:
+        for name in store.target_names(fold.number):
+            unit = store.record(unit_name(fold.number, name))
             entry = out.setdefault(
                 name,
                 {
@@ -211,18 +213,14 @@ def _teachers(store: Store) -> dict[str, Any]:
                     "folds": {},
                 },
             )
-            entry["folds"][str(number)] = {
-                **_fits(unit),
-                **{part: {key: score[key] for key in ("wa", "ua", "n")}
-                   for part, score in unit.facts["scores"].items()},
-            }  # fmt: skip
+            fits: dict[str, Any] = {}
+            if parts := unit.facts.get("parts"):
+                keys = ("held_out", "fitted_on", "residual", "best_epoch")
+                fits["parts"] = [{key: part[key] for key in keys} for part in parts]
+                fits["agreement"] = unit.facts["agreement"]
+            else:
+                fits["best_epoch"] = unit.facts["best_epoch"]
+            for role, score in unit.facts["scores"].items():
+                fits[role] = {key: score[key] for key in ("wa", "ua", "n")}
+            entry["folds"][str(fold.number)] = fits
     return out
-
-
-def _fits(unit: Unit) -> dict[str, Any]:
-    """Which epoch a fit kept; of cross-fitted targets, of each part, and whom it has seen."""
-    if parts := unit.facts.get("parts"):
-        keys = ("held_out", "fitted_on", "residual", "best_epoch")
-        kept = [{key: part[key] for key in keys} for part in parts]
-        return {"parts": kept, "agreement": unit.facts["agreement"]}
-    return {"best_epoch": unit.facts["best_epoch"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -49,8 +50,8 @@ def answer(
         UserError: it is several questions at once, none, or about what is not there.
     """
     chosen = {key: value for key, value in (filters or {}).items() if value not in (None, False)}
-    if tau is not None:
-        outputs.refuse_tau(tau)
+    if tau is not None and not 0 < tau < math.inf:
+        raise UserError(f"--tau {tau}: a temperature is finite and above 0", "e.g. --tau 1")
     questions = {
         "--utterance": utterance is not None,
         "--teachers": teachers,

@@ -5,7 +5,7 @@ Read only, and without trust: the folder may be another's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,42 +24,29 @@ def store_status(path: Path) -> dict[str, Any]:
     if not (path / FOLDER).is_dir():
         Store.open(path)
     store = Store(path)
-    units = [_unit(store, name) for name in store.units()]
+    units: list[dict[str, Any]] = []
+    for name in store.units():
+        try:
+            n_bytes, why = store.unit(name).n_bytes, ""
+        except (UserError, OSError) as error:
+            n_bytes, why = 0, str(error)
+        state = "damaged" if why else "done"
+        units.append({"unit": name, "state": state, "bytes": n_bytes, "why": why})
     done = {unit["unit"] for unit in units if unit["state"] == "done"}
     tasks = tasks_of(path, done.__contains__)
-    states = {task["key"]: task["state"] for task in tasks} | {
-        unit["unit"]: unit["state"] for unit in units
-    }
+    states: dict[str, str] = {task["key"]: task["state"] for task in tasks}
+    states |= {unit["unit"]: unit["state"] for unit in units}
+    matches = [match for name in states if (match := TEACHER_UNIT.match(name))]
+    folds = {match[1] for match in matches}
+    with suppress(UserError, OSError):
+        folds |= {f"{fold.number:02d}" for fold in store.folds}
     return {
         "store": str(path),
-        "counts": counts([*(unit["state"] for unit in units), *(task["state"] for task in tasks)]),
+        "counts": counts([one["state"] for one in (*units, *tasks)]),
         "units": units,
-        "teachers": _teachers(store, states),
+        "teachers": {
+            teacher: {fold: states.get(f"folds/{fold}/{teacher}", "") for fold in sorted(folds)}
+            for teacher in sorted({match[2] for match in matches})
+        },
         "tasks": tasks,
     }
-
-
-def _unit(store: Store, name: str) -> dict[str, Any]:
-    try:
-        return {"unit": name, "state": "done", "bytes": store.unit(name).n_bytes, "why": ""}
-    except UserError as error:
-        return {"unit": name, "state": "damaged", "bytes": 0, "why": error.message}
-    except OSError as error:
-        return {"unit": name, "state": "damaged", "bytes": 0, "why": str(error)}
-
-
-def _teachers(store: Store, states: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """How each teacher stands in each fold that the store has, or that somebody is at."""
-    named = {name: match for name in states if (match := TEACHER_UNIT.match(name))}
-    folds = sorted({f"{n:02d}" for n in _folds(store)} | {match[1] for match in named.values()})
-    return {
-        teacher: {fold: states.get(f"folds/{fold}/{teacher}", "") for fold in folds}
-        for teacher in sorted({match[2] for match in named.values()})
-    }
-
-
-def _folds(store: Store) -> Sequence[int]:
-    try:
-        return [fold.number for fold in store.folds]
-    except (UserError, OSError):
-        return []

@@ -5,7 +5,7 @@ In: a store and fold numbers. Out: data frames and plain data.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from featstore.core import metrics
 from featstore.core.metrics import divergence, entropy, soften
 from featstore.core.schema import SAMPLING_RATE, UserError, printable
-from featstore.folds import OUT, ROLE_NAMES, TEST, TRAIN, VALIDATION
+from featstore.folds import ROLE_NAMES, TEST, TRAIN, VALIDATION
 from featstore.store.store import Store, TeacherOutputs, unit_name
 
 if TYPE_CHECKING:
@@ -84,9 +84,8 @@ def outputs_table(
         ``:confidence`` (the largest probability), ``:entropy`` (nats) and ``:p_truth``.
 
     Raises:
-        UserError: the fold or a teacher is not there, or tau is not positive.
+        UserError: the fold or a teacher is not there.
     """
-    refuse_tau(tau)
     outputs = outputs_of(store, fold, teachers)
     table = store.utterances[["utterance_id", "speaker", "kind", "label", "text"]].copy()
     table.insert(0, "row", np.arange(len(table)))
@@ -107,16 +106,6 @@ def outputs_table(
 def teachers_of(table: pd.DataFrame) -> list[str]:
     """The teachers whose outputs a table holds."""
     return [name.rpartition(":")[0] for name in table.columns if name.endswith(":prediction")]
-
-
-def refuse_tau(tau: float) -> None:
-    """Refuse what is no temperature.
-
-    Raises:
-        UserError: it is not finite, or not above 0.
-    """
-    if not 0 < tau < np.inf:
-        raise UserError(f"--tau {tau}: a temperature is finite and above 0", "e.g. --tau 1")
 
 
 def select(
@@ -161,8 +150,8 @@ def select(
     if confident is not None and not 0 <= confident <= 1:
         raise UserError(f"--confident {confident}: not within 0..1", "e.g. --confident 0.9")
     names = teachers_of(table)
-    columns = {"label": label, "speaker": speaker, "role": role}
-    for column, value in columns.items():
+    for column in ("label", "speaker", "role"):
+        value = choices[column][0]
         table = table[(table[column] == value) | (value is None)]
     if text is not None:
         table = table[table["text"].str.contains(text, case=False, regex=False)]
@@ -199,47 +188,41 @@ def scores(
         ``agreement``: for each other teacher the share of utterances that both label the same.
 
     Raises:
-        UserError: a fold or a teacher is not there, or tau is not positive.
+        UserError: a fold or a teacher is not there.
     """
-    refuse_tau(tau)
     labels = store.labels.astype(np.int64)
-    return [
-        {"fold": fold, **row}
-        for fold in _folds(store, folds)
-        for row in _scores(
-            outputs_of(store, fold, teachers), labels, store.roles[fold - 1], tau, store.classes
-        )
-    ]
-
-
-def _scores(
-    outputs: Mapping[str, TeacherOutputs], labels: Integers, roles: Any, tau: float,
-    classes: Sequence[str],
-) -> Iterator[dict[str, Any]]:  # fmt: skip
-    predictions = {name: output.logits.argmax(1) for name, output in outputs.items()}
-    for name, output in outputs.items():
-        p = soften(output.logits, tau)
-        for role in set(ROLE_NAMES) - {OUT}:
-            rows = np.flatnonzero(roles == role)
-            if not len(rows):
-                continue
-            mine = predictions[name][rows]
-            accuracy, confidence = metrics.wa(labels[rows], mine), float(p[rows].max(1).mean())
-            yield {
-                "teacher": name,
-                "role": ROLE_NAMES[role],
-                "n": len(rows),
-                "wa": accuracy,
-                "ua": metrics.ua(labels[rows], mine, len(classes)),
-                "confidence": confidence,
-                "over_confidence": confidence - accuracy,
-                "entropy": float(entropy(p[rows]).mean()),
-                "agreement": {
+    scored = []
+    for fold in _folds(store, folds):
+        outputs = outputs_of(store, fold, teachers)
+        predictions = {name: output.logits.argmax(1) for name, output in outputs.items()}
+        for name, output in outputs.items():
+            p = soften(output.logits, tau)
+            for role in (TRAIN, VALIDATION, TEST):
+                rows = np.flatnonzero(store.roles[fold - 1] == role)
+                if not len(rows):
+                    continue
+                mine = predictions[name][rows]
+                accuracy, confidence = metrics.wa(labels[rows], mine), float(p[rows].max(1).mean())
+                agreement = {
                     other: float((mine == theirs[rows]).mean())
                     for other, theirs in predictions.items()
                     if other != name
-                },
-            }
+                }
+                scored.append(
+                    {
+                        "fold": fold,
+                        "teacher": name,
+                        "role": ROLE_NAMES[role],
+                        "n": len(rows),
+                        "wa": accuracy,
+                        "ua": metrics.ua(labels[rows], mine, len(store.classes)),
+                        "confidence": confidence,
+                        "over_confidence": confidence - accuracy,
+                        "entropy": float(entropy(p[rows]).mean()),
+                        "agreement": agreement,
+                    }
+                )
+    return scored
 
 
 def fitness(
@@ -370,8 +353,9 @@ def cosine_between(embeddings: Floats, labels: Integers) -> float | None:
     """
     norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
     units = embeddings / np.maximum(norms, 1e-12)
-    sums = np.stack([units[labels == label].sum(0) for label in np.unique(labels)])
-    counts = np.array([(labels == label).sum() for label in np.unique(labels)], dtype=np.float64)
+    groups = [units[labels == label] for label in np.unique(labels)]
+    sums = np.stack([group.sum(0) for group in groups])
+    counts = np.array([len(group) for group in groups])
     pairs = counts.sum() ** 2 - (counts**2).sum()
     if pairs == 0:
         return None

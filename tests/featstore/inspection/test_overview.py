@@ -114,11 +114,6 @@ class TestUtterance:
             with pytest.raises(UserError, match=f"fold {fold}"):
                 utterance(store, fold, ID)
 
-    @pytest.mark.parametrize("tau", [0.0, -1.0, float("nan"), float("inf")])
-    def test_temperature_is_finite_and_positive(self, store: Store, tau: float) -> None:
-        with pytest.raises(UserError, match="--tau"):
-            utterance(store, 1, ID, (1.0, tau))
-
 
 class TestLldSummary:
     NAMES = (LOUDNESS, F0)

@@ -1,4 +1,4 @@
-"""featstore/inspection/teachers.py, query.py: what is listed is what the store holds."""
+"""featstore/inspection/query.py: one question at a time, answered as plain data and as CSV."""
 
 from __future__ import annotations
 
@@ -8,109 +8,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytest
-import torch
 
 from featstore.core.schema import UserError
 from featstore.inspection.query import answer, to_csv
-from featstore.inspection.render import sparkline
-from featstore.inspection.teachers import SORTS, outputs_table, select, teachers_of
+from featstore.inspection.teachers import SORTS
 from featstore.store.store import Store
-
-CLASSES = ("ang", "hap")
 
 
 @pytest.fixture(scope="module")
 def store(small_store: Path) -> Store:
     return Store.open(small_store)
-
-
-@pytest.fixture
-def table() -> pd.DataFrame:
-    """Four utterances, two teachers; a is wrong on 1, b on 1 (unsure) and 3."""
-    return pd.DataFrame({
-        "row": range(4), "utterance_id": list("wxyz"), "speaker": ["A", "A", "B", "B"],
-        "label": ["ang", "hap", "ang", "hap"], "role": ["test", "test", "training", "training"],
-        "text": ["Hello there", "No.", "HELLO", "[ok]"], "duration_s": [1.0, 3.0, 2.0, 4.0],
-        "divergence": [0.0, 0.1, 0.3, 0.2],
-        "a:prediction": ["ang", "ang", "ang", "hap"], "a:confidence": [0.9, 0.8, 0.7, 0.6],
-        "a:entropy": [0.1, 0.2, 0.3, 0.4], "a:p_truth": [0.9, 0.2, 0.7, 0.6],
-        "b:prediction": ["ang", "ang", "ang", "ang"], "b:confidence": [0.6, 0.55, 0.95, 0.99],
-        "b:entropy": [0.6, 0.6, 0.05, 0.01], "b:p_truth": [0.6, 0.45, 0.95, 0.01],
-    })  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("filters", "found"),
-    [
-        ({}, "wxyz"),
-        ({"disagree": True}, "z"),
-        ({"wrong": True}, "xz"),
-        ({"confident": 0.9}, "wyz"),
-        ({"wrong": True, "confident": 0.7}, "xz"),  # the same teacher is wrong and sure
-        ({"wrong": True, "confident": 0.9}, "z"),
-        ({"label": "ang"}, "wy"),
-        ({"speaker": "B", "label": "hap"}, "z"),
-        ({"role": "training"}, "yz"),
-        ({"text": "hello"}, "wy"),
-        ({"text": "[ok]"}, "z"),  # words, no pattern
-        ({"sort": "duration_s"}, "zxyw"),
-        ({"sort": "p_truth"}, "zxwy"),
-        ({"sort": "confidence"}, "zywx"),
-        ({"sort": "entropy"}, "wxzy"),
-        ({"sort": "divergence"}, "yzxw"),
-    ],
-)
-def test_which_are_found_and_in_which_order(
-    table: pd.DataFrame, filters: dict[str, Any], found: str
-) -> None:
-    assert "".join(select(table, CLASSES, **filters)["utterance_id"]) == found
-
-
-@pytest.mark.parametrize(
-    ("filters", "message"),
-    [
-        ({"label": "sad"}, "--label sad: not known"),
-        ({"speaker": "C"}, "--speaker C"),
-        ({"role": "dev"}, "--role dev"),
-        ({"sort": "loss"}, "--sort loss"),
-        ({"confident": 90}, "--confident 90"),
-    ],
-)
-def test_what_there_is_none_of(table: pd.DataFrame, filters: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message) as caught:
-        select(table, CLASSES, **filters)
-    assert caught.value.hint
-
-
-def test_outputs_are_what_the_store_holds(store: Store) -> None:
-    table = outputs_table(store, 1, tau=2.0)
-    assert teachers_of(table) == ["linguistic", "prosodic"]
-    assert table["utterance_id"].tolist() == store.utterances["utterance_id"].tolist()
-    distributions = []
-    for name, output in store.fold(1).items():
-        p = torch.softmax(torch.from_numpy(output.logits.copy()).double() / 2, 1)
-        distributions.append(p)
-        np.testing.assert_allclose(table[f"{name}:confidence"], p.max(1).values)
-        expected = torch.distributions.Categorical(p).entropy()
-        np.testing.assert_allclose(table[f"{name}:entropy"], expected, atol=1e-9)
-        rows = torch.arange(len(p))
-        labels = torch.from_numpy(store.labels.astype(np.int64))
-        np.testing.assert_allclose(table[f"{name}:p_truth"], p[rows, labels])
-        said = [store.classes[best] for best in output.logits.argmax(1)]
-        assert table[f"{name}:prediction"].tolist() == said
-    mean = torch.stack(distributions).mean(0)
-    kl = [(p * (p / mean).log()).sum(1) for p in distributions]
-    np.testing.assert_allclose(table["divergence"], sum(kl) / 2, atol=1e-9)
-    assert teachers_of(outputs_table(store, 1, teachers=["prosodic"])) == ["prosodic"]
-    for arguments in ({"fold": 3}, {"fold": 1, "teachers": ["visual"]}, {"fold": 1, "tau": 0.0}):
-        with pytest.raises(UserError):
-            outputs_table(store, **arguments)
-
-
-# The questions of featstore inspect
 
 
 def test_a_list_is_plain_data_and_csv(store: Store) -> None:
@@ -160,6 +68,15 @@ def test_two_questions_at_once_are_refused(store: Store) -> None:
         to_csv(answer(store, filters={"wrong": False, "label": None}).table)
 
 
+@pytest.mark.parametrize("tau", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("question", [{"utterance": "x"}, {"teachers": True}, {}])
+def test_temperature_is_finite_and_positive(
+    store: Store, tau: float, question: dict[str, Any]
+) -> None:
+    with pytest.raises(UserError, match="--tau"):
+        answer(store, tau=tau, **question)
+
+
 def test_how_teachers_do_is_what_their_units_recorded(store: Store) -> None:
     found = answer(store, teachers=True)
     assert json.loads(json.dumps(found.facts, allow_nan=False)) == found.facts
@@ -184,8 +101,3 @@ def test_every_order_that_is_offered_works(store: Store) -> None:
     for sort in SORTS:
         found = answer(store, filters={"sort": sort, "label": "ang"}).facts
         assert found["n_found"] == (store.utterances["label"] == "ang").sum()
-
-
-def test_a_sparkline_is_as_long_as_its_curve() -> None:
-    assert sparkline([1.0, None, 8.0, 4.5]) == "▁ █▅"
-    assert sparkline([]) == ""
