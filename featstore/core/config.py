@@ -159,19 +159,19 @@ class BuildSettings(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _paper_kinds(cls, given: Any) -> Any:
+    def _paper_kinds(cls, values: Any) -> Any:
         """A delta of one of the paper's teachers need not repeat its kind, and keeps the other.
 
         Tables that all tell their kind are the whole set: one teacher alone, or five.
         """
-        teachers = given.get("teachers") if isinstance(given, Mapping) else None
+        teachers = values.get("teachers") if isinstance(values, Mapping) else None
         if not isinstance(teachers, Mapping):
-            return given
+            return values
         paper = {"linguistic": {"kind": "linguistic"}, "prosodic": {"kind": "prosodic"}}
         tables = [t for name in paper if isinstance(t := teachers.get(name), Mapping)]
         if all("kind" in table for table in tables):
-            return given
-        return {**given, "teachers": merge(paper, teachers)}
+            return values
+        return {**values, "teachers": merge(paper, teachers)}
 
     @model_validator(mode="after")
     def _names(self) -> BuildSettings:

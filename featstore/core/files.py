@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import glob
 import hashlib
 import json
 import os
@@ -27,7 +26,7 @@ _LOADED = re.compile(
     r"|safetensors\.index\.json)\Z"
 )
 """Files of a Hugging Face folder that a model, tokenizer or feature extractor is made of."""
-_BESIDE = re.compile(r"\..+\.[0-9a-f]{8}\Z")
+_BESIDE = re.compile(r"\.(.+)\.[0-9a-f]{8}\Z", re.DOTALL)
 
 
 def fsync_folder(folder: Path) -> None:
@@ -67,8 +66,7 @@ def replaced(path: Path) -> Iterator[Path]:
     It takes the place of ``path`` when the body ends, and is gone where the body fails. It is
     locked as long as its writer lives; what a killed writer of the same file left is removed first.
     """
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.????????"):
-        _remove_leftover(leftover)
+    remove_leftovers(path.parent, path.name)
     beside, handle = _new_beside(path)
     try:
         yield beside
@@ -83,19 +81,21 @@ def replaced(path: Path) -> Iterator[Path]:
     fsync_folder(path.parent)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove the files that a writer had begun beside their place when it was killed."""
+def remove_leftovers(folder: Path, name: str = "") -> None:
+    """Remove the files that a writer had begun beside their place when it was killed.
+
+    Args:
+        folder: where they lie.
+        name: the file that they were to become; any where empty.
+    """
     for path in folder.iterdir():
-        _remove_leftover(path)
-
-
-def _remove_leftover(path: Path) -> None:
-    if _BESIDE.match(path.name):
-        with suppress(OSError):  # its writer was quicker
-            handle = try_lock(path)
-            if handle is not None:
-                path.unlink()
-                os.close(handle)
+        match = _BESIDE.match(path.name)
+        if match and name in ("", match[1]):
+            with suppress(OSError):  # its writer was quicker
+                handle = try_lock(path)
+                if handle is not None:
+                    path.unlink()
+                    os.close(handle)
 
 
 def _new_beside(path: Path) -> tuple[Path, int]:

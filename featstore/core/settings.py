@@ -128,15 +128,15 @@ def overrides(pairs: Iterable[str]) -> dict[str, Any]:
     return out
 
 
-def choose(flag: str, name: str, known: Mapping[str, T]) -> T:
+def choose(flag: str, name: str, choices: Mapping[str, T]) -> T:
     """One of some named things.
 
     Raises:
         UserError: with the names there are.
     """
-    if name not in known:
-        raise UserError(f"{flag} {name}: not known", f"choose one of {', '.join(known)}")
-    return known[name]
+    if name not in choices:
+        raise UserError(f"{flag} {name}: not known", f"choose one of {', '.join(choices)}")
+    return choices[name]
 
 
 def to_toml(settings: Settings) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -115,7 +115,6 @@ def sorted_batches(rows: Indices, lengths: Indices, batch_size: int) -> Iterator
         yield order[start : start + batch_size]
 
 
-def count_parameters(modules: Sequence[nn.Module] | nn.Module) -> int:
+def count_parameters(model: nn.Module) -> int:
     """Number of parameters, trained or not."""
-    parts = [modules] if isinstance(modules, nn.Module) else modules
-    return sum(p.numel() for module in parts for p in module.parameters())
+    return sum(parameter.numel() for parameter in model.parameters())
