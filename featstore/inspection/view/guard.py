@@ -63,18 +63,21 @@ def guards(host: str, token: str | None, cookie: str) -> list[Middleware]:
         Middleware(TrustedHostMiddleware, allowed_hosts=names, www_redirect=False),
     ]
 
+    if token is None:
+        return stack
+
     async def check_token(request: Request, call_next: RequestResponseEndpoint) -> Response:
-        if _same(request.cookies.get(cookie, ""), token or ""):
+        if _same(request.cookies.get(cookie, ""), token):
             return await call_next(request)
         link = request.method == "GET" and request.url.path == "/"
-        if link and _same(request.query_params.get("token", ""), token or ""):
+        if link and _same(request.query_params.get("token", ""), token):
             answer = RedirectResponse("/", 303)
-            answer.set_cookie(cookie, token or "", httponly=True, samesite="lax")
+            answer.set_cookie(cookie, token, httponly=True, samesite="lax")
             return answer
         hint = "open the link that `featstore view` printed: it has the token"
         return PlainTextResponse(hint, 401)
 
-    return [*stack, Middleware(BaseHTTPMiddleware, dispatch=check_token)] if token else stack
+    return [*stack, Middleware(BaseHTTPMiddleware, dispatch=check_token)]
 
 
 async def _add_headers(request: Request, call_next: RequestResponseEndpoint) -> Response:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import io
 import wave
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.util import find_spec
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,6 @@ from featstore.core.schema import SAMPLING_RATE, UserError, printable
 from featstore.inspection.overview import curves, overview
 from featstore.inspection.view import projection
 from featstore.store.store import Store, unit_name
-
-T = TypeVar("T")
 
 PEAKS = 1_000
 """Points of a drawn waveform: a screen has hardly more."""
@@ -54,7 +52,7 @@ class Payloads:
         """
         self.store = store
         self.students, self.left_out = students(runs, store)
-        self._maps: dict[tuple[Any, ...], Any] = {}
+        self._placed = cache(self._project)  # t-SNE takes half a minute
 
     def corpus(self) -> Response:
         """Overview, all utterances column by column, folds with their teachers, students."""
@@ -130,13 +128,9 @@ class Payloads:
         })  # fmt: skip
         return facts
 
-    def _placed(self, project: Callable[[npt.NDArray[np.float32]], T], fold: int, target: int) -> T:
-        """A fold's teacher on a map, which is kept: t-SNE takes half a minute."""
-        key = (project, fold, target)
-        if key not in self._maps:
-            self._maps[key] = project(self.store.outputs(self._unit(fold, target)).embeddings)
-        place: T = self._maps[key]
-        return place
+    def _project(self, project: Callable[[Any], Any], fold: int, target: int) -> Any:
+        """A fold's teacher on a map."""
+        return project(self.store.outputs(self._unit(fold, target)).embeddings)
 
     def _unit(self, fold: int, target: int) -> str:
         """The unit of a fold's teacher."""
