@@ -138,7 +138,8 @@ def test_diff_of_two_teachers(featstore: Callable[..., Done]) -> None:
     assert [row["fold"] for row in facts["drift"]] == [2]
     lines = featstore(*pair, "--csv").out.splitlines()
     assert len(lines) == 2
-    assert lines[0].startswith("fold,teacher,with,utterances,")
+    assert lines[0].startswith("fold,teacher,with,utterances,other_role,mean_abs_logit,")
+    assert lines[0].endswith("cka,agreement_training,agreement_validation,agreement_test")
     assert lines[1].startswith("2,linguistic,prosodic,8,")
 
 

@@ -17,8 +17,6 @@ from featstore.store.store import Store, TeacherOutputs, unit_name
 from featstore.store.unit import REPAIR, Unit
 
 Floats = npt.NDArray[np.float64]
-Pair = tuple[str, str]
-"""A unit of A and the one of B that it is compared with."""
 
 
 def compare(
@@ -149,7 +147,9 @@ def _unit(a: Unit, b: Unit) -> dict[str, Any]:
     }
 
 
-def _drift(a: Store, b: Store, rows: npt.NDArray[np.int64], pair: Pair) -> dict[str, Any]:
+def _drift(
+    a: Store, b: Store, rows: npt.NDArray[np.int64], pair: tuple[str, str]
+) -> dict[str, Any]:
     """How far two teachers' targets lie apart on the utterances that both have."""
     (_, fold, name), (_, _, other) = (unit.split("/") for unit in pair)
     targets_a, targets_b = _finite(a.outputs(pair[0])), _finite(b.outputs(pair[1]))

@@ -97,17 +97,17 @@ def _folds(
     """The settings made explicit, every fold's speakers and sizes, and what is wrong with them."""
     if not len(utterances):
         return settings, [], []
+    broken, assigned = [], None
     try:
         settings = resolve_validation(utterances, settings)
         folds = make_folds(utterances, settings)
-    except UserError as error:
-        return settings, [], [_fault(error)]
-    assigned = roles(utterances, folds, settings.script_disjoint)
-    broken = []
-    try:
+        assigned = roles(utterances, folds, settings.script_disjoint)
         prove(utterances, folds, assigned)
     except UserError as error:
-        broken.append(_fault(error))
+        message = error.message.replace(":\n", ": ").replace("\n", "; ")
+        broken.append(Fault("folds", ".", message, error.hint, severity="stop"))
+    if assigned is None:
+        return settings, [], broken
     overlap = text_overlap(utterances, assigned).drop(columns="fold").to_dict("records")
     facts = [
         {
@@ -125,11 +125,6 @@ def _folds(
         for fold, row, shares in zip(folds, assigned, overlap, strict=True)
     ]
     return settings, facts, broken
-
-
-def _fault(error: UserError) -> Fault:
-    message = error.message.replace(":\n", ": ").replace("\n", "; ")
-    return Fault("folds", ".", message, error.hint, severity="stop")
 
 
 def _total(overlaps: Sequence[Mapping[Any, Any]]) -> dict[str, Any]:

@@ -225,9 +225,10 @@ def overview(facts: Facts) -> Iterator[Any]:
     for name, teacher in facts["teachers"].items():
         yield _teacher(name, teacher)
     yield grid(
-        "Units", ["unit", "size", "fingerprint"],
+        "Units",
+        ["unit", "size", "fingerprint"],
         ([one["unit"], size(one["bytes"]), one["fingerprint"][:12]] for one in facts["units"]),
-    )  # fmt: skip
+    )
     yield (
         f"size: {size(facts['bytes'])}   fingerprint: {facts['fingerprint'][:12]}   "
         f"content: {facts['content'][:16]}"
@@ -302,9 +303,10 @@ def listing(facts: Facts) -> Iterator[Any]:
     yield grid(
         f"Fold {facts['fold']}: {len(rows)} of {facts['n_found']} found, of {facts['n']} "
         f"utterances; confidence at tau {facts['tau']:g}",
-        ["utterance", "role", "truth", *facts["teachers"], "text"], rows,
+        ["utterance", "role", "truth", *facts["teachers"], "text"],
+        rows,
         left=range(len(facts["teachers"]) + 4),
-    )  # fmt: skip
+    )
     if any(cell.endswith(" x") for row in rows for cell in row[3:-1]):
         yield "x: not the truth"
 

@@ -17,7 +17,6 @@ from rich.console import Console
 from featstore.core.schema import Corrupt, UserError
 from featstore.inspection import render
 from featstore.inspection.compare import compare, linear_cka, logit_drift, mean_cosine
-from featstore.inspection.query import flat, to_csv
 from featstore.store.arrays import read_array, read_metadata, write_array
 from featstore.store.store import Store
 from tests.featstore.store.kept_store import KEPT, copied
@@ -67,9 +66,7 @@ class TestSameStores:
             assert row["agreement"] == {"training": 1, "validation": 1, "test": 1}
             assert row["mean_cosine"] == pytest.approx(1)
             assert row["cka"] == pytest.approx(1)
-
-    def test_is_shown(self, other: Path) -> None:
-        text = shown(two(KEPT, other))
+        text = shown(found)
         assert "the same content, to the byte" in text
         assert "8 of 8 compared unit(s) are the same" in text
         assert "made" not in text
@@ -123,8 +120,9 @@ class TestTwoStores:
         assert found["only_a"] == ["lld", "folds/01/linguistic", "folds/02/prosodic"]
         assert found["only_b"] == ["folds/01/mine"]
         assert [(row["fold"], row["teacher"]) for row in found["drift"]] == [
-            (1, "prosodic"), (2, "linguistic"),
-        ]  # fmt: skip
+            (1, "prosodic"),
+            (2, "linguistic"),
+        ]
         assert "only in A: lld, folds/01/linguistic, folds/02/prosodic" in shown(found)
         named = two(KEPT, other, teacher="linguistic", counterpart="mine")
         assert [row["with"] for row in named["drift"]] == ["mine"]
@@ -132,8 +130,9 @@ class TestTwoStores:
 
     def test_only_common_utterances_are_compared(self, other: Path) -> None:
         table = Store.open(other).utterances
-        table["utterance_id"] = [f"{name}x" if row in (2, 6) else name
-                                 for row, name in enumerate(table["utterance_id"])]  # fmt: skip
+        table["utterance_id"] = [
+            f"{name}x" if row in (2, 6) else name for row, name in enumerate(table["utterance_id"])
+        ]
         table.loc[3, "label"] = next(c for c in Store.open(KEPT).classes if c != table["label"][3])
         table.to_parquet(other / "corpus/utterances.parquet", index=False)
         reseal(other / "corpus")
@@ -219,16 +218,6 @@ class TestTwoTeachers:
         with pytest.raises(UserError, match=told) as caught:
             two(KEPT, KEPT, teacher=teacher, counterpart=other)
         assert caught.value.hint
-
-
-def test_drift_as_csv(other: Path) -> None:
-    table = flat(two(KEPT, other)["drift"], "_")
-    header, *rows = to_csv(table).splitlines()
-    assert header.startswith("fold,teacher,with,utterances,other_role,mean_abs_logit,")
-    assert header.endswith("mean_cosine,cka,agreement_training,agreement_validation,agreement_test")
-    assert len(rows) == 4
-    assert rows[1].startswith("1,prosodic,prosodic,8,0,0.0,")
-    assert rows[1].endswith(",1.0,1.0,1.0")
 
 
 FINITE = {"allow_nan": False, "allow_infinity": False}

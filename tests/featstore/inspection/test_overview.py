@@ -110,9 +110,6 @@ class TestUtterance:
         with pytest.raises(UserError, match="Ses01F_impro01_F00: no such utterance") as caught:
             utterance(store, 1, "Ses01F_impro01_F00")
         assert "did you mean Ses01F_impro01_F00" in caught.value.hint
-        for fold in (11, 3):
-            with pytest.raises(UserError, match=f"fold {fold}"):
-                utterance(store, fold, ID)
 
 
 class TestLldSummary:

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -66,15 +65,6 @@ def test_two_questions_at_once_are_refused(store: Store) -> None:
         answer(store, utterance="x", filters={"wrong": True})
     with pytest.raises(UserError, match="not a table"):
         to_csv(answer(store, filters={"wrong": False, "label": None}).table)
-
-
-@pytest.mark.parametrize("tau", [0.0, -1.0, float("nan"), float("inf")])
-@pytest.mark.parametrize("question", [{"utterance": "x"}, {"teachers": True}, {}])
-def test_temperature_is_finite_and_positive(
-    store: Store, tau: float, question: dict[str, Any]
-) -> None:
-    with pytest.raises(UserError, match="--tau"):
-        answer(store, tau=tau, **question)
 
 
 def test_how_teachers_do_is_what_their_units_recorded(store: Store) -> None:
