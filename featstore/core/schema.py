@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,11 +126,8 @@ class Manifest:
     @property
     def excluded(self) -> dict[str, int]:
         """Utterances excluded for a fault, counted by reason."""
-        counts: dict[str, int] = {}
-        for fault in self.faults:
-            if fault.severity == "exclude":
-                counts[fault.reason] = counts.get(fault.reason, 0) + 1
-        return counts
+        excluded = (fault.reason for fault in self.faults if fault.severity == "exclude")
+        return dict(Counter(excluded))
 
 
 _UNPRINTABLE = re.compile(
