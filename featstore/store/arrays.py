@@ -304,35 +304,6 @@ def _fits(shape: tuple[int, ...], needed: tuple[int | None, ...]) -> bool:
     )
 
 
-def misfits(unit: Path, sizes: Mapping[str, int]) -> list[str]:
-    """Files of a unit whose size cannot be right, before a terabyte of zeros is read.
-
-    Args:
-        unit: the unit's folder.
-        sizes: bytes of its files, or of one array's, by name with forward slashes.
-
-    Returns:
-        One line a file.
-
-    Raises:
-        Corrupt, Refused: metadata that no array of a store has.
-    """
-    faults: list[str] = []
-    chunks: set[str] = set()
-    for array in [name.removesuffix("/zarr.json") for name in sizes if "/zarr.json" in name]:
-        needed = {f"{array}/{file}": size for file, size in read_metadata(unit / array).files()}
-        listed = {file: size for file, size in sizes.items() if file.startswith(f"{array}/c/")}
-        chunks |= listed.keys()
-        for file in sorted(needed.keys() | listed.keys()):
-            here, there = listed.get(file, 0), needed.get(file, 0)
-            if here != there:
-                faults.append(f"{file}: {here} bytes where {there} belong")
-    for file in sorted(sizes.keys() - chunks):
-        if sizes[file] > MAX_OTHER_BYTES:
-            faults.append(f"{file}: {sizes[file]} bytes, more than {MAX_OTHER_BYTES}")
-    return faults
-
-
 def check_crc(chunk: bytes | memoryview, name: str) -> None:
     """Compare a chunk's last four bytes with the crc32c of the rest."""
     body, stored = memoryview(chunk)[:-_CRC_BYTES], int.from_bytes(chunk[-_CRC_BYTES:], "little")

@@ -8,6 +8,7 @@ over it. A key that is ever removed or changes its meaning raises
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -95,7 +96,7 @@ def check_record(unit: str, settings: Any, facts: Any, place: str) -> None:
     if kind in _SETTINGS:
         key, model = _SETTINGS[kind]
         try:
-            TypeAdapter(model).validate_json(canonical(settings.get(key)))
+            _adapter(model).validate_json(canonical(settings.get(key)))
         except ValidationError as error:
             faults += [
                 printable(f"settings.{key}.{'.'.join(map(str, item['loc']))}: {item['msg']}")
@@ -103,6 +104,12 @@ def check_record(unit: str, settings: Any, facts: Any, place: str) -> None:
             ]
     if faults:
         raise Corrupt(f"{place}: not the record of a {kind} unit:\n{listed(faults, 5)}", REPAIR)
+
+
+@cache
+def _adapter(model: Any) -> TypeAdapter[Any]:
+    """Making one takes longer than all else that is checked of a record."""
+    return TypeAdapter(model)
 
 
 def _misfits(value: Any, form: Any, name: str) -> Iterator[str]:

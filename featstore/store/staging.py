@@ -166,7 +166,8 @@ def _require_readable(folder: Path, unit: str) -> None:
         TaskFailed: naming the limit.
     """
     try:
-        read_unit(folder, unit).check_sizes()
+        record = read_unit(folder, unit)
+        record.check_sizes(record.files)
     except UserError as error:
         raise TaskFailed(
             f"{unit}: no reader would accept it ({error.message})",

@@ -8,17 +8,16 @@ whole unit or none. The first of two writers of one unit wins, and both would ha
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from featstore.core.files import read_small, sha256_of, strict_json
 from featstore.core.schema import Corrupt, OtherVersion, Refused, UserError, listed, printable
 from featstore.core.settings import digest
-from featstore.store.arrays import MAX_CHUNKS, misfits
+from featstore.store.arrays import MAX_CHUNKS, MAX_OTHER_BYTES, read_metadata
 
 T = TypeVar("T")
 
@@ -71,55 +70,53 @@ class Identity:
 
 
 @dataclass(frozen=True)
-class Unit:
-    """A committed unit as its record describes it."""
+class Unit(Identity):
+    """A committed unit as its record describes it.
+
+    Attributes:
+        path: its folder.
+        facts: outcomes, see :mod:`featstore.store.records`.
+        provenance: the versions of packages that made it.
+        files: size in bytes and SHA-256 of each file, by its name below the unit.
+    """
 
     path: Path
-    unit: str
-    fingerprint: str
-    settings: Mapping[str, Any]
-    parents: Mapping[str, str]
     facts: Mapping[str, Any]
     provenance: Mapping[str, str]
-    files: Mapping[str, tuple[int, str]]  # name below the unit -> (bytes, SHA-256)
-    verified: bool = False
-    """Whether every file has just been compared with its SHA-256."""
+    files: Mapping[str, tuple[int, str]]
     _checked: set[str] = field(default_factory=set, compare=False, repr=False)
-
-    @property
-    def content(self) -> str:
-        """See :attr:`Identity.content`."""
-        return Identity(self.unit, self.settings, self.parents).content
+    """Files that have been compared with their SHA-256."""
 
     @property
     def n_bytes(self) -> int:
         """Size of the unit's files, in bytes."""
         return sum(size for size, _ in self.files.values())
 
-    def check_sizes(self, names: Collection[str] | None = None) -> None:
-        """Compare the sizes of files with what the metadata of their arrays tells.
+    def check_sizes(self, names: Collection[str]) -> None:
+        """Refuse sizes that cannot be right, before a terabyte of zeros is read.
 
         Args:
-            names: the files, all of the unit's by default.
+            names: files of the unit; all of an array's, or none.
 
         Raises:
-            Corrupt, Refused: naming the first that cannot be right.
+            Corrupt, Refused: naming the first.
         """
-        sizes = {name: self.files[name][0] for name in names or self.files}
-        for fault in misfits(self.path, sizes):
-            raise Corrupt(f"{self.unit}/{fault}", REPAIR)
-
-    def differing(self, names: Collection[str]) -> list[str]:
-        """Those files whose SHA-256 is not the record's; no longer there counts as such."""
-
-        def differs(name: str) -> bool:
-            try:
-                return sha256_of(self.path / name) != self.files[name][1]
-            except FileNotFoundError:
-                return True
-
-        with ThreadPoolExecutor(4) as pool:
-            return [name for name, bad in zip(names, pool.map(differs, names), strict=True) if bad]
+        sizes = {name: self.files[name][0] for name in names}
+        for array in [name.removesuffix("/zarr.json") for name in sizes if "/zarr.json" in name]:
+            chunks = read_metadata(self.path / array).files()
+            needed = {f"{array}/{chunk}": size for chunk, size in chunks}
+            listed_sizes = {
+                name: sizes.pop(name) for name in [*sizes] if name.startswith(f"{array}/c/")
+            }
+            for name in sorted(needed.keys() | listed_sizes.keys()):
+                here, there = listed_sizes.get(name, 0), needed.get(name, 0)
+                if here != there:
+                    raise Corrupt(f"{self.unit}/{name}: {here} bytes where {there} belong", REPAIR)
+        for name, size in sizes.items():
+            if size > MAX_OTHER_BYTES:
+                raise Corrupt(
+                    f"{self.unit}/{name}: {size} bytes, more than {MAX_OTHER_BYTES}", REPAIR
+                )
 
     def check(self, part: str) -> None:
         """Compare one file, or all files of one array, with the record, once.
@@ -129,15 +126,28 @@ class Unit:
         Raises:
             Corrupt: naming the first that differs.
         """
-        names = sorted(name for name in self.files if name == part or name.startswith(f"{part}/"))
+        names = {name for name in self.files if name == part or name.startswith(f"{part}/")}
         if not names:
             raise Corrupt(f"{self.unit}/{part}: missing", REPAIR)
-        if self.verified or part in self._checked:
-            return
+        for name in self._differing(sorted(names - self._checked)):
+            raise Corrupt(f"{self.unit}/{name}: content differs", REPAIR)
+
+    def _differing(self, names: Collection[str]) -> list[str]:
+        """Those files whose SHA-256 is not the record's; no longer there counts as such."""
+
+        def differs(name: str) -> bool:
+            try:
+                return sha256_of(self.path / name) != self.files[name][1]
+            except FileNotFoundError:
+                return True
+
         self.check_sizes(names)
-        if bad := self.differing(names):
-            raise Corrupt(f"{self.unit}/{bad[0]}: content differs", REPAIR)
-        self._checked.add(part)
+        with ThreadPoolExecutor(4) as pool:
+            bad = [
+                name for name, is_bad in zip(names, pool.map(differs, names), strict=True) if is_bad
+            ]
+        self._checked.update(set(names) - set(bad))
+        return bad
 
 
 def read_unit(place: Path, unit: str, *, deep: bool = False) -> Unit:
@@ -166,17 +176,25 @@ def read_unit(place: Path, unit: str, *, deep: bool = False) -> Unit:
     except FileNotFoundError:
         raise Corrupt(f"{unit}: {RECORD} is missing in {place}", REPAIR) from None
     record = parse_record(content, place, unit)
-    faults = _other_files(record)
+    sizes = files_below(place)
+    sizes.pop(RECORD, None)
+    faults = []
+    for name in sorted(sizes.keys() | record.files.keys()):
+        if name not in sizes:
+            faults.append(f"{unit}/{name}: missing")
+        elif name not in record.files:
+            faults.append(f"{unit}/{name}: not listed")
+        elif sizes[name] != record.files[name][0]:
+            faults.append(f"{unit}/{name}: {sizes[name]} bytes instead of {record.files[name][0]}")
     if deep and not faults:
-        record.check_sizes()
         faults = [
             f"{unit}/{name}: content differs (array {name.split('/')[0]})"
-            for name in record.differing(sorted(record.files))
+            for name in record._differing(sorted(record.files))
         ]
     if faults:
         several = f"{unit}: {len(faults)} files are not what was written\n"
         raise Corrupt((several if len(faults) > 1 else "") + listed(faults), REPAIR)
-    return replace(record, verified=deep)
+    return record
 
 
 def steady(place: Path, read: Callable[[], T]) -> T:
@@ -215,53 +233,56 @@ def files_below(folder: Path) -> dict[str, int]:
         Refused: for a link or a device, or more files than any unit has.
     """
     sizes: dict[str, int] = {}
-    top = len(os.fspath(folder)) + 1
-    for base, folders, names in os.walk(folder):
-        if len(sizes) + len(names) + len(folders) > MAX_FILES:
-            raise Refused(f"{folder}: over {MAX_FILES} files", "no unit has as many; remove it")
-        for name in [*names, *folders]:
-            path = f"{base}{os.sep}{name}"
-            facts = os.lstat(path)
-            if stat.S_ISREG(facts.st_mode):
-                sizes[path[top:].replace(os.sep, "/")] = facts.st_size
-            elif not stat.S_ISDIR(facts.st_mode):
-                raise Refused(f"{path}: not a regular file", NO_LINKS)
+    folders, n_entries, top = [os.fspath(folder)], 0, len(os.fspath(folder)) + 1
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                n_entries += 1
+                if n_entries > MAX_FILES:
+                    raise Refused(
+                        f"{folder}: over {MAX_FILES} files", "no unit has as many; remove it"
+                    )
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                elif entry.is_file(follow_symlinks=False):
+                    sizes[entry.path[top:]] = entry.stat(follow_symlinks=False).st_size
+                else:
+                    raise Refused(f"{entry.path}: not a regular file", NO_LINKS)
     return sizes
 
 
-def parse_record(content: bytes, place: Path, unit: str) -> Unit:
+def parse_record(content: bytes, place: Path, unit: str, shown: str = "") -> Unit:
     """A unit's record, from its ``unit.json``; of the files it lists nothing is looked at.
 
     Args:
         content: the record as JSON.
-        place: the unit's folder, for messages and for reading the unit later.
+        place: the unit's folder.
         unit: the name it must carry.
+        shown: what messages call the record, where it does not lie in that folder.
 
     Raises:
         Corrupt: it is not what was written.
         Refused: it was written by another version, or for another unit.
     """
-    path = place / RECORD
-    raw = strict_json(content, str(path), REPAIR)
+    path = shown or f"{place / RECORD}"
+    raw = strict_json(content, path, REPAIR)
     version = raw.get("schema")
     if type(version) is int and version != SCHEMA:
         raise other_version(path, version)
     claimed = raw.pop("sha256", None)
     if version != SCHEMA or not _well_formed(raw) or claimed != digest(raw):
         raise Corrupt(f"{path}: not what was written", REPAIR)
-    identity = Identity(raw["unit"], raw["settings"], raw["parents"])
     if raw["unit"] != unit:
         raise Refused(f"{path}: this is the unit {raw['unit']}, not {unit}", "restore its name")
-    if identity.fingerprint != raw["fingerprint"]:
+    fingerprint = raw.pop("fingerprint")
+    raw["files"] = {name: (size, sha) for name, (size, sha) in raw["files"].items()}
+    record = Unit(path=place, **{key: raw[key] for key in raw.keys() - {"schema"}})
+    if record.fingerprint != fingerprint:
         raise Refused(f"{path}: its fingerprint does not fit its settings", REPAIR)
-    files = {name: (size, sha) for name, (size, sha) in raw["files"].items()}
-    return Unit(
-        place, unit, raw["fingerprint"], raw["settings"], raw["parents"], raw["facts"],
-        raw["provenance"], files,
-    )  # fmt: skip
+    return record
 
 
-def other_version(place: Path | str, schema: object) -> OtherVersion:
+def other_version(place: str, schema: object) -> OtherVersion:
     """What is wrong with a store or a record of another schema than ours."""
     return OtherVersion(
         f"{place}: schema {printable(str(schema))[:20]}, this version reads {SCHEMA}",
@@ -282,19 +303,3 @@ def _well_formed(raw: Mapping[str, Any]) -> bool:
             for entry in raw["files"].values()
         )
     )
-
-
-def _other_files(record: Unit) -> list[str]:
-    """Files that are missing, extra or of another size, one line each."""
-    sizes = files_below(record.path)
-    sizes.pop(RECORD, None)
-    faults = []
-    for name in sorted(sizes.keys() | record.files.keys()):
-        size, listed_size = sizes.get(name), record.files.get(name, (None, ""))[0]
-        if size is None:
-            faults.append(f"{record.unit}/{name}: missing")
-        elif listed_size is None:
-            faults.append(f"{record.unit}/{name}: not listed")
-        elif size != listed_size:
-            faults.append(f"{record.unit}/{name}: {size} bytes instead of {listed_size}")
-    return faults

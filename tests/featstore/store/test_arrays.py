@@ -19,12 +19,12 @@ from featstore.store.arrays import (
     DTYPES,
     RaggedWriter,
     check_crc,
-    misfits,
     read_array,
     read_metadata,
     write_array,
     write_group,
 )
+from featstore.store.unit import Unit
 
 MATRIX = np.arange(12, dtype=np.float32).reshape(4, 3)
 
@@ -202,7 +202,7 @@ HOSTILE: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
 }  # fmt: skip
 
 
-class TestMisfits:
+class TestSizes:
     """Sizes that cannot be right, known without a byte of the values being read."""
 
     @pytest.fixture
@@ -210,10 +210,15 @@ class TestMisfits:
         files = (path for path in group.rglob("*") if path.is_file())
         return {path.relative_to(group).as_posix(): path.stat().st_size for path in files}
 
+    @staticmethod
+    def check(group: Path, sizes: dict[str, int]) -> None:
+        files = {name: (size, "") for name, size in sizes.items()}
+        unit = Unit("lld", {}, {}, path=group, facts={}, provenance={}, files=files)
+        unit.check_sizes(sizes)
+
     def test_what_was_written_fits(self, group: Path, sizes: dict[str, int]) -> None:
-        assert misfits(group, sizes) == []
-        one = {name: size for name, size in sizes.items() if name.startswith("logits/")}
-        assert misfits(group, one) == []
+        self.check(group, sizes)
+        self.check(group, {name: sizes[name] for name in sizes if name.startswith("logits/")})
         meta = read_metadata(group / "values")
         assert dict(meta.files()) == {"c/0/0": 4 * 2 * 4 + 4, "c/1/0": 4 * 2 * 4 + 4}
         assert (meta.n_chunks, meta.n_bytes) == (2, 32)
@@ -225,30 +230,35 @@ class TestMisfits:
     ) -> None:
         right = sizes[name]
         sizes[name] += by
-        assert misfits(group, sizes) == [f"{name}: {right + by} bytes where {right} belong"]
+        with pytest.raises(Corrupt, match=f"^lld/{name}: {right + by} bytes where {right} belong$"):
+            self.check(group, sizes)
 
+    @pytest.mark.parametrize(
+        ("lacking", "further", "named"),
+        [
+            (["values/c/0/0"], [], "values/c/0/0: 0 bytes where 36 belong"),
+            ([], ["values/c/2/0"], "values/c/2/0: 36 bytes where 0 belong"),
+        ],
+    )
     def test_a_missing_and_a_further_chunk_are_named(
-        self, group: Path, sizes: dict[str, int]
+        self, group: Path, sizes: dict[str, int], lacking: list[str], further: list[str], named: str
     ) -> None:
-        size = sizes.pop("values/c/0/0")
-        sizes["values/c/2/0"] = size
-        assert misfits(group, sizes) == [
-            f"values/c/0/0: 0 bytes where {size} belong",
-            f"values/c/2/0: {size} bytes where 0 belong",
-        ]
+        sizes |= dict.fromkeys(further, 36)
+        with pytest.raises(Corrupt, match=named):
+            self.check(group, {name: sizes[name] for name in sizes if name not in lacking})
 
     def test_what_is_no_array_has_a_limit_of_its_own(
         self, group: Path, sizes: dict[str, int]
     ) -> None:
         sizes |= {"utterances.parquet": 2**40, "sources.parquet": 2**20}
-        [fault] = misfits(group, sizes)
-        assert fault.startswith("utterances.parquet: 1099511627776 bytes, more than")
+        with pytest.raises(Corrupt, match=r"utterances\.parquet: 1099511627776 bytes, more than"):
+            self.check(group, sizes)
 
     def test_metadata_of_no_store_is_refused(self, group: Path, sizes: dict[str, int]) -> None:
         path = group / "logits" / "zarr.json"
         path.write_text(path.read_text().replace('"crc32c"', '"gzip"'))
         with pytest.raises(Refused, match=r"no metadata of a store's array \(codecs\)"):
-            misfits(group, sizes)
+            self.check(group, sizes)
 
 
 class TestShapeThatIsKnown:
