@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from featstore.core.console import progress, say
-from featstore.core.files import MAX_JSON_BYTES, try_lock, write_file, write_pieces
+from featstore.core.files import MAX_JSON_BYTES, read_small, try_lock, write_file, write_pieces
 from featstore.core.os_errors import io_failure, require_space
 from featstore.core.places import checked, is_url
 from featstore.core.schema import (
@@ -39,22 +39,18 @@ from featstore.store.objects import Objects, again
 from featstore.store.records import check_record
 from featstore.store.staging import staged
 from featstore.store.store import SHARED_UNITS, TEACHER_UNIT, Store
-from featstore.store.unit import NO_LINKS, RECORD, Identity, Unit, parse_record
+from featstore.store.unit import NO_LINKS, RECORD, Unit, parse_record
 from featstore.store.verify import verify
 
 THREADS = 4
 """Objects read or written at once."""
 
 _ROOT = "zarr.json"
-_TOP = {_ROOT, *SHARED_UNITS, "folds"}
 _MAX_ROOT_BYTES = 4096
 _FILE = re.compile(r"(?!unit\.json\Z)\w+(/\w+)*(\.(json|parquet))?\Z", re.ASCII)
 """What a unit may list."""
 _WAIT_S = 0.1
 _ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
-
-Pieces = Callable[[str], Iterator[bytes]]
-"""A file of a unit, by its name below the unit, piece by piece."""
 
 
 def copy(source: Path | str, to: Path | str, *, replace: bool = False) -> dict[str, Any]:
@@ -77,9 +73,17 @@ def copy(source: Path | str, to: Path | str, *, replace: bool = False) -> dict[s
     if source == to:
         raise UserError(f"{source}: the same place twice", "name another to copy to")
     store = RemoteStore.at(str(source)) if is_url(source) else Store.open(source)
+    units = [store.record(name) for name in store.units()]
+    if not units:
+        hint = "copy a store there first" if store.url else "run `featstore build`"
+        raise TaskFailed(f"{store.url or store.path}: no unit is complete", hint)
     if isinstance(to, str) and is_url(to):
-        return _publish(store, Objects.open(to), replace)
-    return _retrieve(store, Path(to), replace)
+        done = _publish(store, units, Objects.open(to), replace)
+    else:
+        done = _retrieve(store, units, Path(to), replace)
+    there_before = [unit.unit for unit in units if unit.unit not in done["copied"]]
+    where = store.url or str(store.path)
+    return {"from": where, "to": str(to), **done, "there_before": there_before}
 
 
 # ---------------------------------------------------------------------------- units in a bucket
@@ -96,6 +100,15 @@ def units_in(names: Iterable[str]) -> list[str]:
     return shared + sorted(unit for unit in units if TEACHER_UNIT.match(unit))
 
 
+def groups_above(units: Iterable[str]) -> list[str]:
+    """The metadata of the groups above some units, so that any Zarr reader walks down to them.
+
+    >>> groups_above(["audio", "folds/01/prosodic"])
+    ['folds/01/zarr.json', 'folds/zarr.json']
+    """
+    return sorted({f"{above}/zarr.json" for unit in units for above in Path(unit).parents[:-1]})
+
+
 def read_record(objects: Objects, name: str) -> Unit:
     """What a unit's record there says; its ``path`` is the unit's name.
 
@@ -103,24 +116,19 @@ def read_record(objects: Objects, name: str) -> Unit:
         Corrupt: it is not what was written.
         Refused: another version wrote it, or it lists a file that no unit has.
     """
+    shown = f"{objects.url}/{name}/{RECORD}"
+    content = objects.read(f"{name}/{RECORD}", MAX_JSON_BYTES)
     try:
-        content = objects.read(f"{name}/{RECORD}", MAX_JSON_BYTES)
-        unit = parse_record(content, Path(name), name)
-        check_record(name, unit.settings, unit.facts, f"{name}/{RECORD}")
+        unit = parse_record(content, Path(name), name, shown)
+        check_record(name, unit.settings, unit.facts, shown)
         for file in unit.files:
             if not _FILE.match(file):
-                shown = printable(file)[:80]
-                raise Refused(f"{name}/{RECORD}: lists {shown!r}, which no unit holds", "")
-    except OtherVersion as error:
-        raise OtherVersion(_named(objects, error), error.hint) from None
+                raise Refused(f"{shown}: lists {printable(file)[:80]!r}, which no unit holds")
+    except OtherVersion:
+        raise
     except (Corrupt, Refused) as error:
-        raise type(error)(_named(objects, error), again(objects.url)) from None
+        raise type(error)(error.message, again(objects.url)) from None
     return unit
-
-
-def _named(objects: Objects, error: UserError) -> str:
-    is_named = error.message.startswith(objects.url)
-    return error.message if is_named else f"{objects.url}/{error.message}"
 
 
 def same(a: Unit, b: Unit) -> bool:
@@ -128,27 +136,27 @@ def same(a: Unit, b: Unit) -> bool:
     return (a.unit, a.fingerprint, a.files, a.facts) == (b.unit, b.fingerprint, b.files, b.facts)
 
 
-def damaged(objects: Objects, unit: Unit) -> list[str]:
-    """Files of a unit there that are not what its record lists; every byte is read."""
+def objects_of(unit: Unit) -> dict[str, tuple[int, str]]:
+    """Size and SHA-256 of each object of a unit but its record."""
+    return {f"{unit.unit}/{name}": facts for name, facts in unit.files.items()}
+
+
+def damaged(objects: Objects, wanted: Mapping[str, tuple[int, str]]) -> list[str]:
+    """Objects that do not have their size and SHA-256; every byte is read."""
 
     def is_damaged(name: str) -> bool:
-        size, sha = unit.files[name]
         n_bytes, content = 0, hashlib.sha256()
         try:
-            for piece in objects.pieces(f"{unit.unit}/{name}", size):
+            for piece in objects.pieces(name, wanted[name][0]):
                 n_bytes += len(piece)
                 content.update(piece)
         except Corrupt:
             return True
-        return (n_bytes, content.hexdigest()) != (size, sha)
+        return (n_bytes, content.hexdigest()) != wanted[name]
 
     with ThreadPoolExecutor(THREADS) as pool:
-        bad = pool.map(is_damaged, unit.files)
-        return [name for name, one in zip(unit.files, bad, strict=True) if one]
-
-
-def _differs(objects: Objects, unit: Unit, name: str) -> Corrupt:
-    return Corrupt(f"{objects.url}/{unit.unit}/{name}: content differs", again(objects.url))
+        bad = pool.map(is_damaged, wanted)
+        return [name for name, one in zip(wanted, bad, strict=True) if one]
 
 
 def _require_root(objects: Objects, sizes: Mapping[str, int]) -> None:
@@ -161,8 +169,8 @@ def _require_root(objects: Objects, sizes: Mapping[str, int]) -> None:
     Store.check_root(objects.read(_ROOT, _MAX_ROOT_BYTES), objects.url)
 
 
-def _mebibytes(unit: Unit) -> int:
-    return unit.n_bytes // 1024**2
+def _mebibytes(*units: Unit) -> int:
+    return sum(unit.n_bytes // 1024**2 for unit in units)
 
 
 # ------------------------------------------------------------------------------------ publishing
@@ -177,66 +185,64 @@ class _Upload:
     sent: int = 0
     skipped: int = 0
 
-    def send(self, name: str, content: bytes | Path, n_bytes: int) -> None:
-        """Write an object unless one of its size is there: what it holds is read afterwards."""
-        if self.there.get(name) == n_bytes:
-            self.skipped += n_bytes
-            return
-        self.objects.put(name, content)
-        self.there[name] = n_bytes
-        self.sent += n_bytes
+    def send(
+        self, wanted: Mapping[str, tuple[int, str]], content: Callable[[str], bytes | Path]
+    ) -> None:
+        """Make objects hold what they should: send those of another size, and read back all.
 
-    def send_small(self, name: str, content: bytes) -> None:
-        """Write one small object, and read it back.
+        Args:
+            wanted: size and SHA-256 of each object.
+            content: gives what is sent, by the object's name.
 
         Raises:
-            TaskFailed: it reads back as something else.
+            TaskFailed: one reads back as something else, although it was sent again.
         """
-        n_bytes = len(content)
-        if self.there.get(name) == n_bytes and self.objects.read(name, n_bytes) == content:
-            self.skipped += n_bytes
-            return
-        self.forget([name])
-        self.send(name, content, n_bytes)
-        if self.objects.read(name, n_bytes) != content:
-            message = f"{self.objects.url}/{name}: reads back as something else"
-            raise TaskFailed(message, "try again")
+        bad = [name for name, (size, _) in wanted.items() if self.there.get(name) != size]
+        self.skipped += sum(wanted[name][0] for name in wanted.keys() - set(bad))
+        for _ in range(2):
+            with ThreadPoolExecutor(THREADS) as pool:
+                list(pool.map(lambda name: self.objects.put(name, content(name)), bad))
+            self.there |= {name: wanted[name][0] for name in bad}
+            self.sent += sum(wanted[name][0] for name in bad)
+            bad = damaged(self.objects, wanted)
+            if not bad:
+                return
+            wanted = {name: wanted[name] for name in bad}
+        raise TaskFailed(
+            f"{self.objects.url}/{bad[0]}: reads back as something else",
+            "run the same command again; if it stays so, the storage is at fault",
+        )
 
-    def forget(self, names: Iterable[str]) -> None:
+    def send_small(self, name: str, content: bytes) -> None:
+        """Send one small object."""
+        facts = len(content), hashlib.sha256(content).hexdigest()
+        self.send({name: facts}, lambda _: content)
+
+    def delete(self, names: Iterable[str]) -> None:
         """Remove those of some objects that are there."""
-        names = [name for name in names if name in self.there]
+        names = [name for name in names if self.there.pop(name, None) is not None]
         self.objects.delete(names)
-        for name in names:
-            del self.there[name]
 
     def below(self, unit: str) -> list[str]:
         """Objects of a unit, its record among them."""
         return [name for name in self.there if name.startswith(f"{unit}/")]
 
 
-def _publish(store: Store, objects: Objects, replace: bool) -> dict[str, Any]:
+def _publish(store: Store, units: list[Unit], objects: Objects, replace: bool) -> dict[str, Any]:
     """A store into object storage: data first, its record last, all of it read back."""
-    names = store.units()
-    if not names:
-        raise TaskFailed(f"{store.path}: no unit is complete", "run `featstore build`")
     upload = _Upload(objects, objects.sizes())
-    records = {name: store.record(name) for name in names}
-    _clear(upload, store.name, records, replace)
+    _clear(upload, store.name, {unit.unit: unit for unit in units}, replace)
     copied: list[str] = []
-    groups = {above.as_posix() for name in names for above in Path(name).parents[:-1]}
-    with progress("copy", sum(map(_mebibytes, records.values())), unit="MiB") as advance:
-        for name in names:
-            if _publish_unit(upload, store.unit(name, deep=True)):
-                copied.append(name)
-            advance(_mebibytes(records[name]), name)
-    for group in sorted(groups):  # so that any Zarr reader walks down to the units
-        upload.send_small(f"{group}/{_ROOT}", group_json())
-    upload.send_small(_ROOT, (store.path / _ROOT).read_bytes())
+    with progress("copy", _mebibytes(*units), unit="MiB") as advance:
+        for record in units:
+            if _publish_unit(upload, store.unit(record.unit, deep=True)):
+                copied.append(record.unit)
+            advance(_mebibytes(record), record.unit)
+    for group in groups_above(unit.unit for unit in units):
+        upload.send_small(group, group_json())
+    upload.send_small(_ROOT, read_small(store.path / _ROOT))
     return {
-        "from": store.url or str(store.path),
-        "to": objects.url,
         "copied": copied,
-        "there_before": [name for name in names if name not in copied],
         "sent_bytes": upload.sent,
         "skipped_bytes": upload.skipped,
         "content": store.content_hash(),
@@ -250,33 +256,34 @@ def _clear(upload: _Upload, name: str, records: Mapping[str, Unit], replace: boo
         UserError: naming what is there.
     """
     objects = upload.objects
-    strange = sorted(one for one in upload.there if one.partition("/")[0] not in _TOP)
+    ours = {_ROOT, *SHARED_UNITS, "folds"}
+    strange = sorted(one for one in upload.there if one.partition("/")[0] not in ours)
     if _ROOT in upload.there:
         _require_root(objects, upload.there)
     elif strange:
         message = f"{objects.url}: holds {printable(strange[0])[:80]}, and no store"
         raise UserError(message, "give the store a prefix of its own")
-    others = [one for one in units_in(upload.there) if _is_other(objects, records, one)]
+
+    def is_other(unit: str) -> bool:
+        """A unit that the store lacks must fit to those that it has."""
+        try:
+            theirs = read_record(objects, unit)
+        except Corrupt:
+            return True
+        if unit in records:
+            return not same(theirs, records[unit])
+        parents = theirs.parents.items()
+        return any(one in records and records[one].content != made for one, made in parents)
+
+    others = [unit for unit in units_in(upload.there) if is_other(unit)]
     if others and not replace:
         raise UserError(
             f"{objects.url}: holds units that are not those of {name}\n{listed(others, 5)}",
             "copy to another prefix, or give --replace",
         )
-    upload.forget(f"{one}/{RECORD}" for one in others)  # no unit from now on, whatever happens
-    for one in others:
-        upload.forget(upload.below(one))
-
-
-def _is_other(objects: Objects, records: Mapping[str, Unit], name: str) -> bool:
-    """Whether a unit there is not the store's; one that it lacks must fit to those that it has."""
-    try:
-        theirs = read_record(objects, name)
-    except Corrupt:
-        return True
-    if name in records:
-        return not same(theirs, records[name])
-    parents = theirs.parents.items()
-    return any(one in records and records[one].content != made for one, made in parents)
+    upload.delete(f"{unit}/{RECORD}" for unit in others)  # no unit from now on, whatever happens
+    for unit in others:
+        upload.delete(upload.below(unit))
 
 
 def _publish_unit(upload: _Upload, unit: Unit) -> bool:
@@ -285,77 +292,60 @@ def _publish_unit(upload: _Upload, unit: Unit) -> bool:
     Raises:
         TaskFailed: what was sent reads back as something else.
     """
-    record = f"{unit.unit}/{RECORD}"
-    if record in upload.there:
-        if not damaged(upload.objects, unit):
-            upload.skipped += sum(upload.there[name] for name in upload.below(unit.unit))
-            return False
-        upload.forget([record])
-    objects = {f"{unit.unit}/{file}" for file in unit.files}
-    upload.forget(name for name in upload.below(unit.unit) if name not in objects)
-    for attempt in (1, 2):
-        with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(partial(_send_file, upload, unit), unit.files))
-        bad = damaged(upload.objects, unit)
-        if not bad:
-            upload.send_small(record, (unit.path / RECORD).read_bytes())
-            return True
-        if attempt == 1:
-            upload.forget(f"{unit.unit}/{file}" for file in bad)
-    raise TaskFailed(
-        f"{upload.objects.url}/{unit.unit}/{bad[0]}: reads back as something else",
-        "run the same command again; if it stays so, the storage is at fault",
-    )
-
-
-def _send_file(upload: _Upload, unit: Unit, name: str) -> None:
-    upload.send(f"{unit.unit}/{name}", unit.path / name, unit.files[name][0])
+    record, wanted = f"{unit.unit}/{RECORD}", objects_of(unit)
+    if record in upload.there and not damaged(upload.objects, wanted):
+        upload.skipped += sum(upload.there[name] for name in upload.below(unit.unit))
+        return False
+    upload.delete([record])
+    upload.delete(name for name in upload.below(unit.unit) if name not in wanted)
+    upload.send(wanted, lambda name: unit.path / name.removeprefix(f"{unit.unit}/"))
+    upload.send_small(record, read_small(unit.path / RECORD))
+    return True
 
 
 # -------------------------------------------------------------------------------------- fetching
 
 
-def _fetch(record: Unit, pieces: Pieces, store: Path, differs: Callable[[str], Corrupt]) -> None:
+def _fetch(
+    record: Unit,
+    store: Path,
+    pieces: Callable[[str], Iterator[bytes]],
+    differs: Callable[[str], Corrupt],
+) -> None:
     """One unit into a store's folder, whole or not at all, in the place of what stands there.
 
+    Args:
+        record: what the unit's record says.
+        store: the store's folder.
+        pieces: a file of the unit, by its name, piece by piece.
+        differs: what to raise for a file that is not what the record lists.
+
     Raises:
-        Corrupt: a file is not what the record lists.
         Refused: its place is below a link.
     """
     for above in reversed(Path(record.unit).parents[:-1]):
         if (store / above).is_symlink():
             raise Refused(f"{store / above}: a link", NO_LINKS)
         write_group(store / above)
-    identity = Identity(record.unit, record.settings, record.parents)
-    with staged(store / record.unit, identity, replace=True, n_bytes=record.n_bytes) as staging:
+    with staged(store / record.unit, record, replace=True, n_bytes=record.n_bytes) as staging:
 
         def write(name: str) -> None:
             if write_pieces(staging.folder / name, pieces(name)) != record.files[name]:
                 raise differs(name)
 
         with ThreadPoolExecutor(THREADS) as pool:
-            waiting = [pool.submit(write, name) for name in record.files]
-            try:
-                for one in waiting:
-                    one.result()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+            list(pool.map(write, record.files))
         staging.facts.update(record.facts)
         staging.provenance.update(record.provenance)
 
 
-def _retrieve(source: Store, place: Path, replace: bool) -> dict[str, Any]:
+def _retrieve(source: Store, units: list[Unit], place: Path, replace: bool) -> dict[str, Any]:
     """Make a folder the store that ``source`` is."""
-    where = source.url or str(source.path)
-    units = [source.record(name) for name in source.units()]
-    if not units:
-        raise TaskFailed(f"{where}: no unit is complete", "copy a store there first")
     kept = _kept(place, units, replace)
     missing = [unit for unit in units if unit.unit not in kept]
     require_space(place, sum(unit.n_bytes for unit in missing))
     store = Store.create(place)
-    with progress("copy", sum(map(_mebibytes, missing)), unit="MiB") as advance:
+    with progress("copy", _mebibytes(*missing), unit="MiB") as advance:
         for unit in missing:
             if isinstance(source, RemoteStore):
                 source.fetch(unit, place)
@@ -364,13 +354,10 @@ def _retrieve(source: Store, place: Path, replace: bool) -> dict[str, Any]:
             advance(_mebibytes(unit), unit.unit)
     verdict = verify(store)
     for fault in verdict.faults:
-        hint = f"compare with `featstore verify {where}`"
+        hint = f"compare with `featstore verify {source.url or source.path}`"
         raise type(fault)(f"{place}: {fault.message}", hint)
     return {
-        "from": where,
-        "to": str(place),
         "copied": [unit.unit for unit in missing],
-        "there_before": sorted(kept),
         "sent_bytes": sum(unit.n_bytes for unit in missing),
         "skipped_bytes": sum(unit.n_bytes for unit in units if unit.unit in kept),
         "content": verdict.content,
@@ -384,7 +371,7 @@ def _fetch_locally(unit: Unit, place: Path) -> None:
                 yield piece
 
     message = f"{unit.path}: changed while it was copied"
-    _fetch(unit, pieces, place, lambda name: Corrupt(f"{message} ({name})", "try again"))
+    _fetch(unit, place, pieces, lambda name: Corrupt(f"{message} ({name})", "try again"))
 
 
 def _kept(place: Path, units: list[Unit], replace: bool) -> set[str]:
@@ -476,7 +463,7 @@ class RemoteStore(Store):
         """The units whose record is there."""
         return units_in(self.sizes)
 
-    def record(self, name: str, *, deep: bool = False) -> Unit:
+    def record(self, name: str) -> Unit:
         """A unit's record as it is there; none of its files is fetched."""
         if name not in self._records:
             if name not in self.units():
@@ -513,11 +500,10 @@ class RemoteStore(Store):
         def pieces(name: str) -> Iterator[bytes]:
             return self.objects.pieces(f"{record.unit}/{name}", record.files[name][0])
 
-        _fetch(record, pieces, place, lambda name: _differs(self.objects, record, name))
+        _fetch(record, place, pieces, lambda name: self._differs(f"{record.unit}/{name}"))
 
-    def content_hash(self) -> str:
-        """As of the records; what they list is compared when it is fetched."""
-        return digest({name: self.record(name).files for name in self.units()})
+    def _differs(self, name: str) -> Corrupt:
+        return Corrupt(f"{self.url}/{name}: content differs", again(self.url))
 
     def _mirrored(self, record: Unit, deep: bool) -> Unit | None:
         """What the mirror has of a unit; None where that is nothing, another or damaged."""
@@ -549,22 +535,22 @@ class RemoteStore(Store):
         each other, as :func:`featstore.store.verify.verify` also shows, needs them in a folder.
         """
         sound: list[Unit] = []
-        records: list[Unit] = []
+        records: dict[str, Unit] = {}
         faults: list[UserError] = []
         if not self.units():
             faults.append(TaskFailed(f"{self.url}: no unit is complete", "copy a store there"))
         for name in self.units():
             try:
-                records.append(self.record(name))
+                records[name] = self.record(name)
             except UserError as error:
                 faults.append(error)
-        faults += self._strays({unit.unit: unit for unit in records})
-        with progress("verify", sum(map(_mebibytes, records)), unit="MiB") as advance:
-            for unit in records:
+        faults += self._strays(records)
+        with progress("verify", _mebibytes(*records.values()), unit="MiB") as advance:
+            for name, unit in records.items():
                 try:
-                    if bad := damaged(self.objects, unit):
+                    if bad := damaged(self.objects, objects_of(unit)):
+                        fault = self._differs(bad[0])
                         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-                        fault = _differs(self.objects, unit, bad[0])
                         raise Corrupt(fault.message + more, fault.hint)
                     self.check_parents(unit)
                     sound.append(unit)
@@ -572,19 +558,18 @@ class RemoteStore(Store):
                     raise
                 except UserError as error:
                     faults.append(error)
-                advance(_mebibytes(unit), unit.unit)
+                advance(_mebibytes(unit), name)
         return sound, faults
 
     def _strays(self, records: Mapping[str, Unit]) -> Iterator[UserError]:
         """Objects that belong to no unit, and groups that are none."""
         names = self.units()
-        above = {one.as_posix() for name in names for one in Path(name).parents[:-1]}
-        groups = {f"{one}/{_ROOT}" for one in above}
-        for group in sorted(groups):
+        groups = groups_above(names)
+        for group in groups:
             if group not in self.sizes or self.objects.read(group, 4096) != group_json():
                 yield Corrupt(f"{self.url}/{group}: not what was written", again(self.url))
         begun: list[str] = []
-        for name in sorted(set(self.sizes) - groups - {_ROOT}):
+        for name in sorted(self.sizes.keys() - {_ROOT, *groups}):
             unit = next((unit for unit in names if name.startswith(f"{unit}/")), None)
             if unit is None:
                 begun.append(name)

@@ -197,11 +197,11 @@ class Store:
         """The units that were opened, and of which version each folder then was."""
         return {}
 
-    def record(self, name: str, *, deep: bool = False) -> Unit:
+    def record(self, name: str) -> Unit:
         """A unit of which nothing but its record is needed: of a remote store, nothing more is
         fetched. Here it is the same as :meth:`unit`.
         """
-        return self.unit(name, deep=deep)
+        return self.unit(name)
 
     def sound_units(self) -> tuple[list[Unit], list[UserError]] | None:
         """Of a store that does not lie here: its units that are sound there, and all faults.
