@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from featstore.core.files import make_folders, read_small, strict_json, write_file
 from featstore.core.schema import Corrupt, Refused, printable
+from featstore.core.settings import canonical
 
 DTYPES: Mapping[str, np.dtype[Any]] = {
     name: np.dtype(name).newbyteorder("<") for name in ("int8", "int16", "int64", "float32")
@@ -41,7 +42,6 @@ MAX_OTHER_BYTES = 128 * 1024**2
 
 REBUILD = "`featstore verify` lists all damage, `featstore build --repair` mends it"
 _CRC_BYTES = 4
-_PIECE = 1024**2
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Metadata:
                 "configuration": {"chunk_shape": list(self.chunk_shape)},
             },
             "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-            "fill_value": 0,
+            "fill_value": self.dtype.type(0).item(),
             "codecs": [{"name": "bytes", **little}, {"name": "crc32c"}],
             "attributes": {},
             "dimension_names": list(self.dims),
@@ -113,19 +113,26 @@ def parse_metadata(raw: Mapping[str, Any], name: str) -> Metadata:
         Refused: other keys, dtypes, codecs or chunks than ours, or sizes that no store has.
     """
     try:
-        shape = _sizes(raw["shape"], least=0)
-        chunk = _sizes(raw["chunk_grid"]["configuration"]["chunk_shape"], least=1)
-        dims = tuple(str(dim) for dim in raw["dimension_names"])
-        meta = Metadata(shape, DTYPES[raw["data_type"]], chunk[0], dims)
+        shape = tuple(map(int, raw["shape"]))  # whatever is no int then differs from ours
+        chunk_rows = int(raw["chunk_grid"]["configuration"]["chunk_shape"][0])
+        dims = tuple(map(str, raw["dimension_names"]))
+        if not 0 < len(shape) <= MAX_RANK or len(dims) != len(shape):
+            raise ValueError("sizes that are no list of a few")
+        if min(shape) < 0 or chunk_rows < 1:
+            raise ValueError(f"shape {shape} in chunks of {chunk_rows} rows")
+        meta = Metadata(shape, DTYPES[raw["data_type"]], chunk_rows, dims)
         ours = meta.to_json()
-        if others := [key for key in raw.keys() | ours.keys() if raw.get(key) != ours.get(key)]:
-            raise ValueError(", ".join(sorted(others)[:4]))
+        others = [
+            key
+            for key in sorted(raw.keys() | ours.keys())
+            if canonical(raw.get(key)) != canonical(ours.get(key))
+        ]
+        if others:
+            raise ValueError(", ".join(others[:4]))
         most = MAX_CHUNK_BYTES if meta.n_chunks > 1 else MAX_ARRAY_BYTES
-        if len(dims) != len(shape) or math.prod(shape) > MAX_ELEMENTS or meta.n_bytes > most:
-            raise ValueError(f"shape {shape} in chunks of {chunk}")
-        if meta.n_chunks > MAX_CHUNKS:
-            raise ValueError(f"{meta.n_chunks:,} chunks")
-    except (KeyError, TypeError, ValueError) as error:
+        if math.prod(shape) > MAX_ELEMENTS or meta.n_bytes > most or meta.n_chunks > MAX_CHUNKS:
+            raise ValueError(f"shape {shape} in {meta.n_chunks:,} chunks")
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         why = printable(str(error))[:200]
         raise Refused(f"{name}: no metadata of a store's array ({why})", REBUILD) from error
     return meta
@@ -138,14 +145,6 @@ def read_metadata(folder: Path) -> Metadata:
         return parse_metadata(strict_json(read_small(path), str(path)), str(path))
     except FileNotFoundError:
         raise Corrupt(f"{path}: missing", REBUILD) from None
-
-
-def _sizes(raw: Any, least: int) -> tuple[int, ...]:
-    if not isinstance(raw, list) or not 0 < len(raw) <= MAX_RANK:
-        raise ValueError("sizes that are no list of a few")
-    if not all(type(n) is int and least <= n < 2**63 for n in raw):
-        raise ValueError(f"sizes {raw}")
-    return tuple(raw)
 
 
 def group_json(attributes: Mapping[str, Any] | None = None) -> bytes:
@@ -215,7 +214,7 @@ class RaggedWriter:
         self._folder, self._embed, self._dims = folder, embed, (dim, *columns)
         self._buffer = np.zeros((chunk_rows if embed else 0, *row_shape), dtype=DTYPES[dtype])
         self._array: Any = None
-        self._filled = self._written = 0
+        self._filled = 0
         self._offsets = [0]
 
     def append(self, rows: npt.NDArray[Any]) -> None:
@@ -243,10 +242,8 @@ class RaggedWriter:
             chunk_rows = self._filled or len(self._buffer)
             meta = Metadata(shape, self._buffer.dtype, chunk_rows, self._dims)
             self._array = _create(self._folder, "values", meta)
-        end = self._written + self._filled
-        self._array.resize((end, *self._buffer.shape[1:]))
-        self._array[self._written : end] = self._buffer[: self._filled]
-        self._written, self._filled = end, 0
+        self._array.append(self._buffer[: self._filled])
+        self._filled = 0
 
 
 def _create(folder: Path, name: str, meta: Metadata) -> Any:
@@ -281,11 +278,14 @@ def read_array(folder: Path, shape: tuple[int | None, ...] | None = None) -> npt
     meta = read_metadata(folder)
     if meta.n_chunks != 1:
         raise Refused(f"{folder}: not one chunk", REBUILD)
-    if shape is not None and not _fits(meta.shape, shape):
-        raise Corrupt(f"{folder}: {meta.shape} instead of {shape}", REBUILD)
     [(name, size)] = meta.files()
     if shape is None and size > MAX_UNASKED_BYTES:
         raise Refused(f"{folder}: {size:,} bytes, more than {MAX_UNASKED_BYTES:,}", REBUILD)
+    if shape is not None and (
+        len(shape) != len(meta.shape)
+        or any(n not in (None, here) for n, here in zip(shape, meta.shape, strict=True))
+    ):
+        raise Corrupt(f"{folder}: {meta.shape} instead of {shape}", REBUILD)
     path = folder / name
     try:
         if path.stat().st_size != size:
@@ -298,20 +298,15 @@ def read_array(folder: Path, shape: tuple[int | None, ...] | None = None) -> npt
     return np.frombuffer(content, dtype=meta.dtype, count=count).reshape(meta.shape)
 
 
-def _fits(shape: tuple[int, ...], needed: tuple[int | None, ...]) -> bool:
-    return len(shape) == len(needed) and all(
-        size is None or size == n for n, size in zip(shape, needed, strict=True)
-    )
-
-
-def check_crc(chunk: bytes | memoryview, name: str) -> None:
+def check_crc(chunk: Any, name: str) -> None:
     """Compare a chunk's last four bytes with the crc32c of the rest."""
-    body, stored = memoryview(chunk)[:-_CRC_BYTES], int.from_bytes(chunk[-_CRC_BYTES:], "little")
-    if crc32c(body) != stored:
+    content = np.frombuffer(chunk, np.uint8)
+    stored = int.from_bytes(content[-_CRC_BYTES:].tobytes(), "little")
+    if crc32c(content[:-_CRC_BYTES]) != stored:
         raise Corrupt(f"{name}: checksum differs", REBUILD)
 
 
-def crc32c(content: bytes | memoryview, crc: int = 0) -> int:
+def crc32c(content: bytes | npt.NDArray[np.uint8], crc: int = 0) -> int:
     """The checksum of what ``crc`` is the checksum of, followed by ``content``.
 
     >>> f"{crc32c(b'56789', crc32c(b'1234')):08x}"
@@ -319,6 +314,4 @@ def crc32c(content: bytes | memoryview, crc: int = 0) -> int:
     """
     import google_crc32c
 
-    for start in range(0, len(content), _PIECE):  # it takes bytes alone, so each piece is a copy
-        crc = google_crc32c.extend(crc, bytes(content[start : start + _PIECE]))
-    return crc
+    return int(google_crc32c.extend(crc, content))

@@ -58,7 +58,17 @@ class Ragged:
             raise Refused(f"{folder}/values: chunks of {meta.n_bytes:,} bytes", REBUILD)
         self.offsets: npt.NDArray[np.int64] = read_array(folder / "offsets")
         self.dtype, self.row_shape, self.n_rows = meta.dtype, meta.shape[1:], meta.shape[0]
-        self._check_offsets()
+        if (
+            self.offsets.ndim != 1
+            or self.offsets.dtype != np.int64
+            or self.offsets[0] != 0
+            or self.offsets[-1] != self.n_rows
+            or (self.offsets[1:] < self.offsets[:-1]).any()
+        ):
+            raise Corrupt(f"{folder}/offsets: do not fit values", REBUILD)
+        longest = int(self.lengths.max(initial=0))
+        if longest * math.prod(self.row_shape) * self.dtype.itemsize > MAX_UTTERANCE_BYTES:
+            raise Refused(f"{folder}/offsets: an utterance of {longest:,} rows", REBUILD)
         self._sums, self._chunk_rows = sums, meta.chunk_rows
         self._unchecked = [check] * meta.n_chunks
         self._names = [f"values/{name}" for name, _ in meta.files()]
@@ -122,48 +132,16 @@ class Ragged:
             out[row - start : row - start + take] = self._chunks[chunk][offset : offset + take]
             row += take
 
-    def damaged_rows(self) -> list[int]:
-        """Utterances with a chunk whose checksum fails."""
-        hurt: set[int] = set()
-        for chunk in range(len(self._chunks)):
-            try:
-                self._check_crc(chunk)
-            except Corrupt:
-                first, end = chunk * self._chunk_rows, (chunk + 1) * self._chunk_rows
-                touched = (self.offsets[:-1] < end) & (self.offsets[1:] > first)
-                hurt |= set(np.flatnonzero(touched).tolist())
-        return sorted(hurt)
-
-    def _check_offsets(self) -> None:
-        """Refuse boundaries that run backwards, miss the end or span what no utterance fills."""
-        offsets = self.offsets
-        if (
-            offsets.ndim != 1
-            or offsets.dtype != np.int64
-            or offsets[0] != 0
-            or offsets[-1] != self.n_rows
-            or (offsets[1:] < offsets[:-1]).any()
-        ):
-            raise Corrupt(f"{self.folder}/offsets: do not fit values", REBUILD)
-        longest = int(self.lengths.max(initial=0))
-        if longest * math.prod(self.row_shape) * self.dtype.itemsize > MAX_UTTERANCE_BYTES:
-            raise Refused(f"{self.folder}/offsets: an utterance of {longest:,} rows", REBUILD)
-
     def _check(self, chunk: int) -> None:
         """Compare with the record where there is one, else with the chunk's own checksum."""
-        name = self._names[chunk]
+        file, name = self._files[chunk], self._names[chunk]
         if self._sums is None:
-            self._check_crc(chunk)
-        elif hashlib.sha256(self._files[chunk]).hexdigest() != self._sums.get(name):
+            first = chunk * self._chunk_rows
+            shown = f"values, chunk {chunk} (rows from {first}, {self._chunk_rows} rows)"
+            check_crc(file, f"{self.folder}/{shown}")
+        elif hashlib.sha256(file).hexdigest() != self._sums.get(name):
             raise Corrupt(f"{self.folder}/{name}: content differs", REBUILD)
         self._unchecked[chunk] = False
-
-    def _check_crc(self, chunk: int) -> None:
-        first = chunk * self._chunk_rows
-        check_crc(
-            memoryview(self._files[chunk]).cast("B"),
-            f"{self.folder}/values, chunk {chunk} (rows from {first}, {self._chunk_rows} rows)",
-        )
 
 
 def _map(path: Path, n_bytes: int) -> ctypes.Array[ctypes.c_ubyte]:

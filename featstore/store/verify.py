@@ -8,6 +8,7 @@ usable or named.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -91,9 +92,7 @@ def _deep(store: Store, name: str) -> Unit:
     try:
         return store.unit(name, deep=True)
     except Corrupt as error:
-        if name not in ("audio", "lld"):
-            raise
-        hurt = _hurt_utterances(store, name)
+        hurt = _hurt_utterances(store, name) if name in ("audio", "lld") else []
         if not hurt:
             raise
         raise Corrupt(f"{error.message}\nutterances: {', '.join(hurt)}", error.hint) from error
@@ -101,14 +100,18 @@ def _deep(store: Store, name: str) -> Unit:
 
 def _hurt_utterances(store: Store, name: str, limit: int = 8) -> list[str]:
     """Utterances with a chunk whose checksum fails, as far as the rest can be read."""
-    try:
-        ragged = Ragged(store.path / name)
-        ids = [str(one) for one in store.utterances["utterance_id"]]
-    except (UserError, OSError):
-        return []
-    hurt = [ids[row] for row in ragged.damaged_rows() if row < len(ids)]
+    hurt: list[str] = []
+    with suppress(UserError, OSError):
+        values = Ragged(store.path / name)
+        for row, utterance in zip(
+            range(len(values)), store.utterances["utterance_id"], strict=False
+        ):
+            try:
+                values.read(row)
+            except Corrupt:
+                hurt.append(printable(utterance))
     more = [f"and {len(hurt) - limit} more"] if len(hurt) > limit else []
-    return [printable(one) for one in hurt[:limit]] + more
+    return hurt[:limit] + more
 
 
 def _bare(error: UserError) -> UserError:

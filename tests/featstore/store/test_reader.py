@@ -153,13 +153,6 @@ class TestDamage:
             flip(path, at)
         Ragged(folder).read(0)
 
-    def test_utterances_of_a_damaged_chunk_are_named(self, folder: Path) -> None:
-        assert Ragged(folder).damaged_rows() == []
-        flip(folder / "values" / "c" / "1", 0)
-        assert Ragged(folder).damaged_rows() == [1]
-        flip(folder / "values" / "c" / "2", 0)
-        assert Ragged(folder).damaged_rows() == [1, 2]
-
     @pytest.mark.parametrize("n_bytes", [0, 10])
     def test_file_cut_short(self, folder: Path, n_bytes: int) -> None:
         os.truncate(folder / "values" / "c" / "0", n_bytes)
