@@ -60,8 +60,14 @@ def staged(
             staging.folder.mkdir()
             yield staging
             _write_record(staging, identity)
-            if not _into_place(staging.folder, place, wrapper, replace):
-                _refuse_another(place, identity)
+            if _into_place(staging.folder, place, wrapper, replace):
+                return
+            # Another writer was first: fine where it wrote the same, whose bytes are then the same.
+            if read_unit(place, identity.unit).fingerprint != identity.fingerprint:
+                raise UserError(
+                    f"{place}: another build has meanwhile put something else there",
+                    "build with other settings into another --store",
+                )
     except OSError as error:
         raise io_failure(error, place, n_bytes) from error
 
@@ -83,7 +89,12 @@ def beside(place: Path) -> Iterator[Path]:
     """
     make_folders(place.parent)
     sweep(place.parent)
-    wrapper, lock = _new_wrapper(place)
+    lock = None
+    while lock is None:
+        wrapper = place.parent / f"{PREFIX}{place.name}-{secrets.token_hex(8)}"
+        wrapper.mkdir()
+        with suppress(FileNotFoundError):  # another writer's sweep took the empty folder
+            lock = try_lock(wrapper / "lock", create=True)
     try:
         yield wrapper
     finally:
@@ -97,34 +108,19 @@ def sweep(parent: Path) -> None:
         if wrapper.is_symlink():  # no writer of ours leaves one; what it leads to is not ours
             wrapper.unlink(missing_ok=True)
             continue
-        lock_file = wrapper / "lock"
         try:
-            lock = try_lock(lock_file)
+            lock = try_lock(wrapper / "lock")
         except FileNotFoundError:
-            _remove_unlocked(wrapper)
+            # Its writer is between mkdir and lock, or is gone and one of its threads came too late.
+            try:
+                wrapper.rmdir()
+            except OSError:
+                if not (wrapper / "lock").exists():
+                    _remove(wrapper)
             continue
         if lock is not None:
             _remove(wrapper)
             os.close(lock)
-
-
-def _remove_unlocked(wrapper: Path) -> None:
-    """Its writer is between mkdir and lock, or it is gone and one of its threads came too late."""
-    try:
-        wrapper.rmdir()
-    except OSError:
-        if not (wrapper / "lock").exists():  # which a living writer makes before anything else
-            _remove(wrapper)
-
-
-def _new_wrapper(place: Path) -> tuple[Path, int]:
-    while True:
-        wrapper = place.parent / f"{PREFIX}{place.name}-{secrets.token_hex(8)}"
-        wrapper.mkdir()
-        with suppress(FileNotFoundError):  # another writer's sweep took the empty folder
-            lock = try_lock(wrapper / "lock", create=True)
-            if lock is not None:
-                return wrapper, lock
 
 
 def _remove(wrapper: Path) -> None:
@@ -137,7 +133,11 @@ def _remove(wrapper: Path) -> None:
 
 
 def _write_record(staging: Staging, identity: Identity) -> None:
-    """Fsync every file and folder of the staging folder, then list them in its record."""
+    """Fsync every file and folder of the staging folder, then list them in its record.
+
+    Raises:
+        TaskFailed: readers would refuse it: sizes have limits, which nothing else checks.
+    """
     files = {}
     for name, size in sorted(files_below(staging.folder).items()):
         fsync_file(staging.folder / name)
@@ -154,25 +154,15 @@ def _write_record(staging: Staging, identity: Identity) -> None:
     }
     record["sha256"] = digest(record)
     write_file(staging.folder / RECORD, json.dumps(record, indent=1, sort_keys=True).encode())
-    _require_readable(staging.folder, identity.unit)
-    for base, _, _ in os.walk(staging.folder):
-        fsync_folder(Path(base))
-
-
-def _require_readable(folder: Path, unit: str) -> None:
-    """Refuse to commit what readers would refuse: sizes have limits, which nothing else checks.
-
-    Raises:
-        TaskFailed: naming the limit.
-    """
     try:
-        record = read_unit(folder, unit)
-        record.check_sizes(record.files)
+        read_unit(staging.folder, identity.unit).check_sizes(files)
     except UserError as error:
         raise TaskFailed(
-            f"{unit}: no reader would accept it ({error.message})",
+            f"{identity.unit}: no reader would accept it ({error.message})",
             "build it from fewer utterances, speakers or folds",
         ) from error
+    for base, _, _ in os.walk(staging.folder):
+        fsync_folder(Path(base))
 
 
 def _into_place(folder: Path, place: Path, wrapper: Path, replace: bool) -> bool:
@@ -189,19 +179,6 @@ def _into_place(folder: Path, place: Path, wrapper: Path, replace: bool) -> bool
             folder.rename(place)
     fsync_folder(place.parent)
     return True
-
-
-def _refuse_another(place: Path, identity: Identity) -> None:
-    """Another writer was first: fine where it wrote the same, whose bytes are then the same.
-
-    Raises:
-        UserError: it wrote something else, or what stands there is no unit.
-    """
-    if read_unit(place, identity.unit).fingerprint != identity.fingerprint:
-        raise UserError(
-            f"{place}: another build has meanwhile put something else there",
-            "build with other settings into another --store",
-        )
 
 
 def _exchange(a: Path, b: Path) -> bool:
