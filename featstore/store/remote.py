@@ -38,7 +38,7 @@ from featstore.store.arrays import group_json, write_group
 from featstore.store.objects import Objects, again
 from featstore.store.records import check_record
 from featstore.store.staging import staged
-from featstore.store.store import SHARED_UNITS, TEACHER_UNIT, Store
+from featstore.store.store import SHARED_UNITS, Store, in_order
 from featstore.store.unit import NO_LINKS, RECORD, Unit, parse_record
 from featstore.store.verify import verify
 
@@ -95,9 +95,8 @@ def units_in(names: Iterable[str]) -> list[str]:
     >>> units_in(["folds/01/prosodic/unit.json", "../unit.json", "audio/unit.json"])
     ['audio', 'folds/01/prosodic']
     """
-    units = {name.removesuffix(f"/{RECORD}") for name in names if name.endswith(f"/{RECORD}")}
-    shared = [unit for unit in SHARED_UNITS if unit in units]
-    return shared + sorted(unit for unit in units if TEACHER_UNIT.match(unit))
+    ending = f"/{RECORD}"
+    return in_order({name.removesuffix(ending) for name in names if name.endswith(ending)})
 
 
 def groups_above(units: Iterable[str]) -> list[str]:
@@ -539,27 +538,23 @@ class RemoteStore(Store):
         faults: list[UserError] = []
         if not self.units():
             faults.append(TaskFailed(f"{self.url}: no unit is complete", "copy a store there"))
-        for name in self.units():
-            try:
-                records[name] = self.record(name)
-            except UserError as error:
-                faults.append(error)
-        faults += self._strays(records)
-        with progress("verify", _mebibytes(*records.values()), unit="MiB") as advance:
-            for name, unit in records.items():
+        n_bytes = sum(self.sizes.values())
+        with progress("verify", n_bytes // 1024**2, unit="MiB") as advance:
+            for name in self.units():
                 try:
+                    unit = records[name] = self.record(name)
                     if bad := damaged(self.objects, objects_of(unit)):
                         fault = self._differs(bad[0])
                         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
                         raise Corrupt(fault.message + more, fault.hint)
                     self.check_parents(unit)
                     sound.append(unit)
+                    advance(_mebibytes(unit), name)
                 except TaskFailed:  # of the network, which will not do for the next one either
                     raise
                 except UserError as error:
                     faults.append(error)
-                advance(_mebibytes(unit), name)
-        return sound, faults
+        return sound, [*faults, *self._strays(records)]
 
     def _strays(self, records: Mapping[str, Unit]) -> Iterator[UserError]:
         """Objects that belong to no unit, and groups that are none."""

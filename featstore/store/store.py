@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,6 +56,7 @@ T = TypeVar("T")
 
 SHARED_UNITS = ("corpus", "audio", "lld", "splits")
 FORMAT = "emodistill-store"
+_ROOT = {"format": FORMAT, "schema": SCHEMA}
 
 TEACHER_UNIT = re.compile(r"folds/(\d\d+)/(?!zarr\.json\Z)([A-Za-z0-9][A-Za-z0-9_.-]{0,127})\Z")
 """Names of the units below the shared ones: ``folds/NN/<teacher>``."""
@@ -108,7 +109,7 @@ class Store:
         Raises:
             UserError, Corrupt, Refused: as :meth:`open`.
         """
-        if content == _root():
+        if content == group_json(_ROOT):
             return
         about = strict_json(content, f"{place}/zarr.json").get("attributes")
         if not isinstance(about, dict) or about.get("format") != FORMAT:
@@ -141,7 +142,7 @@ class Store:
         foreign = [item.name for item in path.iterdir() if not item.name.startswith(".")]
         if foreign and not ours:
             raise UserError(f"{path}: not empty (holds {foreign[0]}), and no store", own_folder)
-        write_file(root, _root())
+        write_file(root, group_json(_ROOT))
         return Store.open(path)
 
     @property
@@ -156,19 +157,19 @@ class Store:
 
     def units(self) -> list[str]:
         """What stands in a unit's place, in a fixed order; :meth:`unit` tells whether it is one."""
-        units = [unit for unit in SHARED_UNITS if os.path.lexists(self.path / unit)]
-        places = (self.path / "folds").glob("*/*")
-        folders = [place for place in places if place.is_dir() or place.is_symlink()]
-        names = (f"folds/{place.parent.name}/{place.name}" for place in folders)
-        return units + sorted(name for name in names if TEACHER_UNIT.match(name))
+        names = {unit for unit in SHARED_UNITS if os.path.lexists(self.path / unit)}
+        for place in self.path.glob("folds/*/*"):
+            if place.is_dir() or place.is_symlink():
+                names.add(place.relative_to(self.path).as_posix())
+        return in_order(names)
 
     def groups(self) -> list[Path]:
         """The folders between the root and the teachers' units: Zarr groups, so that any reader
         walks down to the arrays.
         """
+        folds = [fold for fold in self.path.glob("folds/[0-9]*") if fold.is_dir()]
         top = self.path / "folds"
-        folds = [fold for fold in sorted(top.glob("[0-9]*")) if fold.is_dir()]
-        return [top, *folds] if top.is_dir() else []
+        return [top, *sorted(folds)] if top.is_dir() else []
 
     def unit(self, name: str, *, deep: bool = False) -> Unit:
         """Open a unit strictly; see :func:`featstore.store.unit.read_unit`.
@@ -264,13 +265,13 @@ class Store:
     def folds(self) -> tuple[Fold, ...]:
         """The folds by number, from 1; each trains on all speakers whom it does not hold out."""
         speakers = self.unit("corpus").facts["speakers"]
-        folds = []
-        for fold in self.unit("splits").facts["folds"]:
-            held_out = {*fold["test"], *fold["validation"]}
-            train = tuple(name for name in speakers if name not in held_out)
-            test, validation = tuple(fold["test"]), tuple(fold["validation"])
-            folds.append(Fold(fold["number"], test, validation, train))
-        return tuple(folds)
+
+        def fold_of(facts: Mapping[str, Any]) -> Fold:
+            test, validation = tuple(facts["test"]), tuple(facts["validation"])
+            train = tuple(name for name in speakers if name not in {*test, *validation})
+            return Fold(facts["number"], test, validation, train)
+
+        return tuple(map(fold_of, self.unit("splits").facts["folds"]))
 
     def target_names(self, fold: int) -> list[str]:
         """All that a fold has to teach: its teachers' targets, cross-fitted ones under theirs."""
@@ -282,8 +283,8 @@ class Store:
         names = self.target_names(fold)
         if not cross_fit:
             return [name for name in names if not CROSS_FITTED.match(name)]
-        matches = filter(None, map(CROSS_FITTED.match, names))
-        return [match["teacher"] for match in matches if match["parts"] == str(cross_fit)]
+        ending = cross_fitted("", cross_fit)
+        return [name.removesuffix(ending) for name in names if name.endswith(ending)]
 
     def fold(
         self, number: int, *, cross_fit: int = 0, deep: bool = False
@@ -348,17 +349,18 @@ class Store:
             Corrupt: a file differs, or its arrays do not fit the corpus.
             Refused: it was made from another corpus, splits or LLDs than the store has.
         """
-        return self._of(name, self._outputs, deep=deep)
+
+        def read(unit: Unit) -> TeacherOutputs:
+            self.check_parents(unit)
+            n = len(self.utterances)
+            logits = _array(unit, "logits", (n, len(self.classes)))
+            return TeacherOutputs(logits, _array(unit, "embeddings", (n, None)), unit)
+
+        return self._of(name, read, deep=deep)
 
     def _of(self, name: str, read: Callable[[Unit], T], *, deep: bool = False) -> T:
         """What is read of a unit, although a rebuild may replace it meanwhile."""
         return steady(self.path / name, lambda: read(self.unit(name, deep=deep)))
-
-    def _outputs(self, unit: Unit) -> TeacherOutputs:
-        self.check_parents(unit)
-        n = len(self.utterances)
-        logits = _array(unit, "logits", (n, len(self.classes)))
-        return TeacherOutputs(logits, _array(unit, "embeddings", (n, None)), unit)
 
 
 def _array(unit: Unit, name: str, shape: tuple[int | None, ...] | None = None) -> npt.NDArray[Any]:
@@ -373,6 +375,16 @@ def _ragged(unit: Unit) -> Ragged:
     return Ragged(unit.path, sums={name: sha for name, (_, sha) in unit.files.items()})
 
 
+def in_order(names: Collection[str]) -> list[str]:
+    """The units among some names: the shared ones, then the teachers' by fold and name.
+
+    >>> in_order({"folds/01/prosodic", "notes", "lld", "audio"})
+    ['audio', 'lld', 'folds/01/prosodic']
+    """
+    shared = [unit for unit in SHARED_UNITS if unit in names]
+    return shared + sorted(name for name in names if TEACHER_UNIT.match(name))
+
+
 def unit_name(fold: int, teacher: str) -> str:
     """A teacher's unit.
 
@@ -380,7 +392,3 @@ def unit_name(fold: int, teacher: str) -> str:
     'folds/03/linguistic'
     """
     return f"folds/{fold:02d}/{teacher}"
-
-
-def _root() -> bytes:
-    return group_json({"format": FORMAT, "schema": SCHEMA})

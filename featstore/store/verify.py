@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from featstore.core.schema import Corrupt, Refused, TaskFailed, UserError, liste
 from featstore.folds import cross_fit_fault, prove
 from featstore.store.arrays import is_group, read_array
 from featstore.store.ragged import Ragged
-from featstore.store.store import SHARED_UNITS, TEACHER_UNIT, Store
+from featstore.store.store import Store
 from featstore.store.unit import NO_LINKS, REPAIR, Unit
 
 MAX_FAULTS = 100
@@ -68,7 +67,10 @@ def verify(store: Store) -> Verification:
         return Verification(tuple(there), tuple(wrong), "" if wrong else store.content_hash())
     sound: list[Unit] = []
     names = store.units()
-    faults = [*_some(_groups(store, names), "folders"), *_some(_strays(store), "files")]
+    between = _between(store, names)  # a million files put there shall not have a line each
+    faults = list(islice(between, MAX_FAULTS))
+    if next(between, None) is not None:
+        faults.append(Corrupt("and more such files", _REMOVE))
     if not names:
         faults.append(TaskFailed(f"{store.path}: no unit is complete", "run `featstore build`"))
     for name in names:
@@ -120,45 +122,28 @@ def _bare(error: UserError) -> UserError:
     return error.with_traceback(None)
 
 
-def _some(faults: Iterator[UserError], what: str) -> Iterator[UserError]:
-    """The first of them: whoever puts a million files there shall not have a line for each."""
-    yield from islice(faults, MAX_FAULTS)
-    if next(faults, None) is not None:
-        yield Corrupt(f"and more such {what}", _REMOVE)
+def _between(store: Store, names: Collection[str]) -> Iterator[UserError]:
+    """What lies between the units and is no group as we write it, or belongs to none.
 
-
-def _groups(store: Store, names: Collection[str]) -> Iterator[UserError]:
-    """Folders between the units that are no Zarr groups as we write them."""
+    An empty folder without metadata is only where a build was interrupted. Names with a dot in
+    front are passed over (staging folders, and what file systems leave).
+    """
     again = "the same `featstore build` writes it again"
+    groups, units = {store.path}, set(names)
     for folder in store.groups():
-        name = folder.relative_to(store.path)
+        name = folder.relative_to(store.path).as_posix()
         if folder.is_symlink():
             yield Refused(f"{name}: a link", NO_LINKS)
-        elif not is_group(folder) and (
-            (folder / "zarr.json").exists() or _holds_a_unit(names, name)
-        ):
+            continue
+        groups.add(folder)
+        holds_units = any(unit.startswith(f"{name}/") for unit in names)
+        if not is_group(folder) and ((folder / "zarr.json").exists() or holds_units):
             yield Corrupt(f"{name}/zarr.json: not what was written", again)
-
-
-def _holds_a_unit(names: Collection[str], name: Path) -> bool:
-    """An empty folder without metadata is only where a build was interrupted."""
-    return any(unit.startswith(f"{name.as_posix()}/") for unit in names)
-
-
-def _strays(store: Store) -> Iterator[UserError]:
-    """What lies between the units and belongs to none; names with a dot in front are passed over
-    (staging folders, and what file systems leave).
-    """
-    groups = {store.path, *(folder for folder in store.groups() if not folder.is_symlink())}
-    ours = {"zarr.json", *SHARED_UNITS}
-    for folder in sorted(groups):
-        for path in sorted(folder.iterdir()):
-            name = path.relative_to(store.path).as_posix()
-            if path.name.startswith(".") or name in ours or path in groups:
-                continue
-            unit = TEACHER_UNIT.match(name) and (path.is_dir() or path.is_symlink())
-            if path.name != "zarr.json" and not unit:
-                yield Corrupt(f"{printable(name)}: not part of a store", _REMOVE)
+    for path in [path for folder in sorted(groups) for path in sorted(folder.iterdir())]:
+        name = path.relative_to(store.path).as_posix()
+        ours = path in groups or name in units or path.name == "zarr.json"
+        if not ours and not path.name.startswith("."):
+            yield Corrupt(f"{printable(name)}: not part of a store", _REMOVE)
 
 
 def _check_fit(store: Store, unit: Unit, names: Collection[str]) -> None:
@@ -200,10 +185,8 @@ def _audio(store: Store, unit: Unit) -> Checks:
     yield "sources.parquet: not the corpus' utterances", same
     if unit.settings["audio"]["embed_audio"]:
         whole = Ragged(unit.path)
-        yield (
-            f"values: {whole.dtype} {whole.row_shape}",
-            (whole.dtype == np.int16 and whole.row_shape == ()),
-        )
+        is_signal = whole.dtype == np.int16 and whole.row_shape == ()
+        yield f"values: {whole.dtype} {whole.row_shape}", is_signal
 
 
 def _lld(store: Store, unit: Unit) -> Checks:
