@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -30,15 +30,34 @@ PARTS = 2
 """Parts of 5 MiB of one object that are sent at once."""
 
 _CODE = re.compile(r"<Code>([A-Za-z]{1,60})</Code>")
-_DENIED = (
-    "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken",
-    "AllAccessDisabled", "AuthorizationHeaderMalformed",
-)  # fmt: skip
+_STATUS = re.compile(r"status: ([45]\d\d)\b")
+_DENIED = re.compile(
+    "AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|InvalidToken|ExpiredToken"
+    "|AllAccessDisabled|AuthorizationHeaderMalformed"
+)
+_NO_KEYS = re.compile(
+    r"Missing AccessKeyId|MissingAccount|MissingSecretAccessKey|/latest/api/token"
+    r"|169\.254\.169\.254|metadata\.google\.internal"
+)
+"""Signs that it came to asking the machine's own metadata service, which only clouds have."""
 _AGAIN = "run the same command again: what is done is kept"
 _KEYS = (
     "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and AWS_REGION (or what "
     "your cloud has in their place); AWS_SKIP_SIGNATURE=true reads a public bucket"
 )
+_UNREACHED = "cannot be reached", "check the network and AWS_ENDPOINT_URL, then "
+_LATE = "no answer in time", ""
+_SIGNS = {
+    "kind: Connect": _UNREACHED,
+    "dns error": _UNREACHED,
+    "BadScheme": (
+        "plain HTTP is not allowed",
+        "set AWS_ALLOW_HTTP=true for a server of your own, then ",
+    ),
+    "TimedOut": _LATE,
+    "kind: Timeout": _LATE,
+}
+"""What an error's text has in it -> what that means, and the hint."""
 
 
 @dataclass(frozen=True)
@@ -72,19 +91,16 @@ class Objects:
             "connect_timeout": timedelta(seconds=CONNECT_S),
             "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true", "yes"),
         }
-        reading = {
-            "read_timeout": timedelta(seconds=STALLED_S),
-            "timeout": timedelta(seconds=READ_S),
-        }
-        writing = {"timeout": timedelta(seconds=SENT_S)}
         retries = {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_S)}
         local = {"mkdir": True} if url.startswith("file:") else {}
+
+        def opened(**times_s: int) -> Any:
+            times = {name: timedelta(seconds=seconds) for name, seconds in times_s.items()}
+            return from_url(url, client_options=options | times, retry_config=retries, **local)
+
         with failing(url):
-            reader, writer = (
-                from_url(url, client_options=options | times, retry_config=retries, **local)
-                for times in (reading, writing)
-            )
-        return Objects(url, reader, writer)
+            reader = opened(read_timeout=STALLED_S, timeout=READ_S)
+            return Objects(url, reader, opened(timeout=SENT_S))
 
     def sizes(self) -> dict[str, int]:
         """Every object below, with its size in bytes.
@@ -149,11 +165,8 @@ class Objects:
         import obstore
 
         for name in names:
-            try:
-                with failing(f"{self.url}/{name}"):
-                    obstore.delete(self.writer, name)
-            except Corrupt:
-                continue
+            with suppress(Corrupt), failing(f"{self.url}/{name}"):
+                obstore.delete(self.writer, name)
 
 
 def again(url: str) -> str:
@@ -171,49 +184,33 @@ def failing(shown: str) -> Iterator[None]:
         UserError: no such bucket, or access denied.
         TaskFailed: anything else, mostly the network.
     """
-    from obstore import exceptions as known
+    from obstore import exceptions
 
     try:
         yield
-    except (known.BaseError, OSError, ValueError) as error:
-        raise _failure(error, shown, known) from None  # no traceback shows the server's own words
-
-
-def _failure(error: Exception, shown: str, known: Any) -> UserError:
-    text = str(error)
-    match = _CODE.search(text)
-    code = match[1] if match else ""
-    if code in ("NoSuchBucket", "ContainerNotFound"):
-        return UserError(f"{shown}: no such bucket", "make it, or mend the URL")
-    if any(sign in text for sign in _NO_KEYS):
-        return UserError(f"{shown}: no credentials found", _KEYS)
-    denied = (known.PermissionDeniedError, known.UnauthenticatedError)
-    if isinstance(error, denied) or code in _DENIED:
-        return UserError(f"{shown}: access denied{f' ({code})' if code else ''}", _KEYS)
-    if isinstance(error, known.InvalidPathError):
-        return Refused(f"{shown}: holds a name that no store has", "give a prefix of its own")
-    if isinstance(error, FileNotFoundError):
-        return Corrupt(f"{shown}: not there", "copy the store there again")
-    status = _STATUS.search(text)
-    other = f"the server answers with status {status[1]}" if status else type(error).__name__
-    why = next((told for sign, told in _SIGNS.items() if sign in text), other)
-    told = f"{shown}: {why}{f' ({code})' if code else ''}"
-    return TaskFailed(told, f"{_HINTS.get(why, '')}{_AGAIN}")
-
-
-_STATUS = re.compile(r"status: ([45]\d\d)\b")
-_NO_KEYS = ("Missing AccessKeyId", "MissingAccount", "MissingSecretAccessKey", "/latest/api/token",
-            "169.254.169.254", "metadata.google.internal")  # fmt: skip
-"""Signs that it came to asking the machine's own metadata service, which only clouds have."""
-_UNREACHED = "cannot be reached"
-_SIGNS = {
-    "kind: Connect": _UNREACHED,
-    "dns error": _UNREACHED,
-    "BadScheme": "plain HTTP is not allowed",
-    "TimedOut": "no answer in time",
-    "kind: Timeout": "no answer in time",
-}
-_HINTS = {
-    _UNREACHED: "check the network and AWS_ENDPOINT_URL, then ",
-    "plain HTTP is not allowed": "set AWS_ALLOW_HTTP=true for a server of your own, then ",
-}
+    except (exceptions.BaseError, OSError, ValueError) as error:
+        text = str(error)
+        match = _CODE.search(text)
+        code = match[1] if match else ""
+        failure: UserError
+        if code in ("NoSuchBucket", "ContainerNotFound"):
+            failure = UserError(f"{shown}: no such bucket", "make it, or mend the URL")
+        elif _NO_KEYS.search(text):
+            failure = UserError(f"{shown}: no credentials found", _KEYS)
+        elif _DENIED.fullmatch(code) or isinstance(
+            error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError
+        ):
+            failure = UserError(f"{shown}: access denied{f' ({code})' if code else ''}", _KEYS)
+        elif isinstance(error, exceptions.InvalidPathError):
+            failure = Refused(
+                f"{shown}: holds a name that no store has", "give a prefix of its own"
+            )
+        elif isinstance(error, FileNotFoundError):
+            failure = Corrupt(f"{shown}: not there", "copy the store there again")
+        else:
+            status = _STATUS.search(text)
+            why = f"the server answers with status {status[1]}" if status else type(error).__name__
+            why, hint = next((known for sign, known in _SIGNS.items() if sign in text), (why, ""))
+            message = f"{shown}: {why}{f' ({code})' if code else ''}"
+            failure = TaskFailed(message, f"{hint}{_AGAIN}")
+        raise failure from None  # no traceback shows the server's own words

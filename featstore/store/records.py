@@ -8,7 +8,6 @@ over it. A key that is ever removed or changes its meaning raises
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -64,13 +63,13 @@ FACTS: Mapping[str, Any] = {
 """Kind of unit -> form of its facts: a type, ``[form of each item]``, or ``{key: form}``, in which
 ``str`` stands for any further key. An ``int`` is a count, never below 0.
 """
-_SETTINGS: Mapping[str, tuple[str, Any]] = {
-    "corpus": ("corpus", CorpusSettings),
-    "audio": ("audio", AudioSettings),
-    "lld": ("lld", LldSettings),
-    "splits": ("folds", FoldSettings),
-    "folds": ("teacher", TeacherSettings),
-    "cross-fit": ("teacher", TeacherSettings),
+_SETTINGS: Mapping[str, tuple[str, TypeAdapter[Any]]] = {
+    "corpus": ("corpus", TypeAdapter(CorpusSettings)),
+    "audio": ("audio", TypeAdapter(AudioSettings)),
+    "lld": ("lld", TypeAdapter(LldSettings)),
+    "splits": ("folds", TypeAdapter(FoldSettings)),
+    "folds": ("teacher", _TEACHER := TypeAdapter(TeacherSettings)),
+    "cross-fit": ("teacher", _TEACHER),
 }
 """Kind of unit -> which of its settings readers use, and their model."""
 
@@ -93,23 +92,16 @@ def check_record(unit: str, settings: Any, facts: Any, place: str) -> None:
     if kind in ("folds", "cross-fit"):
         numbers = {"fold": int} | ({"cross_fit": int} if kind == "cross-fit" else {})
         faults += _misfits(settings, {str: object, **numbers}, "settings")
-    if kind in _SETTINGS:
-        key, model = _SETTINGS[kind]
-        try:
-            _adapter(model).validate_json(canonical(settings.get(key)))
-        except ValidationError as error:
-            faults += [
-                printable(f"settings.{key}.{'.'.join(map(str, item['loc']))}: {item['msg']}")
-                for item in error.errors(include_input=False)
-            ]
+    key, model = _SETTINGS[kind]
+    try:
+        model.validate_json(canonical(settings.get(key)))
+    except ValidationError as error:
+        faults += [
+            printable(f"settings.{key}.{'.'.join(map(str, item['loc']))}: {item['msg']}")
+            for item in error.errors(include_input=False)
+        ]
     if faults:
         raise Corrupt(f"{place}: not the record of a {kind} unit:\n{listed(faults, 5)}", REPAIR)
-
-
-@cache
-def _adapter(model: Any) -> TypeAdapter[Any]:
-    """Making one takes longer than all else that is checked of a record."""
-    return TypeAdapter(model)
 
 
 def _misfits(value: Any, form: Any, name: str) -> Iterator[str]:

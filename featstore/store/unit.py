@@ -103,15 +103,12 @@ class Unit(Identity):
         """
         sizes = {name: self.files[name][0] for name in names}
         for array in [name.removesuffix("/zarr.json") for name in sizes if "/zarr.json" in name]:
-            chunks = read_metadata(self.path / array).files()
-            needed = {f"{array}/{chunk}": size for chunk, size in chunks}
-            listed_sizes = {
-                name: sizes.pop(name) for name in [*sizes] if name.startswith(f"{array}/c/")
-            }
-            for name in sorted(needed.keys() | listed_sizes.keys()):
-                here, there = listed_sizes.get(name, 0), needed.get(name, 0)
-                if here != there:
-                    raise Corrupt(f"{self.unit}/{name}: {here} bytes where {there} belong", REPAIR)
+            meta = read_metadata(self.path / array)
+            needed = {f"{array}/{chunk}": size for chunk, size in meta.files()}
+            chunks = {n: sizes.pop(n) for n in [*sizes] if n.startswith(f"{array}/c/")}
+            for name, _ in sorted(needed.items() ^ chunks.items()):
+                here, there = chunks.get(name, 0), needed.get(name, 0)
+                raise Corrupt(f"{self.unit}/{name}: {here} bytes where {there} belong", REPAIR)
         for name, size in sizes.items():
             if size > MAX_OTHER_BYTES:
                 raise Corrupt(
