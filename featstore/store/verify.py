@@ -105,9 +105,7 @@ def _hurt_utterances(store: Store, name: str, limit: int = 8) -> list[str]:
     hurt: list[str] = []
     with suppress(UserError, OSError):
         values = Ragged(store.path / name)
-        for row, utterance in zip(
-            range(len(values)), store.utterances["utterance_id"], strict=False
-        ):
+        for row, utterance in enumerate(store.utterances["utterance_id"][: len(values)]):
             try:
                 values.read(row)
             except Corrupt:

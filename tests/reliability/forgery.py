@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import struct
 import tarfile
 from collections.abc import Callable, Iterator
@@ -19,31 +20,51 @@ import torch
 from pyarrow import parquet
 
 from featstore.core.settings import digest
+from featstore.store.arrays import read_array, read_metadata, write_array
 from featstore.store.unit import RECORD
 
 HASHED_UP_TO = 16 * 1024**2
 """Of larger files a forged record tells any sum: nobody shall read as far."""
 
 
-def reseal(unit: Path, edit: Callable[[dict[str, Any]], None] = lambda raw: None) -> None:
-    """A record that lists what is there, with every sum and the fingerprint made to fit.
-
-    Args:
-        unit: the unit's folder.
-        edit: changes the record before its sums are made.
-    """
-    raw = json.loads((unit / RECORD).read_bytes())
-    files = (path for path in sorted(unit.rglob("*")) if path.is_file() and path.name != RECORD)
-    raw["files"] = {
-        path.relative_to(unit).as_posix(): [path.stat().st_size, sha256_of(path)] for path in files
-    }
+def forged(record: bytes, edit: Callable[[dict[str, Any]], Any]) -> bytes:
+    """A ``unit.json`` after ``edit``, with fingerprint and sum made to fit."""
+    raw = json.loads(record)
     edit(raw)
     raw["fingerprint"] = digest(
         {key: raw[key] for key in ("schema", "unit", "settings", "parents")}
     )
     raw.pop("sha256", None)
     raw["sha256"] = digest(raw)
-    (unit / RECORD).write_text(json.dumps(raw))
+    return json.dumps(raw).encode()
+
+
+def reseal(unit: Path, edit: Callable[[dict[str, Any]], Any] = lambda raw: None) -> None:
+    """A record that lists what is there, with every sum and the fingerprint made to fit.
+
+    Args:
+        unit: the unit's folder.
+        edit: changes the record before its sums are made.
+    """
+
+    def list_and_edit(raw: dict[str, Any]) -> None:
+        files = (path for path in sorted(unit.rglob("*")) if path.is_file() and path.name != RECORD)
+        raw["files"] = {
+            path.relative_to(unit).as_posix(): [path.stat().st_size, sha256_of(path)]
+            for path in files
+        }
+        edit(raw)
+
+    (unit / RECORD).write_bytes(forged((unit / RECORD).read_bytes(), list_and_edit))
+
+
+def rewritten(unit: Path, name: str, change: Callable[[Any], Any]) -> None:
+    """Another array in place of one, with a record that lists it."""
+    dims = read_metadata(unit / name).dims
+    values = np.ascontiguousarray(change(read_array(unit / name).copy()))
+    shutil.rmtree(unit / name)
+    write_array(unit, name, values, dims)
+    reseal(unit)
 
 
 def sha256_of(path: Path) -> str:

@@ -16,23 +16,12 @@ from featstore.store import staging
 from featstore.store import unit as units
 from featstore.store.staging import PREFIX, staged, sweep
 from featstore.store.unit import RECORD, SCHEMA, Identity, read_unit
-
-IDENTITY = Identity("lld", {"lld": {"feature_set": "eGeMAPSv02"}}, {"audio": "0" * 64})
-
-
-def commit(place: Path, content: bytes = b"frames", *, replace: bool = False) -> None:
-    with staged(place, IDENTITY, replace=replace) as staging:
-        (staging.folder / "values").mkdir()
-        (staging.folder / "values" / "c").write_bytes(content)
-        (staging.folder / "offsets").write_bytes(b"12")
-        staging.facts["n_frames"] = 1.5
-        staging.provenance["python"] = "3"
+from tests.featstore.store.kept_store import IDENTITY, commit
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    commit(tmp_path / "lld")
-    return tmp_path / "lld"
+    return commit(tmp_path / "lld")
 
 
 def names(folder: Path) -> list[str]:

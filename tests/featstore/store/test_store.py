@@ -17,10 +17,10 @@ from zarr.errors import ZarrUserWarning
 
 from featstore.core.files import sha256_of
 from featstore.core.schema import Corrupt, Refused, UserError
-from featstore.core.settings import digest
 from featstore.store.store import Store, unit_name
-from featstore.store.unit import RECORD, SCHEMA
+from featstore.store.unit import SCHEMA
 from featstore.store.verify import verify
+from tests.reliability.forgery import reseal
 
 UNITS = ["corpus", "audio", "lld", "splits", "folds/01/linguistic", "folds/01/prosodic",
          "folds/02/linguistic", "folds/02/prosodic"]  # fmt: skip
@@ -29,14 +29,6 @@ UNITS = ["corpus", "audio", "lld", "splits", "folds/01/linguistic", "folds/01/pr
 @pytest.fixture(scope="module")
 def store(small_store: Path) -> Store:
     return Store.open(small_store)
-
-
-def reseal(place: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """A record changed by hand, with a checksum that fits it again."""
-    raw = json.loads((place / RECORD).read_bytes())
-    raw.pop("sha256")
-    change(raw)
-    (place / RECORD).write_text(json.dumps({**raw, "sha256": digest(raw)}))
 
 
 class TestOpen:
@@ -187,14 +179,8 @@ class TestRefusals:
 
     def test_teacher_of_another_corpus(self, store_copy: Path) -> None:
         """The splits were made anew since: a fold's teacher may have seen its test speaker."""
-
-        def other_parent(raw: dict[str, Any]) -> None:
-            raw["parents"]["splits"] = "0" * 64
-            raw["fingerprint"] = digest(
-                {key: raw[key] for key in ("schema", "unit", "settings", "parents")}
-            )
-
-        reseal(store_copy / "folds" / "01" / "prosodic", other_parent)
+        teacher = store_copy / "folds" / "01" / "prosodic"
+        reseal(teacher, lambda raw: raw["parents"].update(splits="0" * 64))
         store = Store.open(store_copy)
         with pytest.raises(Refused, match="made from another splits") as caught:
             store.fold(1)
@@ -210,13 +196,8 @@ class TestRefusals:
             store.unit(name)
 
     def test_parent_that_is_a_path(self, store_copy: Path) -> None:
-        def away(raw: dict[str, Any]) -> None:
-            raw["parents"] = {"../../elsewhere": "0" * 64}
-            raw["fingerprint"] = digest(
-                {key: raw[key] for key in ("schema", "unit", "settings", "parents")}
-            )
-
-        reseal(store_copy / "folds" / "01" / "prosodic", away)
+        teacher = store_copy / "folds" / "01" / "prosodic"
+        reseal(teacher, lambda raw: raw.update(parents={"../../elsewhere": "0" * 64}))
         with pytest.raises(Refused, match="names no unit"):
             Store.open(store_copy).fold(1)
 
@@ -224,20 +205,12 @@ class TestRefusals:
         place = store_copy / "folds" / "01" / "prosodic"
         shutil.rmtree(place / "logits")
         shutil.copytree(place / "embeddings", place / "logits")
-
-        def relist(raw: dict[str, Any]) -> None:
-            for name in ("zarr.json", "c/0/0"):
-                raw["files"][f"logits/{name}"] = raw["files"][f"embeddings/{name}"]
-
-        reseal(place, relist)
+        reseal(place)
         with pytest.raises(Corrupt, match=r"logits: \(80, 8\) instead of \(80, 4\)"):
             Store.open(store_copy).fold(1)
 
     def test_store_without_signals_says_so(self, store_copy: Path) -> None:
         reseal(store_copy / "audio", lambda raw: raw["settings"]["audio"].update(embed_audio=False))
-        record = json.loads((store_copy / "audio" / RECORD).read_bytes())
-        fingerprint = digest({k: record[k] for k in ("schema", "unit", "settings", "parents")})
-        reseal(store_copy / "audio", lambda raw: raw.update(fingerprint=fingerprint))
         with pytest.raises(UserError, match="--no-embed-audio"):
             _ = Store.open(store_copy).audio
 

@@ -12,22 +12,13 @@ import pytest
 from featstore.core.files import read_small, strict_json
 from featstore.core.schema import Corrupt, OtherVersion, Refused
 from featstore.core.settings import digest
-from featstore.store.staging import staged
-from featstore.store.unit import RECORD, SCHEMA, Identity, read_unit
-
-IDENTITY = Identity("lld", {"lld": {"feature_set": "eGeMAPSv02"}}, {"audio": "0" * 64})
+from featstore.store.unit import RECORD, SCHEMA, read_unit
+from tests.featstore.store.kept_store import commit
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A unit of two files, one of them in a folder."""
-    with staged(tmp_path / "lld", IDENTITY) as staging:
-        (staging.folder / "values").mkdir()
-        (staging.folder / "values" / "c").write_bytes(b"frames")
-        (staging.folder / "offsets").write_bytes(b"12")
-        staging.facts["n_frames"] = 1.5
-        staging.provenance["python"] = "3"
-    return tmp_path / "lld"
+    return commit(tmp_path / "lld")
 
 
 def record(place: Path) -> dict[str, Any]:

@@ -12,23 +12,13 @@ import pandas as pd
 import pytest
 
 from featstore.core.schema import Corrupt, Refused, UserError
-from featstore.store.arrays import read_array, read_metadata, write_array
 from featstore.store.store import Store
 from featstore.store.verify import verify
-from tests.reliability.forgery import reseal
+from tests.reliability.forgery import reseal, rewritten
 
 
 def messages(store: Path) -> str:
     return "\n".join(fault.message for fault in verify(Store.open(store)).faults)
-
-
-def rewritten(unit: Path, name: str, change: Callable[[Any], Any]) -> None:
-    """Another array in place of one, with a record that lists it."""
-    dims = read_metadata(unit / name).dims
-    values = np.ascontiguousarray(change(read_array(unit / name).copy()))
-    shutil.rmtree(unit / name)
-    write_array(unit, name, values, dims)
-    reseal(unit)
 
 
 def fact(unit: str, key: str, value: Any) -> Callable[[Path], None]:

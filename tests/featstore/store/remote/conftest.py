@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ import pytest
 import cli
 from featstore.core import console
 from tests.featstore.store.kept_store import KEPT, copied
+from tests.reliability.forgery import rewritten
 
 SECRET = "a-secret-that-nothing-may-print"
 KEY = "AKIAKEYTHATNOTHINGPRINTS"
@@ -155,22 +155,11 @@ def command(
 @pytest.fixture
 def other_store(tmp_path: Path) -> Path:
     """The kept store, but for one value of one teacher, with a record that fits."""
-    from featstore.store.arrays import read_array, read_metadata, write_array
-    from featstore.store.staging import staged
-    from featstore.store.store import Store
-    from featstore.store.unit import RECORD, Identity
-
     place = copied(tmp_path / "other")
-    unit = Store.open(place).unit("folds/01/prosodic")
-    identity = Identity(unit.unit, unit.settings, unit.parents)
-    with staged(unit.path, identity, replace=True) as staging:
-        shutil.copytree(unit.path, staging.folder, dirs_exist_ok=True)
-        (staging.folder / RECORD).unlink()
-        values = read_array(unit.path / "logits").copy()
+
+    def one_more(values: Any) -> Any:
         values[0, 0] += 1
-        dims = read_metadata(unit.path / "logits").dims
-        shutil.rmtree(staging.folder / "logits")
-        write_array(staging.folder, "logits", values, dims)
-        staging.facts.update(unit.facts)
-        staging.provenance.update(unit.provenance)
+        return values
+
+    rewritten(place / "folds/01/prosodic", "logits", one_more)
     return place

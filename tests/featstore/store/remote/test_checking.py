@@ -10,7 +10,7 @@ from featstore.store import open_store
 from featstore.store.store import Store
 from featstore.store.verify import verify
 from tests.featstore.store.kept_store import KEPT
-from tests.featstore.store.remote.forged_records import forged
+from tests.reliability.forgery import forged
 
 
 def told(bucket: Any) -> str:

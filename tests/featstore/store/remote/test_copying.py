@@ -20,7 +20,7 @@ from featstore.store.objects import Objects
 from featstore.store.remote import copy
 from featstore.store.store import Store
 from tests.featstore.store.kept_store import KEPT, contents, copied
-from tests.featstore.store.remote.forged_records import forged
+from tests.reliability.forgery import forged
 
 TOTAL = sum(map(len, contents(KEPT).values()))
 KILLED_AT = """

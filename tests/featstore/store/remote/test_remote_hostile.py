@@ -14,7 +14,7 @@ from featstore.store import open_store
 from featstore.store.remote import copy, mirror_folder
 from featstore.store.store import Store
 from tests.featstore.store.kept_store import KEPT
-from tests.featstore.store.remote.forged_records import forged
+from tests.reliability.forgery import forged
 
 VALUES = "audio/values/c/0"
 pytestmark = pytest.mark.reliability
