@@ -140,9 +140,8 @@ class Unit(Identity):
 
         self.check_sizes(names)
         with ThreadPoolExecutor(4) as pool:
-            bad = [
-                name for name, is_bad in zip(names, pool.map(differs, names), strict=True) if is_bad
-            ]
+            each = pool.map if len(names) > 4 else map  # threads cost more than they save
+            bad = [name for name, one in zip(names, each(differs, names), strict=True) if one]
         self._checked.update(set(names) - set(bad))
         return bad
 
@@ -230,21 +229,20 @@ def files_below(folder: Path) -> dict[str, int]:
         Refused: for a link or a device, or more files than any unit has.
     """
     sizes: dict[str, int] = {}
-    folders, n_entries, top = [os.fspath(folder)], 0, len(os.fspath(folder)) + 1
+    folders, top = [os.fspath(folder)], len(os.fspath(folder)) + 1
     while folders:
         with os.scandir(folders.pop()) as entries:
             for entry in entries:
-                n_entries += 1
-                if n_entries > MAX_FILES:
-                    raise Refused(
-                        f"{folder}: over {MAX_FILES} files", "no unit has as many; remove it"
-                    )
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(entry.path)
                 elif entry.is_file(follow_symlinks=False):
                     sizes[entry.path[top:]] = entry.stat(follow_symlinks=False).st_size
                 else:
                     raise Refused(f"{entry.path}: not a regular file", NO_LINKS)
+                if max(len(sizes), len(folders)) > MAX_FILES:
+                    raise Refused(
+                        f"{folder}: over {MAX_FILES} files", "no unit has as many; remove it"
+                    )
     return sizes
 
 

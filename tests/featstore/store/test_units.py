@@ -12,6 +12,7 @@ import pytest
 from featstore.core.files import read_small, strict_json
 from featstore.core.schema import Corrupt, OtherVersion, Refused
 from featstore.core.settings import digest
+from featstore.store import unit as units
 from featstore.store.unit import RECORD, SCHEMA, read_unit
 from tests.featstore.store.kept_store import commit
 
@@ -179,3 +180,17 @@ class TestRecord:
             file.truncate(2**40)  # sparse: it takes no room on the disk
         with pytest.raises(Refused, match="usual size"):
             read_small(place / RECORD)
+
+
+def test_files_are_limited_and_the_folders_around_them_are_not_counted_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each chunk of an array of two dimensions lies in a folder of its own."""
+    monkeypatch.setattr(units, "MAX_FILES", 10)
+    for number in range(10):
+        (tmp_path / "c" / str(number)).mkdir(parents=True)
+        (tmp_path / "c" / str(number) / "0").touch()
+    assert len(units.files_below(tmp_path)) == 10
+    (tmp_path / "c" / "x").touch()
+    with pytest.raises(Refused, match="over 10 files"):
+        units.files_below(tmp_path)
