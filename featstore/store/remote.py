@@ -305,37 +305,45 @@ def _publish_unit(upload: _Upload, unit: Unit) -> bool:
 # -------------------------------------------------------------------------------------- fetching
 
 
-def _fetch(
-    record: Unit,
-    store: Path,
-    pieces: Callable[[str], Iterator[bytes]],
-    differs: Callable[[str], Corrupt],
-) -> None:
+def _fetch(source: Store, record: Unit, place: Path) -> None:
     """One unit into a store's folder, whole or not at all, in the place of what stands there.
 
-    Args:
-        record: what the unit's record says.
-        store: the store's folder.
-        pieces: a file of the unit, by its name, piece by piece.
-        differs: what to raise for a file that is not what the record lists.
-
     Raises:
+        Corrupt: a file is not what the record lists.
         Refused: its place is below a link.
     """
+    objects = source.objects if isinstance(source, RemoteStore) else None
+    if objects is None:
+        record.check_sizes(record.files)
+
+    def pieces(name: str) -> Iterator[bytes]:
+        if objects is not None:
+            yield from objects.pieces(f"{record.unit}/{name}", record.files[name][0])
+            return
+        with (record.path / name).open("rb") as file:
+            while piece := file.read(1024**2):
+                yield piece
+
     for above in reversed(Path(record.unit).parents[:-1]):
-        if (store / above).is_symlink():
-            raise Refused(f"{store / above}: a link", NO_LINKS)
-        write_group(store / above)
-    with staged(store / record.unit, record, replace=True, n_bytes=record.n_bytes) as staging:
+        if (place / above).is_symlink():
+            raise Refused(f"{place / above}: a link", NO_LINKS)
+        write_group(place / above)
+    with staged(place / record.unit, record, replace=True, n_bytes=record.n_bytes) as staging:
 
         def write(name: str) -> None:
             if write_pieces(staging.folder / name, pieces(name)) != record.files[name]:
-                raise differs(name)
+                raise _differs(source, f"{record.unit}/{name}")
 
         with ThreadPoolExecutor(THREADS) as pool:
             list(pool.map(write, record.files))
         staging.facts.update(record.facts)
         staging.provenance.update(record.provenance)
+
+
+def _differs(store: Store, name: str) -> Corrupt:
+    place = store.url or store.path
+    hint = again(store.url) if store.url else f"try again; `featstore verify {place}` reads it all"
+    return Corrupt(f"{place}/{name}: content differs", hint)
 
 
 def _retrieve(source: Store, units: list[Unit], place: Path, replace: bool) -> dict[str, Any]:
@@ -346,10 +354,7 @@ def _retrieve(source: Store, units: list[Unit], place: Path, replace: bool) -> d
     store = Store.create(place)
     with progress("copy", _mebibytes(*missing), unit="MiB") as advance:
         for unit in missing:
-            if isinstance(source, RemoteStore):
-                source.fetch(unit, place)
-            else:
-                _fetch_locally(source.unit(unit.unit, deep=True), place)
+            _fetch(source, unit, place)
             advance(_mebibytes(unit), unit.unit)
     verdict = verify(store)
     for fault in verdict.faults:
@@ -361,16 +366,6 @@ def _retrieve(source: Store, units: list[Unit], place: Path, replace: bool) -> d
         "skipped_bytes": sum(unit.n_bytes for unit in units if unit.unit in kept),
         "content": verdict.content,
     }
-
-
-def _fetch_locally(unit: Unit, place: Path) -> None:
-    def pieces(name: str) -> Iterator[bytes]:
-        with (unit.path / name).open("rb") as file:
-            while piece := file.read(1024**2):
-                yield piece
-
-    message = f"{unit.path}: changed while it was copied"
-    _fetch(unit, place, pieces, lambda name: Corrupt(f"{message} ({name})", "try again"))
 
 
 def _kept(place: Path, units: list[Unit], replace: bool) -> set[str]:
@@ -488,21 +483,10 @@ class RemoteStore(Store):
                 require_space(self.path, record.n_bytes)
                 size = f"{record.n_bytes / 1024**2:.1f} MiB"
                 say(f"fetching {record.unit}, {size}, from {self.url}")
-                self.fetch(record, self.path)
+                _fetch(self, record, self.path)
                 unit = super().unit(name, deep=deep)
         self._fetched.add(name)
         return unit
-
-    def fetch(self, record: Unit, place: Path) -> None:
-        """Fetch one unit into a store's folder."""
-
-        def pieces(name: str) -> Iterator[bytes]:
-            return self.objects.pieces(f"{record.unit}/{name}", record.files[name][0])
-
-        _fetch(record, place, pieces, lambda name: self._differs(f"{record.unit}/{name}"))
-
-    def _differs(self, name: str) -> Corrupt:
-        return Corrupt(f"{self.url}/{name}: content differs", again(self.url))
 
     def _mirrored(self, record: Unit, deep: bool) -> Unit | None:
         """What the mirror has of a unit; None where that is nothing, another or damaged."""
@@ -544,7 +528,7 @@ class RemoteStore(Store):
                 try:
                     unit = records[name] = self.record(name)
                     if bad := damaged(self.objects, objects_of(unit)):
-                        fault = self._differs(bad[0])
+                        fault = _differs(self, bad[0])
                         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
                         raise Corrupt(fault.message + more, fault.hint)
                     self.check_parents(unit)

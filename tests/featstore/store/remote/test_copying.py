@@ -269,6 +269,9 @@ def test_a_damaged_store_is_not_published(bucket: Any, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9] + b"something")
     with pytest.raises(Corrupt, match="lld/values"):
         copy(place, bucket.url)
+    with pytest.raises(Corrupt, match="lld/values/c/0/0: content differs"):
+        copy(place, tmp_path / "folder")
+    assert Store.open(tmp_path / "folder").units() == ["corpus", "audio"]
     assert "zarr.json" not in bucket.objects()
     assert "lld/unit.json" not in bucket.objects()
 
