@@ -11,7 +11,6 @@ The last hidden state is Hugging Face's ``last_hidden_state``: *after* the final
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from functools import partial
 from typing import Any, Literal
 
@@ -97,8 +96,9 @@ class Architecture(Settings):
     def _bounded(self) -> Architecture:
         """Nothing that a stranger's file says makes us build without end."""
         for key, value in self.params.items():
-            sizes, limit = _flat(value), 256 if "layers" in key else 1 << 16
-            wrong = [size for size in sizes if isinstance(size, int) and not 0 <= size <= limit]
+            sizes, most = _flat(value), 256 if "layers" in key else 1 << 16
+            least = 1 if key in ("conv_dim", "conv_kernel", "conv_stride") else 0
+            wrong = [size for size in sizes if isinstance(size, int) and not least <= size <= most]
             if wrong or len(sizes) > 256:
                 raise ValueError(f"{key}: {wrong or len(sizes)} is beyond any speech encoder")
         return self
@@ -523,27 +523,19 @@ def build(shape: Architecture, empty: bool = False) -> Encoder:
         UserError: where the architecture has unknown keys, fits together in no way, or has more
             than :data:`MAX_WEIGHTS`.
     """
-    if not empty:
-        refuse_impossible(shape)
-    with torch.device("meta") if empty else nullcontext():
-        return wrap(model_of(shape), shape)
+    with torch.device("meta"):
+        model = model_of(shape)
+        n_weights = sum(weight.numel() for weight in model.parameters())
+        if n_weights > MAX_WEIGHTS:
+            raise not_the_sizes(shape.type, f"{n_weights:,} weights, more than {MAX_WEIGHTS:,}")
+        if empty:
+            return wrap(model, shape)
+    return wrap(model_of(shape), shape)
 
 
 def wrap(model: Any, shape: Architecture) -> Encoder:
     """Hugging Face's model as an encoder."""
     return (Whisper if shape.type == "whisper" else Wav2Vec2)(model.float(), shape)
-
-
-def refuse_impossible(shape: Architecture) -> None:
-    """Build an encoder without storage, to see whether it can be built at all.
-
-    Raises:
-        UserError: as for :func:`build`.
-    """
-    with torch.device("meta"):
-        n_weights = sum(weight.numel() for weight in model_of(shape).parameters())
-    if n_weights > MAX_WEIGHTS:
-        raise not_the_sizes(shape.type, f"{n_weights:,} weights, more than {MAX_WEIGHTS:,}")
 
 
 def model_of(shape: Architecture) -> Any:
@@ -554,12 +546,17 @@ def model_of(shape: Architecture) -> Any:
     """
     config = configuration(shape)
     from transformers import AutoModel
-    from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-    make = WhisperEncoder._from_config if shape.type == "whisper" else AutoModel.from_config
+    make = AutoModel.from_config
+    if shape.type == "whisper":  # the encoder alone; an import that the others need not wait for
+        from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+        make = WhisperEncoder._from_config
+    # WavLM's gated position bias has one implementation; never one fetched from the hub
+    attention = "eager" if shape.type == "wavlm" else "sdpa"
     try:
         with quiet():
-            return make(config, attn_implementation=attention(shape))
+            return make(config, attn_implementation=attention)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
         raise not_the_sizes(shape.type, str(e)) from e
 
@@ -588,11 +585,6 @@ def configuration(shape: Architecture) -> Any:
         return AutoConfig.for_model(kind, **params, **fixed)
     except (StrictDataclassError, ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise not_the_sizes(shape.type, str(error)) from error
-
-
-def attention(shape: Architecture) -> str:
-    """WavLM's gated position bias has one implementation; never one fetched from the hub."""
-    return "eager" if shape.type == "wavlm" else "sdpa"
 
 
 def not_the_sizes(kind: str, why: str) -> UserError:

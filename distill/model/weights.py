@@ -13,7 +13,7 @@ import re
 import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,12 +29,9 @@ from distill.model.encoders import (
     WINDOW,
     Architecture,
     Encoder,
-    attention,
     build,
-    configuration,
     model_of,
     not_the_sizes,
-    refuse_impossible,
     wrap,
 )
 from featstore.core.os_errors import is_library_failure
@@ -46,7 +43,6 @@ from featstore.core.weights import (
     WEIGHTS,
     check_tensors,
     model_file,
-    quiet,
     read_json,
     read_tensors,
     refuse_giant,
@@ -140,17 +136,29 @@ def check_weights(name: str, weights: Path | None = None) -> str:
     """
     kind = name.removeprefix(RANDOM)
     _refuse_weights_for(name, weights)
-    if kind not in BACKBONES:
-        return _check_hugging_face(source_of(kind), random=kind != name)
-    if kind == "tiny" or kind != name:
+    drawn = kind == "tiny" or kind != name
+    if kind in BUNDLES and not drawn:
+        path = weights or cache_file(kind)
+        if weights is not None or path.exists():
+            refuse_unusable(path)
+            return ""
+        if offline():
+            raise _missing_bundle(kind, "HF_HUB_OFFLINE is set")
+        return f"{kind}: its weights are not on this machine and would be downloaded to {path}"
+    if kind in BACKBONES:
         return ""
-    path = weights or cache_file(kind)
-    if weights is not None or path.exists():
-        refuse_unusable(path)
-        return ""
-    if offline():
-        raise _missing_bundle(kind, "HF_HUB_OFFLINE is set")
-    return f"{kind}: its weights are not on this machine and would be downloaded to {path}"
+    source = source_of(kind)
+    if not drawn:
+        _refuse_pickled(source)
+    try:
+        build(_configured(source, fetch=False), empty=True)
+        if drawn or check_files(source, local=True):
+            return ""
+        raise _missing(source, OSError(f"no {WEIGHTS}"))
+    except NotHere:
+        if not _may_fetch(source):
+            raise
+    return f"hf:{source}: not on this machine; it would be fetched from the hub"
 
 
 def architecture(name: str, fetch: bool = True) -> Architecture:
@@ -206,29 +214,25 @@ def catalogue(names: Iterable[str] = ()) -> list[dict[str, Any]]:
 
 def _facts(name: str) -> dict[str, Any]:
     kind = name.removeprefix(RANDOM)
-    width = layers = parameters = normalise = None
-    family = _FAMILIES[kind.split("-")[0]] if kind in BACKBONES else ""
-    if kind not in BACKBONES:
+    facts: dict[str, Any] = {"name": name, "family": ""}
+    if kind in BACKBONES:
+        facts["family"] = _FAMILIES[kind.split("-")[0]]
+    else:
         source_of(kind)
-    try:
-        shape = architecture(kind, fetch=False)
-        family, built = _FAMILIES[shape.type], build(shape, empty=True)
-        width, layers, normalise = built.hidden_size, built.n_states - 1, shape.normalise
-        parameters = count_parameters(built)
-    except UserError:
-        pass  # the note says why
+    facts |= dict.fromkeys(("width", "layers", "parameters", "normalise"))
+    with suppress(UserError):  # the note says why
+        encoder = build(architecture(kind, fetch=False), empty=True)
+        facts["family"] = _FAMILIES[encoder.architecture.type]
+        facts["width"], facts["layers"] = encoder.hidden_size, encoder.n_states - 1
+        facts["parameters"] = count_parameters(encoder)
+        facts["normalise"] = encoder.architecture.normalise
+    facts["source"], facts["path"] = _place(name)
     try:
         note = check_weights(name)
-        here = not note
+        facts |= {"here": not note, "note": note}
     except UserError as error:
-        note, here = "; ".join(filter(None, (error.message, error.hint))), False
-    source, path = _place(name)
-    return {
-        **{"name": name, "family": family, "width": width, "layers": layers},
-        **{"parameters": parameters, "normalise": normalise, "source": source, "path": path},
-        **{"here": here, "note": note},
-        **({"licence": "MIT"} if name in BUNDLES else {}),
-    }
+        facts |= {"here": False, "note": "; ".join(filter(None, (error.message, error.hint)))}
+    return facts | ({"licence": "MIT"} if name in BUNDLES else {})
 
 
 def _place(name: str) -> tuple[str, str]:
@@ -262,7 +266,7 @@ def _cached() -> list[str]:
     return [HUGGING_FACE + name for name in sorted(names)]
 
 
-# --- torchaudio's bundles
+# --- a file's tensors as the encoder names them
 
 _RENAMED = (
     (r"^encoder\.feature_projection\.", "feature_projection."),
@@ -274,25 +278,59 @@ _RENAMED = (
 """torchaudio's names of tensors -> Hugging Face's; the weight norm's are older torch's."""
 
 
-def from_torchaudio(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of torchaudio's models by Hugging Face's names, in float32.
+def encoder_weights(state: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
+    """The tensors of an encoder by its own names, in float32.
 
-    A recogniser's head (``aux``) is left out, and WavLM's projection of queries, keys and values
-    is cut into three.
+    A head on it is left out, so is Whisper's decoder, and torchaudio's projection of WavLM's
+    queries, keys and values is cut into three.
 
-    >>> list(from_torchaudio({"encoder.transformer.layer_norm.bias": torch.ones(1)}))
+    Args:
+        state: by Hugging Face's names, of a bare encoder or of a model around it, or by
+            torchaudio's.
+        kind: the architecture's type.
+
+    >>> list(encoder_weights({"encoder.transformer.layer_norm.bias": torch.ones(1)}, "hubert"))
     ['encoder.layer_norm.bias']
+    >>> heard = {"model.encoder.conv1.bias": torch.ones(1), "model.decoder.x": torch.ones(1)}
+    >>> encoder_weights(heard, "whisper")
+    {'conv1.bias': tensor([1.])}
     """
-    renamed: dict[str, Tensor] = {}
-    for key, value in state.items():
+    around = r"(model\.)?encoder\." if kind == "whisper" else rf"{kind.replace('-', '_')}\."
+    inside = {key: re.sub(f"^{around}", "", key) for key in state if re.match(around, key)}
+    weights: dict[str, Tensor] = {}
+    for key, name in (inside or {key: key for key in state}).items():
         for old, new in _RENAMED:
-            key = re.sub(old, new, key)
-        if ".in_proj_" in key:
-            for letter, part in zip("qkv", value.float().chunk(3), strict=True):
-                renamed[key.replace("in_proj_", f"{letter}_proj.")] = part.clone()
-        elif not key.startswith("aux."):
-            renamed[key] = value.float()
-    return renamed
+            name = re.sub(old, new, name)
+        value = state[key].float()
+        if ".in_proj_" in name and value.ndim:
+            for letter, part in zip(
+                "qkv", value.chunk(3), strict=False
+            ):  # too few are missing ones
+                weights[name.replace("in_proj_", f"{letter}_proj.")] = part.clone()
+        elif not name.startswith("aux."):
+            weights[name] = value
+    return weights
+
+
+def _filled(
+    shape: Architecture, state: Mapping[str, Tensor]
+) -> tuple[Encoder, list[str], list[str]]:
+    """An encoder of a file's weights, those that it lacks or has in another size, and unknown ones.
+
+    Where the file holds no vector for masked frames, one is drawn.
+    """
+    with torch.device("meta"):
+        model = model_of(shape)
+    own = model.state_dict()
+    weights = encoder_weights(state, shape.type)
+    if "masked_spec_embed" in own and "masked_spec_embed" not in weights:
+        weights["masked_spec_embed"] = torch.empty(own["masked_spec_embed"].shape).uniform_()
+    fitting = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
+    model.load_state_dict(fitting, strict=False, assign=True)
+    return wrap(model, shape), sorted({*own} - {*fitting}), sorted({*weights} - {*own})
+
+
+# --- torchaudio's bundles
 
 
 def _bundle(name: str, weights: Path | None) -> Encoder:
@@ -308,15 +346,14 @@ def _bundle(name: str, weights: Path | None) -> Encoder:
         if weights is not None:
             raise
         raise UserError(f"{path}: not the weights of {name} ({error.message})", again) from error
-    encoder = build(architecture(name), empty=True)
-    size = encoder.hidden_size
-    try:
-        ours = {"masked_spec_embed": torch.empty(size).uniform_(), **from_torchaudio(state)}
-        encoder.model.load_state_dict(ours, assign=True)
-    except (RuntimeError, ValueError) as error:
-        why = _first_line(error)
-        hint = "give the file that torchaudio publishes for it" if weights else again
-        raise UserError(f"{path}: not the weights of {name} ({why})", hint) from error
+    encoder, missing, unknown = _filled(architecture(name), state)
+    if missing or unknown:
+        which = "missing or of another size" if missing else "unknown"
+        raise UserError(
+            f"{path}: not the weights of {name} ({len(missing or unknown)} tensors are {which}, "
+            f"e.g. {printable((missing or unknown)[0])})",
+            "give the file that torchaudio publishes for it" if weights else again,
+        )
     return encoder
 
 
@@ -447,7 +484,7 @@ def _first_line(error: BaseException) -> str:
 
 def _configured(source: str, fetch: bool) -> Architecture:
     """The encoder that ``config.json`` and, where there is one, ``preprocessor_config.json``
-    describe.
+    describe; no code of the repository is run.
 
     Raises:
         UserError: where the configuration is not to be had, or is of another kind of model.
@@ -468,99 +505,49 @@ def _configured(source: str, fetch: bool) -> Architecture:
     front = _front(source, fetch)
     if kind == "whisper":
         normalise = False
-        if others := other_front(front or {}, params):
+        if others := other_front(front, params):
             raise UserError(f"hf:{source}: {'; '.join(others)}", "choose a model as published")
-    elif front is None:  # what such models need
-        normalise = config.get("feat_extract_norm", "layer") == "layer"
-    else:
-        normalise = bool(front.get("do_normalize", True))
-    for key in ("conv_dim", "conv_kernel", "conv_stride"):
-        sizes = params.get(key)
-        if 0 in (sizes if isinstance(sizes, list) else [sizes]):
-            raise not_the_sizes(kind, "a convolution of size 0")
+    else:  # without such a file, what its models need
+        default = bool(front) or config.get("feat_extract_norm", "layer") == "layer"
+        normalise = bool(front.get("do_normalize", default))
     try:
         return Architecture(type=kind, params=params, normalise=normalise)
     except ValidationError as error:
         raise not_the_sizes(kind, str(error)) from error
 
 
-def _hugging_face(source: str) -> Encoder:
-    """A pretrained encoder; safetensors only, and no code from the hub."""
-    shape = _configured(source, fetch=True)
-    _refuse_pickled(source)
-    refuse_impossible(shape)
-    read = _whisper if shape.type == "whisper" else _pretrained
-    model, absent = _fetch(source, lambda local: read(source, shape, local))
-    if absent := sorted(set(absent) - {"masked_spec_embed"}):
+def _config(source: str, local: bool) -> dict[str, Any]:
+    """The whole configuration, defaults filled in."""
+    from transformers import AutoConfig
+
+    path = model_file(source, "config.json", local)
+    if path is None:
+        raise OSError("no config.json")
+    config, ours = read_json(path), [*PARAMS][1:]
+    kind, hint = config.get("model_type"), f"use one of the types {', '.join(ours)}"
+    if kind in ours:
+        return dict(AutoConfig.from_pretrained(path.parent, trust_remote_code=False).to_dict())
+    if config.get("auto_map"):
+        raise Refused(f"hf:{source}: needs code of its own, which is never run", hint)
+    if not kind:
+        raise UserError(f"hf:{source}: its config.json names no model_type", hint)
+    kind = printable(str(kind))[:80]
+    raise UserError(f"hf:{source}: a {kind} model is no speech encoder known here", hint)
+
+
+def _front(source: str, fetch: bool) -> dict[str, Any]:
+    """The settings of the model's feature extractor; empty where it came without."""
+    name = "preprocessor_config.json"
+    path = model_file(source, name, True)
+    if path is None and fetch and _may_fetch(source):
+        path = model_file(source, name, False)
+    settings = {} if path is None else read_json(path)
+    rate = settings.get("sampling_rate", SAMPLING_RATE)
+    if rate != SAMPLING_RATE:
         raise UserError(
-            f"hf:{source}: {len(absent)} of the encoder's tensors are missing or of another size, "
-            f"e.g. {printable(absent[0])}",
-            "give a folder or id whose config.json belongs to its model.safetensors",
+            f"hf:{source}: expects {rate} Hz, not {SAMPLING_RATE} Hz", "choose a 16 kHz model"
         )
-    return wrap(model, shape)
-
-
-def _check_hugging_face(source: str, random: bool) -> str:
-    if not random:
-        _refuse_pickled(source)
-    try:
-        refuse_impossible(_configured(source, fetch=False))
-        if random or check_files(source, local=True):
-            return ""
-        raise _missing(source, OSError(f"no {WEIGHTS}"))
-    except NotHere:
-        if Path(source).is_dir() or offline():
-            raise
-    return f"hf:{source}: not on this machine; it would be fetched from the hub"
-
-
-def _whisper(source: str, shape: Architecture, local: bool) -> tuple[Any, list[str]]:
-    """The encoder alone: transformers would build the decoder, the larger half, with it."""
-    state: dict[str, Tensor] = {}
-    for path in weight_files(source, local):
-        state |= encoder_weights(read_tensors(path, max_bytes=MAX_BYTES))
-    if not state:
-        raise OSError(f"no {WEIGHTS}")
-    with torch.device("meta"):
-        model = model_of(shape)
-    own = model.state_dict()
-    fits = {k: v.float() for k, v in state.items() if k in own and v.shape == own[k].shape}
-    model.load_state_dict(fits, strict=False, assign=True)
-    return model, sorted(set(own) - set(fits))
-
-
-def _pretrained(source: str, shape: Architecture, local: bool) -> tuple[Any, list[str]]:
-    from transformers import AutoModel
-
-    check_files(source, local)
-    with quiet():
-        model, info = AutoModel.from_pretrained(
-            source,
-            config=configuration(shape),
-            dtype=torch.float32,
-            trust_remote_code=False,
-            use_safetensors=True,
-            local_files_only=local,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # reported by the caller, with the missing ones
-            attn_implementation=attention(shape),
-        )
-    return model, [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
-
-
-def encoder_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of Whisper's encoder, by the encoder's own names.
-
-    Args:
-        state: of a ``WhisperModel``, of one with a head on it, or of a bare encoder.
-
-    >>> state = {"model.encoder.conv1.bias": torch.ones(1), "model.decoder.x": torch.ones(1)}
-    >>> encoder_weights(state)
-    {'conv1.bias': tensor([1.])}
-    """
-    prefix = re.compile(r"(model\.)?encoder\.")
-    inside = {prefix.sub("", k, count=1): v for k, v in state.items() if prefix.match(k)}
-    return inside or dict(state)
+    return settings
 
 
 def other_front(settings: Mapping[str, Any], params: Mapping[str, Any]) -> list[str]:
@@ -585,43 +572,28 @@ def other_front(settings: Mapping[str, Any], params: Mapping[str, Any]) -> list[
     ]
 
 
-def _config(source: str, local: bool) -> dict[str, Any]:
-    """The whole configuration, defaults filled in; no code of the repository is run."""
-    from transformers import AutoConfig
-
-    path = model_file(source, "config.json", local)
-    if path is None:
-        raise OSError("no config.json")
-    config, ours = read_json(path), [*PARAMS][1:]
-    kind, hint = config.get("model_type"), f"use one of the types {', '.join(ours)}"
-    if kind in ours:
-        values: dict[str, Any] = AutoConfig.from_pretrained(
-            path.parent, trust_remote_code=False
-        ).to_dict()
-        return values
-    if config.get("auto_map"):
-        raise Refused(f"hf:{source}: needs code of its own, which is never run", hint)
-    if not kind:
-        raise UserError(f"hf:{source}: its config.json names no model_type", hint)
-    kind = printable(str(kind))[:80]
-    raise UserError(f"hf:{source}: a {kind} model is no speech encoder known here", hint)
-
-
-def _front(source: str, fetch: bool) -> dict[str, Any] | None:
-    """The settings of the model's feature extractor; None where it came without."""
-    name = "preprocessor_config.json"
-    path = model_file(source, name, True)
-    if path is None and fetch and not (Path(source).is_dir() or offline()):
-        path = model_file(source, name, False)
-    if path is None:
-        return None
-    settings = read_json(path)
-    rate = settings.get("sampling_rate", SAMPLING_RATE)
-    if rate != SAMPLING_RATE:
+def _hugging_face(source: str) -> Encoder:
+    """A pretrained encoder; safetensors only."""
+    shape = _configured(source, fetch=True)
+    _refuse_pickled(source)
+    build(shape, empty=True)  # before a gigabyte is fetched for what cannot be built
+    encoder, missing, _ = _filled(shape, _fetch(source, lambda local: _tensors(source, local)))
+    if missing:
         raise UserError(
-            f"hf:{source}: expects {rate} Hz, not {SAMPLING_RATE} Hz", "choose a 16 kHz model"
+            f"hf:{source}: {len(missing)} of the encoder's tensors are missing or of another size, "
+            f"e.g. {printable(missing[0])}",
+            "give a folder or id whose config.json belongs to its model.safetensors",
         )
-    return settings
+    return encoder
+
+
+def _tensors(source: str, local: bool) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = {}
+    for path in weight_files(source, local):
+        state |= read_tensors(path, max_bytes=MAX_BYTES)
+    if not state:
+        raise OSError(f"no {WEIGHTS}")
+    return state
 
 
 def _fetch(source: str, load: Callable[[bool], T], fetch: bool = True) -> T:
@@ -639,9 +611,13 @@ def _fetch(source: str, load: Callable[[bool], T], fetch: bool = True) -> T:
         except failures as error:
             if is_library_failure(error):  # an installation that is broken, not a missing model
                 raise
-            if not local or not fetch or Path(source).is_dir() or offline():
+            if not local or not fetch or not _may_fetch(source):
                 raise _missing(source, error) from error
         local = False
+
+
+def _may_fetch(source: str) -> bool:
+    return not (Path(source).is_dir() or offline())
 
 
 def _missing(source: str, error: Exception) -> NotHere:

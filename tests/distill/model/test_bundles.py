@@ -92,7 +92,7 @@ def test_every_bundle_is_described_as_torchaudio_describes_it(name):
         model = FACTORIES[bundle._model_type](**params)
     ours = {key: value.shape for key, value in encoder.model.state_dict().items()}
     del ours["masked_spec_embed"]
-    renamed = weights.from_torchaudio(model.state_dict())
+    renamed = weights.encoder_weights(model.state_dict(), shape.type)
     assert {key: value.shape for key, value in renamed.items()} == ours
     assert encoder.min_samples == 400
     config = encoder.model.config
@@ -253,6 +253,8 @@ def test_weights_of_another_model(bundle, tmp_path):
     state = model.state_dict()
     cases = {
         "torchaudio publishes": {k: v[:1] for k, v in state.items()},
+        "file that torchaudio": {**state, "more": torch.zeros(1)},
+        "the file": {k: v.sum() for k, v in state.items()},
         "extract": {"model": state},
     }
     for hint, content in cases.items():
