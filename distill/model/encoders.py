@@ -11,6 +11,7 @@ The last hidden state is Hugging Face's ``last_hidden_state``: *after* the final
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from functools import partial
 from typing import Any, Literal
 
@@ -104,7 +105,7 @@ class Architecture(Settings):
         return self
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Module, ABC):
     """Signals to hidden frames; the same for an utterance alone and inside any padded batch.
 
     Attributes:
@@ -182,21 +183,17 @@ class Encoder(nn.Module):
                 module.eval()
         return self
 
+    @abstractmethod
     def front_modules(self) -> list[nn.Module]:
         """What ``trainable = "transformer"`` keeps frozen: the CNN, a filter bank."""
-        raise NotImplementedError
 
-    def _layers(self) -> nn.ModuleList:
-        """The transformer's layers."""
-        raise NotImplementedError
-
+    @abstractmethod
     def _dropouts(self) -> dict[str, list[tuple[Any, str]]]:
         """Key of the dropout settings -> modules and the attribute that holds their rate."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _run(self, signals: Tensor, lengths: Tensor, keep: bool) -> tuple[list[Tensor], Tensor]:
         """The last hidden state [B, T', D], or all of them, and the frames [B] of each row."""
-        raise NotImplementedError
 
     def _hidden(self, n_frames: Tensor, size: int, width: int) -> tuple[Tensor | None, ...]:
         """SpecAugment's draw: frames [B, T'] and features [B, width] to hide, None for neither."""
@@ -216,7 +213,8 @@ class Encoder(nn.Module):
         """
         if not (self.training and self.settings.layerdrop):
             return hidden
-        weights = [weight.sum() for weight in self._layers().parameters() if weight.requires_grad]
+        layers = getattr(self.model, "encoder", self.model).layers
+        weights = [weight.sum() for weight in layers.parameters() if weight.requires_grad]
         return hidden + 0.0 * torch.stack(weights).sum()
 
 
@@ -268,10 +266,6 @@ class Wav2Vec2(Encoder):
     def _blocks(self) -> list[Any]:
         return [*getattr(self.model.feature_extractor, "conv_layers", ())]
 
-    def _layers(self) -> nn.ModuleList:
-        layers: nn.ModuleList = self.model.encoder.layers
-        return layers
-
     def _dropouts(self) -> dict[str, list[tuple[Any, str]]]:
         encoder: Any = self.model.encoder
         feeds = [layer.feed_forward for layer in encoder.layers]
@@ -280,9 +274,7 @@ class Wav2Vec2(Encoder):
             "projection": [(self.model.feature_projection.dropout, "p")],
             "hidden": [(module, "p") for module in (encoder.dropout, *hidden)],
             "attention": [(layer.attention, "dropout") for layer in encoder.layers],
-            "activation": [
-                (each.feed_forward.intermediate_dropout, "p") for each in encoder.layers
-            ],
+            "activation": [(feed.intermediate_dropout, "p") for feed in feeds],
         }
 
     def _run(self, signals: Tensor, lengths: Tensor, keep: bool) -> tuple[list[Tensor], Tensor]:
@@ -382,10 +374,6 @@ class Whisper(Encoder):
         """The filter bank, which has no weights, and the convolutions."""
         return [self.mel, self.model.conv1, self.model.conv2]
 
-    def _layers(self) -> nn.ModuleList:
-        layers: nn.ModuleList = self.model.layers
-        return layers
-
     def _dropouts(self) -> dict[str, list[tuple[Any, str]]]:
         layers: Any = self.model.layers
         return {
@@ -479,10 +467,9 @@ class LogMel(nn.Module):
         n_bins = WINDOW // 2 + 1
         filters = torch.empty(n_bins, n_mels)
         if not filters.is_meta:
-            filters = load_torchaudio().functional.melscale_fbanks(
-                n_bins, 0.0, SAMPLING_RATE / 2, n_mels, SAMPLING_RATE,
-                "slaney" if scale == "slaney" else None, scale,
-            )  # fmt: skip
+            norm, top = "slaney" if scale == "slaney" else None, SAMPLING_RATE / 2
+            mel = load_torchaudio().functional.melscale_fbanks
+            filters = mel(n_bins, 0.0, top, n_mels, SAMPLING_RATE, norm, scale)
         self.register_buffer("window", torch.hann_window(WINDOW))
         self.register_buffer("filters", filters)
 

@@ -55,7 +55,12 @@ def predict_files(
     """
     import pandas as pd
 
-    limits = _limits(max_duration_s)
+    try:  # the shortest that any store may allow, and the longest that the caller does
+        limits = AudioSettings(min_duration_s=MIN_DURATION_S, max_duration_s=max_duration_s)
+    except ValidationError as error:
+        raise UserError(
+            f"--max-duration-s {max_duration_s:g}: not a limit in seconds", "above 0, up to 600"
+        ) from error
     student = student.to(device).eval()
     probabilities = np.full((len(paths), len(student.classes)), np.nan)
     for rows, signals in _batches(student, paths, batch_s, limits):
@@ -98,8 +103,11 @@ def _batches(
         elif sum(len(held) for _, held in window) > _WINDOW * budget:
             yield from _cut(window, budget)
             window = []
+    if len(faults) > 1:
+        lines = listed(fault.message for fault in faults)
+        raise UserError(f"{len(faults)} files cannot be used:\n{lines}", faults[0].hint)
     if faults:
-        raise _all(faults)
+        raise faults[0]
     yield from _cut(window, budget)
 
 
@@ -112,32 +120,23 @@ def _cut(window: list[tuple[int, Signal]], budget: int) -> Iterator[tuple[list[i
         yield [index for index, _ in batch], [signal for _, signal in batch]
 
 
-def _limits(max_duration_s: float) -> AudioSettings:
-    """The shortest that any store may allow, and the longest that the caller does."""
-    try:
-        return AudioSettings(min_duration_s=MIN_DURATION_S, max_duration_s=max_duration_s)
-    except ValidationError as error:
-        raise UserError(
-            f"--max-duration-s {max_duration_s:g}: not a limit in seconds", "above 0, up to 600"
-        ) from error
-
-
 def _signal(path: Path, least: int, limits: AudioSettings) -> Signal:
     """A file's signal; what is too short or too long is told by this command's own limits."""
     try:
         signal = load_signal(path, settings=limits)
-    except BadAudio as fault:
-        limit, hint = {
-            "too-short": (f"shorter than {limits.min_duration_s:g} s", "leave the file out"),
-            "too-long": (
-                f"longer than {limits.max_duration_s:g} s",
-                "split it into utterances, or give --max-duration-s a higher limit (up to 600)",
+    except BadAudio as fault:  # a clip comes from no corpus, and no store's settings are at hand
+        name = printable(str(path))
+        longer = "split it into utterances, or give --max-duration-s a higher limit (up to 600)"
+        message, hint = {
+            "too-short": (
+                f"{name}: shorter than {limits.min_duration_s:g} s",
+                "leave the file out",
             ),
-        }.get(fault.reason, ("", ""))
-        if not limit:  # a clip comes from no corpus
-            hints = {"missing-audio": "check the path", "empty-audio": "record or copy it again"}
-            raise UserError(fault.message, hints.get(fault.reason, fault.hint)) from fault
-        raise UserError(f"{printable(str(path))}: {limit}", hint) from fault
+            "too-long": (f"{name}: longer than {limits.max_duration_s:g} s", longer),
+            "missing-audio": (fault.message, "check the path"),
+            "empty-audio": (fault.message, "record or copy it again"),
+        }.get(fault.reason, (fault.message, fault.hint))
+        raise UserError(message, hint) from fault
     if len(signal) < least:
         seconds, needed = len(signal) / SAMPLING_RATE, least / SAMPLING_RATE
         raise UserError(
@@ -145,10 +144,3 @@ def _signal(path: Path, least: int, limits: AudioSettings) -> Signal:
             "leave the file out",
         )
     return signal
-
-
-def _all(faults: list[UserError]) -> UserError:
-    if len(faults) == 1:
-        return faults[0]
-    lines = listed(fault.message for fault in faults)
-    return UserError(f"{len(faults)} files cannot be used:\n{lines}", faults[0].hint)

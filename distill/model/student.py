@@ -134,7 +134,17 @@ class Student(nn.Module):
                 new = wrapper / "new"
                 new.mkdir()
                 save_tensors(self.state_dict(), new / WEIGHTS)
-                card = _card(self, new / WEIGHTS).model_dump(mode="json")
+                settings = self.settings.model_dump(mode="json")
+                settings["backbone"] = _portable(self.settings.backbone)
+                size, sha256 = (new / WEIGHTS).stat().st_size, sha256_of(new / WEIGHTS)
+                card = Card(
+                    classes=self.classes,
+                    teachers=self.teachers,
+                    settings=settings,
+                    backbone=self.backbone.architecture,
+                    weights=WeightsFile(size=size, sha256=sha256),
+                    made_with=versions(),
+                ).model_dump(mode="json")
                 card["sha256"] = digest(card)
                 write_file(new / CARD, (json.dumps(card, indent=2) + "\n").encode())
                 _replace(new, folder, wrapper / "old")
@@ -289,19 +299,6 @@ def _replace(new: Path, folder: Path, old: Path) -> None:
     fsync_folder(folder.parent)
 
 
-def _card(student: Student, weights: Path) -> Card:
-    settings = student.settings.model_dump(mode="json")
-    settings["backbone"] = _portable(student.settings.backbone)
-    return Card(
-        classes=student.classes,
-        teachers=student.teachers,
-        settings=settings,
-        backbone=student.backbone.architecture,
-        weights=WeightsFile(size=weights.stat().st_size, sha256=sha256_of(weights)),
-        made_with=versions(),
-    )
-
-
 def _read_card(path: Path) -> Card:
     try:
         there = Path(os.path.realpath(path))  # a link will do, as in the Hugging Face cache
@@ -337,14 +334,11 @@ def _read_weights(path: Path, expected: WeightsFile) -> dict[str, torch.Tensor]:
     again = "fetch the folder anew"
     if not path.is_file():
         raise Corrupt(f"{path}: missing", again)
-    if path.stat().st_size != expected.size:
-        got = path.stat().st_size
-        raise Corrupt(f"{path}: {got} bytes, {CARD} says {expected.size}", again)
-    sha256 = sha256_of(path)
-    if sha256 != expected.sha256:
-        raise Corrupt(
-            f"{path}: SHA-256 {sha256[:16]}..., {CARD} says {expected.sha256[:16]}...", again
-        )
+    if (size := path.stat().st_size) != expected.size:
+        raise Corrupt(f"{path}: {size} bytes, {CARD} says {expected.size}", again)
+    if (sha256 := sha256_of(path)) != expected.sha256:
+        differs = f"SHA-256 {sha256[:16]}..., {CARD} says {expected.sha256[:16]}..."
+        raise Corrupt(f"{path}: {differs}", again)
     return read_tensors(path)
 
 
