@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -25,7 +24,7 @@ from distill.config import AugmentSettings, Codec, LossSettings
 from featstore.core.config import AudioSettings
 from featstore.core.files import sha256_of
 from featstore.core.schema import SAMPLING_RATE, Corrupt, Refused, UserError, listed, printable
-from featstore.core.training import Indices, generator, shuffled_batches, sorted_batches
+from featstore.core.training import Indices, generator, shuffled_batches
 from featstore.features.audio import FULL_SCALE, Signal, load_signal, resample
 from featstore.folds import TEST, TRAIN, VALIDATION, Fold, cross_fit_fault, prove
 from featstore.store.ragged import Ragged
@@ -124,8 +123,15 @@ def load_targets(
         )
         for name, teacher in sorted(outputs.items())
     }
-    labels = torch.from_numpy(_labels(store)).to(device)
-    return FoldTargets(fold, store.classes, labels, roles, teachers, outputs)
+    labels = store.labels.astype(np.int64)
+    index = {name: position for position, name in enumerate(store.classes)}
+    if labels.tolist() != [index.get(name) for name in store.utterances["label"].tolist()]:
+        raise Corrupt(
+            f"{store.path}/corpus/label: not the labels of utterances.parquet",
+            "remove the unit and build it again",
+        )
+    truth = torch.from_numpy(labels).to(device)
+    return FoldTargets(fold, store.classes, truth, roles, teachers, outputs)
 
 
 def refuse_leaks(fold: Fold, outputs: Mapping[str, TeacherOutputs]) -> None:
@@ -173,19 +179,6 @@ def rows_of(targets: FoldTargets) -> dict[str, npt.NDArray[np.int64]]:
         "validation": targets.rows(VALIDATION),
         "test": targets.rows(TEST),
     }
-
-
-def _labels(store: Store) -> npt.NDArray[np.int64]:
-    """Class indices that agree with the utterances' class names."""
-    labels = store.labels.astype(np.int64)
-    index = {name: position for position, name in enumerate(store.classes)}
-    names = store.utterances["label"].tolist()
-    if labels.tolist() != [index.get(name) for name in names]:
-        raise Corrupt(
-            f"{store.path}/corpus/label: not the labels of utterances.parquet",
-            "remove the unit and build it again",
-        )
-    return labels
 
 
 def _refuse_unusable(
@@ -351,18 +344,16 @@ class CorpusSignals:
             Refused: the store names a file outside the corpus' folder.
             UserError: naming every file that is missing or different.
         """
-        files = self.table[["file", "sha256"]].drop_duplicates()
-        outside = [
-            name for name in files["file"] if Path(name).is_absolute() or ".." in Path(name).parts
-        ]
-        if outside:
-            raise Refused(
-                f"{printable(outside[0])}: the store names a file outside its corpus",
-                "use a store that you trust",
-            )
         faults = []
-        for name, expected in files.itertuples(index=False):
+        for name, expected in (
+            self.table[["file", "sha256"]].drop_duplicates().itertuples(index=False)
+        ):
             path = self.root / name
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise Refused(
+                    f"{printable(name)}: the store names a file outside its corpus",
+                    "use a store that you trust",
+                )
             if not path.is_file():
                 faults.append(f"{printable(name)}: missing")
             elif sha256_of(path) != expected:
@@ -490,10 +481,9 @@ def plan_steps(
     return plans
 
 
-def evaluation_batches(rows: Indices, lengths: Indices, budget: int) -> Iterator[MicroBatchPlan]:
+def evaluation_batches(rows: Indices, lengths: Indices, budget: int) -> list[MicroBatchPlan]:
     """All rows by falling length, in parts of at most ``budget`` padded samples."""
-    for step in sorted_batches(rows, lengths, max(len(rows), 1)):
-        yield from map(MicroBatchPlan, micro_batches(step, lengths, budget))
+    return [MicroBatchPlan(part) for part in micro_batches(rows, lengths, budget)]
 
 
 def read_batch(
@@ -574,20 +564,18 @@ def augmentation(settings: AugmentSettings | None, seed: int, epoch: int) -> Aug
     """
     if settings is None or settings.idle:
         return None
-    return partial(_augmented, settings, seed, epoch)
 
+    def augment(row: int, signal: Signal) -> Signal:
+        rng = generator(seed, epoch, row, _AUGMENT_STREAM)
+        if settings.noise_snr_db is not None:
+            signal = with_noise(signal, rng.uniform(*settings.noise_snr_db), rng)
+        if settings.codecs and rng.random() < settings.codec_share:
+            signal = through(settings.codecs[rng.integers(len(settings.codecs))], signal)
+        if settings.gain_db is not None:
+            signal = signal * np.float32(10 ** (rng.uniform(*settings.gain_db) / 20))
+        return signal.clip(-1, 1 - 1 / FULL_SCALE).astype(np.float32, copy=False)
 
-def _augmented(
-    settings: AugmentSettings, seed: int, epoch: int, row: int, signal: Signal
-) -> Signal:
-    rng = generator(seed, epoch, row, _AUGMENT_STREAM)
-    if settings.noise_snr_db is not None:
-        signal = with_noise(signal, rng.uniform(*settings.noise_snr_db), rng)
-    if settings.codecs and rng.random() < settings.codec_share:
-        signal = through(settings.codecs[rng.integers(len(settings.codecs))], signal)
-    if settings.gain_db is not None:
-        signal = signal * np.float32(10 ** (rng.uniform(*settings.gain_db) / 20))
-    return signal.clip(-1, 1 - 1 / FULL_SCALE).astype(np.float32, copy=False)
+    return augment
 
 
 def with_noise(signal: Signal, snr_db: float, rng: np.random.Generator) -> Signal:
@@ -605,11 +593,11 @@ def with_noise(signal: Signal, snr_db: float, rng: np.random.Generator) -> Signa
 
 def through(codec: Codec, signal: Signal) -> Signal:
     """The signal after a codec, of the same length."""
-    if codec != "mulaw":
-        low = resample(signal, SAMPLING_RATE, SAMPLING_RATE // 2)
-        low = mulaw(low) if codec == "telephone" else low
-        signal = resample(low, SAMPLING_RATE // 2, SAMPLING_RATE)[: len(signal)]
-    return mulaw(signal) if codec == "mulaw" else signal
+    if codec == "mulaw":
+        return mulaw(signal)
+    low = resample(signal, SAMPLING_RATE, SAMPLING_RATE // 2)
+    low = mulaw(low) if codec == "telephone" else low
+    return resample(low, SAMPLING_RATE // 2, SAMPLING_RATE)[: len(signal)]
 
 
 def mulaw(signal: Signal) -> Signal:

@@ -2,7 +2,6 @@
 
 import io
 import json
-import zipfile
 
 import pytest
 import torch
@@ -66,11 +65,8 @@ def test_every_name_has_a_row_and_nothing_is_loaded():
     assert URL in base["note"]
     tiny = sum(p.numel() for p in load_backbone("tiny").parameters())
     assert found["tiny"]["parameters"] == tiny
-
-
-def test_a_licence_that_is_not_known_is_left_out():
-    (row,) = catalogue(["tiny"])
-    assert "licence" not in row
+    assert base["licence"] == "MIT"
+    assert "licence" not in found["tiny"]
 
 
 def test_weights_in_the_cache_are_here():
@@ -128,13 +124,10 @@ def test_it_is_json_and_a_table(tmp_path):
     for part in render(found):
         console.print(part)
     text = console.export_text()
-    for part in ("94.4 M", "hf:lab/hubert", "wav2vec2-large-lv60k", "HuBERT on log-mel",
-                 f"looked for in {tmp_path / 'hub'}", "10 are not here"):  # fmt: skip
+    rows = "94.4 M", "hf:lab/hubert", "wav2vec2-large-lv60k", "HuBERT on log-mel"
+    for part in (*rows, f"looked for in {tmp_path / 'hub'}", "10 are not here"):
         assert part in text
-
-
-def test_one_that_is_asked_for_is_explained():
-    (_, *words) = render(catalogue(["hubert-base"]))
+    (_, *words) = render(catalogue(["hubert-base"]))  # one that is asked for is explained
     assert any(URL in word for word in words)
     assert words[0] == f"looked for in {cache_file('hubert-base')}"
 
@@ -178,14 +171,6 @@ def test_unusable_weights_are_noticed(tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(error):
             check_weights("hubert-base", tmp_path / name)
-    with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("x", b"0" * 10_000)
-    with pytest.raises(Refused, match="compressed"):
-        check_weights("hubert-base", tmp_path / "bomb.pt")
-    with pytest.raises(UserError, match="no such file"):
-        check_weights("hubert-base", tmp_path / "nothing.pt")
-    with pytest.raises(UserError, match="takes no file"):
-        check_weights("tiny", tmp_path / "w.pt")
 
 
 def test_a_damaged_folder_is_noticed(tmp_path):
