@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from benchmarks import stores
 from benchmarks.common import Answer, Bench, Row, Times, judged, told
 from benchmarks.students import CPU, Case, cases, learner_of, train
-from distill.data import MicroBatch, load_targets, open_signals, read_batch, stream
+from distill.data import MicroBatch, load_targets, open_signals, read_batch
 from distill.training.loop import Learner
 from featstore.store.store import Store
 
@@ -70,7 +70,7 @@ def _time(bench: Bench, case: Case, store: Store) -> Times:
     ready = [read_batch(signals, plan, lengths) for plan in case.plans]
     return bench.time(
         {
-            "cached": lambda: train(learner, case.plans, stream(signals, case.plans, lengths)),
+            "cached": lambda: train(learner, case, signals, lengths),
             "cross entropy": partial(_cross_entropy, learner, ready, targets.labels),
         },
         case.rounds,

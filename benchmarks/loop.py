@@ -19,7 +19,7 @@ import torch
 from benchmarks import stores
 from benchmarks.common import Answer, Bench, Row, Times, judged, told
 from benchmarks.students import CPU, Case, cases, learner_of, train, with_widths
-from distill.data import FoldTargets, Pair, load_targets, open_signals, stream
+from distill.data import FoldTargets, Pair, load_targets, open_signals
 from featstore.core.config import LinguisticSettings, ProsodicSettings
 from featstore.features import lld
 from featstore.store.store import Store
@@ -37,13 +37,19 @@ GOALS: Mapping[tuple[str, str], float] = {("tiny", "a"): 1.3, ("tiny", "b"): 8.0
 class Live:
     """Stands where :class:`FoldTargets` does, and asks the teachers instead."""
 
-    labels: torch.Tensor
+    cached: FoldTargets
     teachers: Mapping[str, Speak]
+
+    def rows(self, role: int) -> Rows:
+        """See :meth:`FoldTargets.rows`."""
+        return self.cached.rows(role)
 
     def batch(self, rows: torch.Tensor) -> tuple[torch.Tensor, dict[str, Pair]]:
         """See :meth:`FoldTargets.batch`."""
         wanted = rows.numpy()
-        return self.labels[rows], {name: speak(wanted) for name, speak in self.teachers.items()}
+        return self.cached.labels[rows], {
+            name: speak(wanted) for name, speak in self.teachers.items()
+        }
 
 
 def measure(bench: Bench) -> Answer:
@@ -84,13 +90,14 @@ def _time(bench: Bench, case: Case, store: Store) -> Times:
     widths = {name: speak(one)[1].shape[1] for name, speak in speakers["a"].items()}
     targets = with_widths(load_targets(store, 1, CPU), widths)
     learner = learner_of(bench, case, targets)
+    targets = learner.targets
     signals, lengths = open_signals(store, None, check=False), store.lengths
 
     def step(with_targets: Any) -> None:
         learner.targets = cast("FoldTargets", with_targets)
-        train(learner, case.plans, stream(signals, case.plans, lengths))
+        train(learner, case, signals, lengths)
 
-    live = {name: Live(targets.labels, speak) for name, speak in speakers.items()}
+    live = {name: Live(targets, speak) for name, speak in speakers.items()}
     variants = {"cached": targets, **live}
     return bench.time({name: partial(step, value) for name, value in variants.items()}, ROUNDS)
 

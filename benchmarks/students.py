@@ -6,7 +6,7 @@ arithmetic of one step is the true one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,8 +16,8 @@ from benchmarks.common import Bench
 from distill.config import PRESETS, RunSettings
 from distill.data import (
     FoldTargets,
-    MicroBatch,
     MicroBatchPlan,
+    Signals,
     load_targets,
     plan_steps,
     rows_of,
@@ -26,9 +26,12 @@ from distill.data import (
 from distill.model.encoders import build
 from distill.model.student import Student, build_student
 from distill.model.weights import architecture
-from distill.training.loop import Learner, make_learner, train_step
+from distill.training.checkpoint import Progress
+from distill.training.loop import Learner, fit, make_learner
 from featstore.core.schema import SAMPLING_RATE
 from featstore.core.settings import resolve
+from featstore.core.training import Indices
+from featstore.folds import OUT, TRAIN
 from featstore.store.store import Store
 
 CPU = torch.device("cpu")
@@ -43,21 +46,28 @@ class Case:
     Attributes:
         name: as the table shows it.
         settings: of the run.
-        plans: the micro-batches of a round.
+        rows: that it is trained on.
+        plans: the micro-batches of a round, the run's first ones.
         rounds: how many.
         audio_s: seconds of speech in a round, padding not counted.
     """
 
     name: str
     settings: RunSettings
+    rows: Indices
     plans: list[MicroBatchPlan]
     rounds: int
     audio_s: float
 
     @property
+    def n_steps(self) -> int:
+        """Optimiser steps of a round."""
+        return sum(plan.ends_step for plan in self.plans)
+
+    @property
     def told(self) -> str:
         """What a round is, for the notes."""
-        n, steps = sum(len(p.rows) for p in self.plans), sum(p.ends_step for p in self.plans)
+        n, steps = sum(len(p.rows) for p in self.plans), self.n_steps
         return (
             f"{self.name}: {steps} step(s), {n} utterances, {self.audio_s:.0f} s of audio a round"
         )
@@ -93,7 +103,7 @@ def _case(
     steps = training_steps(rows, lengths, optim.batch_size, stream.pool, settings.seed, 1)[:n_steps]
     plans = plan_steps(steps, lengths, round(stream.max_batch_s * SAMPLING_RATE))
     audio_s = sum(int(lengths[step].sum()) for step in steps) / SAMPLING_RATE
-    return Case(name, settings, plans, rounds, audio_s)
+    return Case(name, settings, rows, plans, rounds, audio_s)
 
 
 def student_of(bench: Bench, settings: RunSettings, widths: Mapping[str, int]) -> Student:
@@ -108,6 +118,9 @@ def student_of(bench: Bench, settings: RunSettings, widths: Mapping[str, int]) -
 
 def learner_of(bench: Bench, case: Case, targets: FoldTargets) -> Learner:
     """A student in training mode with its optimiser."""
+    roles = np.full_like(targets.roles, OUT)
+    roles[case.rows] = TRAIN
+    targets = replace(targets, roles=roles)
     student = student_of(bench, case.settings, targets.widths)
     student.train()
     return make_learner(student, case.settings, targets, 10_000, CPU)
@@ -123,8 +136,7 @@ def with_widths(targets: FoldTargets, widths: Mapping[str, int]) -> FoldTargets:
     return replace(targets, teachers=pairs)
 
 
-def train(learner: Learner, plans: Iterable[MicroBatchPlan], batches: Iterator[MicroBatch]) -> None:
-    """What the trainer does with an epoch's batches."""
-    for plan in plans:
-        if plan.ends_step:
-            train_step(learner, batches)
+def train(learner: Learner, case: Case, signals: Signals, lengths: Indices) -> None:
+    """A round: the run's first optimiser steps, by the trainer, which saves nothing."""
+    learner.progress = Progress()
+    fit(learner, signals, lengths, lambda: None, lambda entry: None, case.n_steps)

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from distill.training.team import Team
 from featstore.core.console import say
 from featstore.core.files import fsync_folder, read_small, sha256_of, strict_json, write_file
 from featstore.core.os_errors import io_failure
@@ -127,12 +126,22 @@ def load(folder: Path, learner: Learner) -> bool:
         UserError: another number of processes has begun the run, or the processes of this one do
             not see the same checkpoint.
     """
-    newest = load_newest(folder)
-    _refuse_other_views(folder, learner.team, newest[1]["progress"] if newest else None)
+    newest, team = load_newest(folder), learner.team
+    views = team.gather(newest[1]["progress"] if newest else None)
+    if any(view != views[0] for view in views):  # they would train different students
+        raise UserError(
+            f"{folder}: the processes of this run find different checkpoints there",
+            "put --runs on a file system that all machines share",
+        )
     if newest is None:
         return False
     tensors, state = newest
-    _refuse_other_team(folder, learner.team, len(state["reports"]))
+    size, rank = len(state["reports"]), team.rank
+    if size != team.size:  # random state and sums belong to one process
+        raise UserError(
+            f"{folder}: begun by {size} process(es), now there are {team.size}",
+            f"start it with {size}, or remove that folder to begin anew",
+        )
     learner.student.load_state_dict(_part(tensors, "student."))
     restore_optimiser(learner.optimiser, tensors)
     learner.schedule.load_state_dict(dict(state["schedule"]))
@@ -143,7 +152,7 @@ def load(folder: Path, learner: Learner) -> bool:
         learner.scaler.load_state_dict(dict(state["scaler"]))
     progress = Progress(**state["progress"])
     progress.best_score = tuple(state["progress"]["best_score"])
-    learner.progress, rank = progress, learner.team.rank
+    learner.progress = progress
     learner.report = Report(**state["reports"][rank])
     if progress.best_epoch:
         learner.best = _part(tensors, "best.") or _part(tensors, "student.")
@@ -151,25 +160,6 @@ def load(folder: Path, learner: Learner) -> bool:
     if learner.device.type == "cuda" and f"rng.cuda.{rank}" in tensors:
         torch.cuda.set_rng_state(tensors[f"rng.cuda.{rank}"], learner.device)
     return True
-
-
-def _refuse_other_views(folder: Path, team: Team, progress: dict[str, Any] | None) -> None:
-    """Processes that look at different folders would train different students."""
-    views = team.gather(progress)
-    if any(view != views[0] for view in views):
-        raise UserError(
-            f"{folder}: the processes of this run find different checkpoints there",
-            "put --runs on a file system that all machines share",
-        )
-
-
-def _refuse_other_team(folder: Path, team: Team, size: int) -> None:
-    """Random state and sums belong to one process; another number cannot go on from them."""
-    if size != team.size:
-        raise UserError(
-            f"{folder}: begun by {size} process(es), now there are {team.size}",
-            f"start it with {size}, or remove that folder to begin anew",
-        )
 
 
 def _part(tensors: Tensors, prefix: str) -> Tensors:
@@ -216,7 +206,8 @@ def load_newest(folder: Path) -> tuple[Tensors, dict[str, Any]] | None:
             return _load(place)
         except (OSError, UserError) as error:
             instead = f"taking {before.name}" if before else "none is left, so it starts anew"
-            say(f"damaged checkpoint passed over, {instead}: {_why(error)}")
+            error = io_failure(error, Path()) if isinstance(error, OSError) else error
+            say(f"damaged checkpoint passed over, {instead}: {printable(error.message)}")
     return None
 
 
@@ -230,12 +221,6 @@ def _load(place: Path) -> tuple[Tensors, dict[str, Any]]:
     if sha256_of(place / TENSORS) != record["tensors"]:
         raise Corrupt(f"{place / TENSORS}: not what was written")
     return read_tensors(place / TENSORS), record["state"]
-
-
-def _why(error: OSError | UserError) -> str:
-    if isinstance(error, UserError):
-        return printable(error.message)
-    return io_failure(error, Path()).message
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -1,6 +1,6 @@
 """One run, a fold, a variant and a seed: from cached targets to ``predictions.parquet``.
 
-:func:`run_fold` checks and skips, :func:`fit` trains, :func:`train_step` is one optimiser step.
+:func:`run_fold` checks, skips and writes; :func:`fit` trains.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -189,9 +189,8 @@ def make_learner(
     if optim.class_weights:
         labels = targets.labels.cpu().numpy()[rows_of(targets)["train"]]
         weights = class_weights(labels, len(targets.classes)).to(device)
-    encoder = list(student.backbone.named_parameters(prefix="backbone"))
-    names = {name for name, _ in encoder}
-    heads = [item for item in student.named_parameters() if item[0] not in names]
+    encoder = student.backbone.named_parameters()
+    heads = [item for item in student.named_parameters() if not item[0].startswith("backbone.")]
     optimiser = torch.optim.AdamW(
         parameter_groups(encoder, optim, optim.encoder_lr) + parameter_groups(heads, optim)
     )
@@ -209,77 +208,6 @@ def make_learner(
     )
 
 
-def train_step(learner: Learner, batches: Iterator[MicroBatch], due: bool = False) -> bool:
-    """One optimiser step: forward, losses and backward of its micro-batches, then AdamW.
-
-    Args:
-        learner: its student, optimiser, schedule and report change.
-        batches: is taken from up to the micro-batch that ends the step.
-        due: whether this process wants a checkpoint after the step.
-
-    Returns:
-        Whether any process of the team wants one.
-
-    Raises:
-        TaskFailed: the loss is not finite; names the utterances. No weight was changed.
-    """
-    team, optimiser, scaler = learner.team, learner.optimiser, learner.scaler
-    measures = not learner.report.n_gradients or learner.schedule.last_epoch % GRADIENTS_EVERY == 0
-    losses: list[tuple[MicroBatch, LossParts]] = []
-    for item in batches:
-        batch = item.to(learner.device)
-        labels, teachers = learner.targets.batch(batch.rows)
-        if batch.ends_step:  # the rest needs all processes, so all must be well
-            due = team.any(due)
-        with team.exchanging(learner.net, batch.ends_step):
-            parts, norms = learner.net(batch, labels, teachers, measures and batch.ends_step)
-            # The mean over processes that follows makes the sum over all micro-batches of this.
-            share = parts.total * (batch.share * team.size)
-            scaler.scale(share).backward()
-        losses.append((batch, parts))
-        if batch.ends_step:
-            break
-    _add_losses(learner, losses)
-    if norms:
-        gradients = dict(zip(norms, torch.stack([*norms.values()]).tolist(), strict=True))
-        learner.report.add(Report(gradients=gradients, n_gradients=1))
-
-    scaler.unscale_(optimiser)
-    nn.utils.clip_grad_norm_(learner.trainable, learner.settings.optim.clip_norm)
-    scale = scaler.get_scale()
-    scaler.step(optimiser)
-    scaler.update()
-    optimiser.zero_grad(set_to_none=True)
-    if scaler.get_scale() >= scale:  # else float16 overflowed and no step was taken
-        learner.schedule.step()
-    return due
-
-
-def _add_losses(learner: Learner, losses: Sequence[tuple[MicroBatch, LossParts]]) -> None:
-    """Add a step's losses to the report, waiting for the device once, and refuse what is none."""
-    rows = [torch.stack([*parts.terms.values(), parts.total]).detach() for _, parts in losses]
-    for (batch, parts), values in zip(losses, torch.stack(rows).tolist(), strict=True):
-        if not math.isfinite(values[-1]):
-            raise _not_finite(learner, batch.rows, parts)
-        n = len(batch.rows) if batch.share else 0
-        terms = {name: value * n for name, value in zip(parts.terms, values, strict=False)}
-        learner.report.add(Report(n, terms | {"total": values[-1] * n}))
-
-
-def _not_finite(learner: Learner, rows: torch.Tensor, parts: LossParts) -> TaskFailed:
-    """Which utterances of a micro-batch have no finite loss, and which terms are to blame."""
-    bad = rows[~torch.isfinite(parts.rows)].tolist() or rows.tolist()
-    terms = [name for name, value in parts.terms.items() if not torch.isfinite(value)]
-    ids = learner.utterance_ids
-    names = [printable(ids[row]) if ids else f"row {row} of the store" for row in bad]
-    return TaskFailed(
-        f"loss not finite ({', '.join(terms) or 'total'}) for {len(bad)} of the "
-        f"{len(rows)} utterance(s) of a micro-batch, at step {learner.schedule.last_epoch + 1}:\n"
-        + listed(names),
-        "lower optim.lr, or use precision = fp32",
-    )
-
-
 def evaluate(learner: Learner, signals: Signals, lengths: Indices, rows: Indices) -> Floats:
     """Raw logits in evaluation mode and float32, as ``distill predict`` computes them.
 
@@ -293,7 +221,7 @@ def evaluate(learner: Learner, signals: Signals, lengths: Indices, rows: Indices
         ``[rows, C]``, in ascending order of the rows.
     """
     own = learner.team.share(rows, lengths)
-    plans = list(evaluation_batches(own, lengths, _budget(learner.settings)))
+    plans = evaluation_batches(own, lengths, _budget(learner.settings))
     learner.student.eval()
     logits: dict[int, Floats] = {}
     with torch.inference_mode():
@@ -307,66 +235,90 @@ def evaluate(learner: Learner, signals: Signals, lengths: Indices, rows: Indices
 
 
 def fit(
-    request: RunRequest,
     learner: Learner,
     signals: Signals,
     lengths: Indices,
-    run: RunFolder,
+    save: Callable[[], None],
     after_epoch: Callable[[dict[str, Any]], None],
+    max_steps: int | None = None,
 ) -> bool:
     """Train from wherever the learner stands to the end of the run's last epoch.
 
     Args:
-        request: of the run.
         learner: a new one, or as a checkpoint left it.
         signals: of the store.
         lengths: samples of every utterance of the store.
-        run: where checkpoints and ``metrics.jsonl`` are written.
+        save: called to commit a checkpoint, by all processes of a team after the same step.
         after_epoch: called with each epoch's line of ``metrics.jsonl``.
+        max_steps: end after so many optimiser steps of the run; what is done so far is saved.
 
     Returns:
-        False where ``request.max_steps`` ended it before; what is done so far is kept.
+        False where ``max_steps`` ended it before.
 
     Raises:
-        TaskFailed: the loss, or a logit of the validation speaker, is not finite.
+        TaskFailed: the loss, or a logit of the validation speaker, is not finite; names the
+            utterances. The step that they belong to has changed no weight.
     """
-    settings, team, checkpoints = learner.settings, learner.team, run.path / "checkpoint"
-    optim, rows = settings.optim, rows_of(learner.targets)
-    n_steps = steps_an_epoch(learner)
-    progress = learner.progress
+    settings, targets, progress = learner.settings, learner.targets, learner.progress
+    optim, rows, team, device = settings.optim, rows_of(targets), learner.team, learner.device
+    optimiser, schedule, scaler = learner.optimiser, learner.schedule, learner.scaler
+    n_steps = steps_an_epoch(targets, settings)
+    total = n_steps * optim.epochs
+    limit = min(max_steps or total, total)
     began = time.monotonic() - progress.seconds
-    limit = request.max_steps or math.inf
-    limit = limit if limit < n_steps * optim.epochs else math.inf
 
-    def save() -> None:
+    def commit() -> None:
         progress.seconds = time.monotonic() - began
-        checkpoint.save(checkpoints, learner)
+        save()
 
     while progress.epoch <= optim.epochs:
-        # The rest of the epoch's optimiser steps, in the order that seed and epoch decide
-        steps = training_steps(
-            rows["train"], lengths, optim.batch_size, settings.stream.pool, settings.seed,
-            progress.epoch,
-        )[progress.step :]  # fmt: skip
+        if progress.total >= limit < total:
+            return False
+        # What is left of the epoch's steps, in the order that seed and epoch decide
+        pool, seed, epoch = settings.stream.pool, settings.seed, progress.epoch
+        steps = training_steps(rows["train"], lengths, optim.batch_size, pool, seed, epoch)
+        steps = steps[progress.step :][: limit - progress.total]
         own = [team.share(step, lengths) for step in steps]
         plans = plan_steps(steps, lengths, _budget(settings), own)
-        augment = augmentation(settings.stream.augment, settings.seed, progress.epoch)
+        augment = augmentation(settings.stream.augment, seed, epoch)
+        pin, saved = device.type == "cuda", time.monotonic()
+        losses: list[tuple[MicroBatch, LossParts]] = []
         learner.student.train()
-        saved = time.monotonic()
-        pin = learner.device.type == "cuda"
         with closing(stream(signals, plans, lengths, pin=pin, augment=augment)) as batches:
-            for _ in steps:
-                if progress.total >= limit:
-                    break
-                long_ago = team.leads and time.monotonic() - saved > CHECKPOINT_EVERY_S
-                due = train_step(learner, batches, long_ago)
-                progress.step += 1
-                progress.total += 1
-                if due and progress.step < n_steps and progress.total < limit:
-                    save()
+            for item in batches:
+                # A micro-batch: forward, losses and backward
+                batch = item.to(device)
+                labels, teachers = targets.batch(batch.rows)
+                if batch.ends_step:  # the rest needs all processes, so all must be well
+                    due = team.any(team.leads and time.monotonic() - saved > CHECKPOINT_EVERY_S)
+                now_and_then = schedule.last_epoch % GRADIENTS_EVERY == 0
+                measure = batch.ends_step and (now_and_then or not learner.report.n_gradients)
+                with team.exchanging(learner.net, batch.ends_step):
+                    parts, norms = learner.net(batch, labels, teachers, measure)
+                    # The mean over processes that follows makes the sum over all micro-batches.
+                    share = parts.total * (batch.share * team.size)
+                    scaler.scale(share).backward()
+                losses.append((batch, parts))
+                if not batch.ends_step:
+                    continue
+
+                # The optimiser step
+                _add_losses(learner, losses, norms)
+                losses = []
+                scaler.unscale_(optimiser)
+                nn.utils.clip_grad_norm_(learner.trainable, optim.clip_norm)
+                scale = scaler.get_scale()
+                scaler.step(optimiser)
+                scaler.update()
+                optimiser.zero_grad(set_to_none=True)
+                if scaler.get_scale() >= scale:  # else float16 overflowed and no step was taken
+                    schedule.step()
+                progress.step, progress.total = progress.step + 1, progress.total + 1
+                if due and progress.step < n_steps:
+                    commit()
                     saved = time.monotonic()
-        if progress.total >= limit:
-            save()
+        if progress.total >= limit < total:
+            commit()
             return False
 
         # Validation, and selection of the best epoch
@@ -375,7 +327,7 @@ def fit(
             report.add(part)
         learner.report = Report()
         entry: dict[str, Any] = {"epoch": progress.epoch, **report.means()}
-        entry["lr"] = learner.schedule.get_last_lr()[-1]
+        entry["lr"] = schedule.get_last_lr()[-1]
         if len(rows["validation"]):
             logits = evaluate(learner, signals, lengths, rows["validation"])
             entry["validation"] = scores(learner, logits, "validation")
@@ -390,16 +342,49 @@ def fit(
         entry["seconds"] = round(time.monotonic() - began, 3)
         progress.history.append(entry)
         progress.epoch, progress.step = progress.epoch + 1, 0
-        if team.leads:
-            run.write_metrics(progress.history)
         after_epoch(entry)
-        save()
+        commit()
 
     if learner.best:
         learner.student.load_state_dict(learner.best)
     progress.best_epoch = progress.best_epoch or optim.epochs
     progress.seconds = time.monotonic() - began
     return True
+
+
+def _add_losses(
+    learner: Learner,
+    losses: Sequence[tuple[MicroBatch, LossParts]],
+    norms: Mapping[str, torch.Tensor],
+) -> None:
+    """Add a step's losses and gradients to the report, and refuse a loss that is not finite.
+
+    It waits for the device twice, however many micro-batches a step has.
+    """
+    rows = [torch.stack([*parts.terms.values(), parts.total]).detach() for _, parts in losses]
+    for (batch, parts), values in zip(losses, torch.stack(rows).tolist(), strict=True):
+        if not math.isfinite(values[-1]):
+            raise _not_finite(learner, batch.rows, parts)
+        n = len(batch.rows) if batch.share else 0
+        terms = {name: value * n for name, value in zip(parts.terms, values, strict=False)}
+        learner.report.add(Report(n, terms | {"total": values[-1] * n}))
+    if norms:
+        gradients = dict(zip(norms, torch.stack([*norms.values()]).tolist(), strict=True))
+        learner.report.add(Report(gradients=gradients, n_gradients=1))
+
+
+def _not_finite(learner: Learner, rows: torch.Tensor, parts: LossParts) -> TaskFailed:
+    """Which utterances of a micro-batch have no finite loss, and which terms are to blame."""
+    bad = rows[~torch.isfinite(parts.rows)].tolist() or rows.tolist()
+    terms = [name for name, value in parts.terms.items() if not torch.isfinite(value)]
+    ids = learner.utterance_ids
+    names = [printable(ids[row]) if ids else f"row {row} of the store" for row in bad]
+    return TaskFailed(
+        f"loss not finite ({', '.join(terms) or 'total'}) for {len(bad)} of the "
+        f"{len(rows)} utterance(s) of a micro-batch, at step {learner.schedule.last_epoch + 1}:\n"
+        + listed(names),
+        "lower optim.lr, or use precision = fp32",
+    )
 
 
 def scores(learner: Learner, logits: Floats, role: str) -> dict[str, float]:
@@ -420,9 +405,9 @@ def scores(learner: Learner, logits: Floats, role: str) -> dict[str, float]:
     return {"wa": wa(labels, prediction), "ua": mean_recall, "loss": float(loss)}
 
 
-def steps_an_epoch(learner: Learner) -> int:
+def steps_an_epoch(targets: FoldTargets, settings: RunSettings) -> int:
     """Optimiser steps an epoch, the last of which may be smaller."""
-    return math.ceil(len(rows_of(learner.targets)["train"]) / learner.settings.optim.batch_size)
+    return math.ceil(len(rows_of(targets)["train"]) / settings.optim.batch_size)
 
 
 def _budget(settings: RunSettings) -> int:
@@ -500,8 +485,8 @@ def _train(
         settings.student, targets.classes, targets.widths, request.weights, settings.seed
     ).to(device)
     seed_all(team.seed(settings.seed))
-    rows, optim = rows_of(targets), settings.optim
-    n_steps = math.ceil(len(rows["train"]) / optim.batch_size) * optim.epochs
+    rows, n_epochs, checkpoints = rows_of(targets), settings.optim.epochs, run.path / "checkpoint"
+    n_steps = steps_an_epoch(targets, settings) * n_epochs
     ids = store.utterances["utterance_id"].tolist()
     learner = make_learner(student, settings, targets, n_steps, device, ids, team)
     signals, lengths = open_signals(store, request.root, check=False), store.lengths
@@ -513,19 +498,24 @@ def _train(
         run.write_json("run.json", facts.model_dump(mode="json", by_alias=True))
 
     def after_epoch(entry: dict[str, Any]) -> None:
+        if team.leads:
+            run.write_metrics(learner.progress.history)
         if team.leads and request.tensorboard:
             _log(run.path, entry)
-        tell(entry["epoch"], optim.epochs, epoch_note(entry))
+        tell(entry["epoch"], n_epochs, epoch_note(entry))
         if on_epoch is not None:
-            on_epoch(request.label, optim.epochs, entry)
+            on_epoch(request.label, n_epochs, entry)
 
-    if checkpoint.load(run.path / "checkpoint", learner):
+    def save() -> None:
+        checkpoint.save(checkpoints, learner)
+
+    if checkpoint.load(checkpoints, learner):
         at = learner.progress
         say(f"{request.label}: resumed at epoch {at.epoch}, step {at.step}")
-    tell(learner.progress.epoch - 1, optim.epochs)
+    tell(learner.progress.epoch - 1, n_epochs)
     if team.leads:
         describe()
-    if not fit(request, learner, signals, lengths, run, after_epoch):
+    if not fit(learner, signals, lengths, save, after_epoch, request.max_steps):
         why = f"stopped after {learner.progress.total} optimiser step(s), as asked"
         return Outcome(request.fold, "stopped", run.path, why)
 
@@ -535,13 +525,13 @@ def _train(
     seconds = learner.progress.seconds
     if team.leads:
         labels, about = targets.labels.cpu().numpy(), (targets.classes, request.fold)
-        spoken = {name: output.logits for name, output in targets.outputs.items()}
+        of_teachers = {name: output.logits for name, output in targets.outputs.items()}
         student.save_pretrained(run.path / "student")
         run.write_predictions(predictions_table(store.utterances, held_out, logits, labels, *about))
-        run.write_teachers(teachers_table(store.utterances, rows, spoken, labels, *about))
+        run.write_teachers(teachers_table(store.utterances, rows, of_teachers, labels, *about))
         describe(best_epoch=learner.progress.best_epoch, seconds=round(seconds, 1))
         run.finish()
-        shutil.rmtree(run.path / "checkpoint", ignore_errors=True)
+        shutil.rmtree(checkpoints, ignore_errors=True)
     return Outcome(request.fold, "done", run.path, "", scored["wa"], scored["ua"], seconds)
 
 

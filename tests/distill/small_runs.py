@@ -42,6 +42,18 @@ def train(store: Path, runs: Path, *sets: str, **over: Any) -> Outcome:
     return run_fold(request(store, runs, *sets, **over))
 
 
+def small_hubert(folder: Path) -> Path:
+    """A folder that describes a HuBERT of a few thousand weights; ``random:hf:`` draws them."""
+    from transformers import HubertConfig
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 24}
+    parts = {"num_attention_heads": 2, "num_conv_pos_embedding_groups": 2}
+    convolutions = {"conv_dim": (8, 8, 8), "conv_kernel": (10, 8, 4), "conv_stride": (10, 8, 4)}
+    config = HubertConfig(num_conv_pos_embeddings=4, **sizes, **parts, **convolutions)
+    config.save_pretrained(folder)
+    return folder
+
+
 def folder_of(order: RunRequest) -> RunFolder:
     """Where it leaves what it makes."""
     return Keys(Store.open(order.store)).folder(order)

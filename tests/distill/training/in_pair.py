@@ -10,7 +10,9 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from distill.data import FoldTargets
 from distill.runs.request import RunRequest
 from distill.training import loop as trainer
 from distill.training.loop import run_fold
@@ -23,22 +25,23 @@ FAILS_AFTER = STEPS + 2
 
 def failing(order: RunRequest, team: Team) -> dict[str, object]:
     """The run, where the second process fails in the step after so many."""
-    step, done = trainer.train_step, []
+    done: list[object] = []
+    batch = FoldTargets.batch
 
-    def counted(*args):
+    def fails(self, rows):
         if team.rank == 1 and len(done) == FAILS_AFTER:
             raise UserError("the second process has had enough", "give it a rest")
-        due = step(*args)
-        done.append(due)
-        return due
+        return batch(self, rows)
 
-    trainer.train_step = counted
+    FoldTargets.batch = fails
+    counted = register_optimizer_step_post_hook(lambda *_: done.append(None))
     try:
         run_fold(order, team=team)
     except UserError as error:
         return {"message": error.message, "hint": error.hint, "steps": len(done)}
     finally:
-        trainer.train_step = step
+        FoldTargets.batch = batch
+        counted.remove()
     return {}
 
 

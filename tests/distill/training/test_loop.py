@@ -9,25 +9,19 @@ import pytest
 import torch
 from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional as F
-from transformers import HubertConfig
 
 from distill.config import VARIANTS
-from distill.data import (
-    load_targets,
-    open_signals,
-    plan_steps,
-    read_batch,
-    training_steps,
-)
+from distill.data import MicroBatchPlan, load_targets, open_signals, read_batch, training_steps
 from distill.losses import total_loss
 from distill.model.student import build_student
 from distill.training import checkpoint, loop
 from distill.training.checkpoint import Report
-from distill.training.loop import evaluate, make_learner, train_step
+from distill.training.loop import evaluate, fit, make_learner
 from distill.training.team import Team
 from featstore.core.schema import TaskFailed, UserError
+from featstore.folds import OUT, TRAIN
 from featstore.store.store import Store
-from tests.distill.small_runs import settings_of
+from tests.distill.small_runs import STEPS, settings_of, small_hubert
 
 CPU = torch.device("cpu")
 STILL = ("student.head_dropout=0.0", "student.dropout.hidden=0.0", "optim.warmup=0.0")
@@ -44,31 +38,17 @@ def targets(store):
     return load_targets(store, 1, CPU)
 
 
-@pytest.fixture(scope="module")
-def small_hubert(tmp_path_factory):
-    """A folder that describes a HuBERT of a few thousand weights; ``random:hf:`` draws them."""
-    folder = tmp_path_factory.mktemp("hubert")
-    HubertConfig(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
-        num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2, conv_dim=(8, 8, 8),
-        conv_kernel=(10, 8, 4), conv_stride=(10, 8, 4),
-    ).save_pretrained(folder)  # fmt: skip
-    return folder
-
-
 def learner(targets, *sets, variant="full", n_steps=8, **options):
     settings = settings_of(*STILL, *sets, variant=variant)
     student = build_student(settings.student, targets.classes, targets.widths, None, 1)
     return make_learner(student.train(), settings, targets, n_steps, CPU, **options)
 
 
-def batches(store, targets, budget_s=1000.0, steps=1):
-    """The micro-batches of the first optimiser steps."""
-    rows, lengths = np.flatnonzero(targets.roles == 1), store.lengths
-    first = training_steps(rows, lengths, 16, 8, 42, 1)[:steps]
-    signals = open_signals(store, None)
-    plans = plan_steps(first, lengths, round(budget_s * 16_000))
-    return [read_batch(signals, plan, lengths) for plan in plans]
+def first_step(store, targets):
+    """The utterances of the first optimiser step as one batch."""
+    rows, lengths = targets.rows(TRAIN), store.lengths
+    step = training_steps(rows, lengths, 16, 8, 42, 1)[0]
+    return read_batch(open_signals(store, None), MicroBatchPlan(step), lengths)
 
 
 def weights(module):
@@ -85,14 +65,13 @@ def moved(before, after):
     return {name for name, value in after.items() if not torch.equal(value, before[name])}
 
 
-def take(ours, parts):
-    """One optimiser step for each micro-batch that ends one."""
-    batches = iter(parts)
-    for _ in range(sum(part.ends_step for part in parts)):
-        train_step(ours, batches)
+def take(ours, store, n_steps=1):
+    """The next optimiser steps of the run, of fewer than all."""
+    signals, until = open_signals(store, None), ours.progress.total + n_steps
+    assert not fit(ours, signals, store.lengths, lambda: None, lambda _: None, until)
 
 
-def gradients(ours, parts):
+def gradients(ours, store):
     """Gradients of a step as AdamW gets them; it must not clip."""
     kept = {}
 
@@ -101,18 +80,20 @@ def gradients(ours, parts):
         kept.update({name: p.grad.clone() for name, p in named if p.grad is not None})
 
     ours.optimiser.register_step_pre_hook(spy)
-    take(ours, parts)
+    take(ours, store)
     return kept
 
 
 def test_accumulated_micro_batches_are_one_batch(store, targets):
-    loose = "optim.clip_norm=1e9"
-    whole, parts = learner(targets, loose), learner(targets, loose)
-    (one,) = batches(store, targets)
-    several = batches(store, targets, budget_s=6)
-    assert len(several) > 3
+    loose, calls = "optim.clip_norm=1e9", []
+    whole = learner(targets, loose, "stream.max_batch_s=1000")
+    parts = learner(targets, loose, "stream.max_batch_s=6")
+    for ours in (whole, parts):
+        ours.net.register_forward_hook(lambda net, *_: calls.append(net))
     before = weights(whole.student)
-    expected, got = gradients(whole, [one]), gradients(parts, several)
+    expected, got = gradients(whole, store), gradients(parts, store)
+    assert calls.count(whole.net) == 1
+    assert calls.count(parts.net) > 3
     assert set(got) == set(expected)
     scale = max(float(value.abs().max()) for value in expected.values())
     for name, value in expected.items():
@@ -133,17 +114,14 @@ def test_accumulated_micro_batches_are_one_batch(store, targets):
 
 
 def test_the_report_is_the_losses_of_the_batch(store, targets):
-    ours = learner(targets)
-    (batch,) = batches(store, targets)
+    ours, batch = learner(targets), first_step(store, targets)
     labels, teachers = targets.batch(batch.rows)
     with torch.no_grad():
         output = ours.student(batch.signals, batch.lengths)
         expected = total_loss(output, teachers, labels, ours.settings.losses)
-    take(ours, [batch])
+    take(ours, store)
     terms, gradient_norms = ours.report.means().values()
-    assert set(terms) == {
-        "kl_linguistic", "kl_prosodic", "cos_linguistic", "cos_prosodic", "ce", "total",
-    }  # fmt: skip
+    assert set(terms) == {"ce", "total", *COEFFICIENTS["full"]}
     for name, value in {**expected.terms, "total": expected.total}.items():
         assert terms[name] == pytest.approx(float(value), rel=1e-5), name
     assert set(gradient_norms) == set(terms) - {"total"}
@@ -158,13 +136,11 @@ def test_the_reports_means_by_hand():
 
 def test_gradients_are_measured_now_and_then_and_once_a_report(store, targets, monkeypatch):
     monkeypatch.setattr(loop, "GRADIENTS_EVERY", 3)
-    ours, counts = learner(targets, n_steps=9), []
-    for part in batches(store, targets, steps=4) + batches(store, targets, steps=3):
-        take(ours, [part])
+    ours, counts = learner(targets), []
+    for _ in range(STEPS + 3):
+        take(ours, store)
         counts.append(ours.report.n_gradients)
-        if len(counts) == 5:
-            ours.report = Report()
-    assert counts == [1, 1, 1, 2, 2, 1, 2]  # steps 0 and 3; then the first of a report, and 6
+    assert counts == [1, 1, 1, 2, 1, 1, 2]  # steps 0 and 3; then the first of an epoch, and 6
 
 
 COEFFICIENTS = {
@@ -181,7 +157,7 @@ COEFFICIENTS = {
 def test_every_variant_takes_a_step_of_its_own_terms(store, targets, variant):
     ours = learner(targets, variant=variant)
     before = weights(ours.student)
-    take(ours, batches(store, targets))
+    take(ours, store)
     terms, norms = ours.report.means().values()
     coefficients = {"ce": 2, **COEFFICIENTS[variant]}
     expected = sum(value * terms[name] for name, value in coefficients.items())
@@ -201,15 +177,14 @@ def test_the_gradient_is_clipped(store, targets):
             taken[name] = float(torch.cat([p.grad.flatten() for p in parameters]).norm())
 
         ours.optimiser.register_step_pre_hook(measure)
-        take(ours, batches(store, targets))
+        take(ours, store)
         assert all(p.grad is None for p in ours.student.parameters())
     assert taken["loose"] > 0.1
     assert taken["tight"] == pytest.approx(0.01, rel=1e-3)
 
 
 def test_class_weights_weigh_the_cross_entropy(store, targets):
-    (batch,) = batches(store, targets)
-    ours = learner(targets, "optim.class_weights=true")
+    batch, ours = first_step(store, targets), learner(targets, "optim.class_weights=true")
     train = targets.labels[torch.from_numpy(targets.rows(1))]
     by_class = len(train) / (4 * torch.bincount(train, minlength=4).float())
     skewed = torch.tensor([0.5, 1.0, 2.0, 4.0])
@@ -219,7 +194,7 @@ def test_class_weights_weigh_the_cross_entropy(store, targets):
     with torch.no_grad():
         logits = ours.student(batch.signals, batch.lengths).logits
         rows = F.cross_entropy(logits, labels, reduction="none")
-    take(ours, [batch])
+    take(ours, store)
     expected = float((rows * skewed[labels]).sum() / len(labels))
     assert ours.report.means()["train"]["ce"] == pytest.approx(expected, rel=1e-5)
     assert expected != pytest.approx(float(rows.mean()), rel=1e-2)
@@ -229,13 +204,14 @@ def test_class_weights_weigh_the_cross_entropy(store, targets):
     ("trainable", "extractor", "transformer"),
     [("transformer", False, True), ("all", True, True), ("none", False, False)],
 )
-def test_what_is_frozen_does_not_move(
-    store, targets, small_hubert, trainable, extractor, transformer
-):
-    sets = (f"student.backbone='random:hf:{small_hubert}'", f"student.trainable={trainable}")
+def test_what_is_frozen_does_not_move(store, targets, tmp_path, trainable, extractor, transformer):
+    sets = (
+        f"student.backbone='random:hf:{small_hubert(tmp_path)}'",
+        f"student.trainable={trainable}",
+    )
     ours = learner(targets, *sets, "student.dropout.projection=0.0")
     before = weights(ours.student)
-    take(ours, batches(store, targets, budget_s=20)[-1:])
+    take(ours, store)
     changed = moved(before, weights(ours.student))
     assert any("feature_extractor" in name for name in before)
     assert any("feature_extractor" in name for name in changed) == extractor
@@ -258,7 +234,7 @@ def test_two_learning_rates(store, targets):
         lr, decay = rates[id(parameter)]
         assert lr == (0.001 if name.startswith("backbone.") else 0.01), name
         assert decay == (0.01 if parameter.ndim > 1 else 0), name
-    take(ours, batches(store, targets))
+    take(ours, store)
     later = (1 + math.cos(math.pi / 8)) / 2  # one of eight steps down the cosine
     lrs = [group["lr"] for group in ours.optimiser.param_groups]
     assert lrs == pytest.approx([rate * later for rate in (0.001, 0.001, 0.01, 0.01)])
@@ -271,7 +247,7 @@ def test_one_learning_rate_unless_told(targets):
 
 @pytest.mark.parametrize("array", [0, 1], ids=["logits", "embeddings"])
 def test_a_loss_that_is_no_number_names_its_utterances(store, targets, array):
-    (batch,) = batches(store, targets)
+    batch = first_step(store, targets)
     bad = sorted(batch.rows[[2, 5]].tolist())
     poisoned = targets.teachers["prosodic"][array].clone()
     poisoned[bad] = torch.inf
@@ -282,7 +258,7 @@ def test_a_loss_that_is_no_number_names_its_utterances(store, targets, array):
     ours = learner(dataclasses.replace(targets, teachers=teachers), utterance_ids=names)
     before = weights(ours.student)
     with pytest.raises(TaskFailed, match="loss not finite") as caught:
-        take(ours, [batch])
+        take(ours, store)
     first, *named = caught.value.message.splitlines()
     assert sorted(named) == sorted(names[row] for row in bad)
     term = ("kl_prosodic", "cos_prosodic")[array]
@@ -295,9 +271,9 @@ def test_weights_that_are_no_numbers_spoil_the_whole_micro_batch(store, targets)
     ours = learner(targets)
     with torch.no_grad():
         ours.student.head[1].bias.fill_(torch.nan)
-    (batch,) = batches(store, targets)
+    batch = first_step(store, targets)
     with pytest.raises(TaskFailed, match="for 16 of the 16 utterance") as caught:
-        take(ours, [batch])
+        take(ours, store)
     named = caught.value.message.splitlines()[1:]
     assert sorted(named) == sorted(f"row {row} of the store" for row in batch.rows.tolist())
 
@@ -305,27 +281,25 @@ def test_weights_that_are_no_numbers_spoil_the_whole_micro_batch(store, targets)
 @pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])
 def test_schedule_optimiser_and_report_are_restored_exactly(store, targets, tmp_path, kind):
     sets = (f"optim.schedule={kind}", "optim.warmup=0.25", "optim.encoder_lr=1e-5")
-    steps = batches(store, targets, steps=4)
 
-    def rates(ours, parts):
+    def rates(ours, n_steps):
         seen = []
-        for part in parts:
+        for _ in range(n_steps):
             seen.append([group["lr"] for group in ours.optimiser.param_groups])
-            take(ours, [part])
+            take(ours, store)
         return seen
 
     whole = learner(targets, *sets, n_steps=6)
-    expected = rates(whole, steps)
+    expected = rates(whole, 4)
     assert len({tuple(lrs) for lrs in expected}) > 2
     half = learner(targets, *sets, n_steps=6)
-    rates(half, steps[:2])
-    half.progress.total = 2
+    rates(half, 2)
     checkpoint.save(tmp_path, half)
     resumed = learner(targets, *sets, n_steps=6)
     assert checkpoint.load(tmp_path, resumed)
     assert resumed.report == half.report
     assert resumed.report.n == 32
-    assert rates(resumed, steps[2:]) == expected[2:]
+    assert rates(resumed, 2) == expected[2:]
     for name, value in weights(whole.student).items():
         assert torch.equal(weights(resumed.student)[name], value), name
     assert resumed.report == whole.report
@@ -354,7 +328,7 @@ def test_evaluation_heads_and_losses_are_float32_whatever_the_precision(store, t
     rows, signals = np.arange(12), open_signals(store, None)
     logits = evaluate(half, signals, store.lengths, rows)
     assert np.array_equal(logits, evaluate(full, signals, store.lengths, rows))
-    (batch,) = batches(store, targets)
+    batch = first_step(store, targets)
     with torch.autocast("cpu", torch.bfloat16):
         said = half.student.eval()(batch.signals, batch.lengths)
     assert {x.dtype for x in (said.logits, said.pooled, *said.embeddings.values())} == {
@@ -385,7 +359,7 @@ def in_half(targets, scale):
 
 def test_a_scaled_gradient_is_scaled_back(store, targets):
     ours = in_half(targets, 1024.0)
-    taken = gradients(ours, batches(store, targets))
+    taken = gradients(ours, store)
     total = math.sqrt(sum(float(value.norm()) ** 2 for value in taken.values()))
     assert total == pytest.approx(1, rel=1e-3)  # clipped to 1, not to 1/1024
     assert ours.schedule.last_epoch == 1
@@ -395,7 +369,7 @@ def test_a_scaled_gradient_is_scaled_back(store, targets):
 def test_a_step_that_overflows_is_not_taken_and_the_scale_falls(store, targets, tmp_path):
     ours = in_half(targets, 2.0**60)  # the gradient becomes infinite
     before, lrs = weights(ours.student), ours.schedule.get_last_lr()
-    take(ours, batches(store, targets))
+    take(ours, store)
     assert not moved(before, weights(ours.student))
     assert ours.scaler.get_scale() == 2.0**59
     assert ours.schedule.get_last_lr() == lrs
@@ -420,14 +394,13 @@ class Unsent(Team):
 
 @pytest.mark.parametrize("n_rows", [16, 3, 1])
 def test_the_mean_over_processes_is_the_step_of_one(store, targets, n_rows):
-    rows, lengths = np.flatnonzero(targets.roles == 1)[:n_rows], store.lengths
-    signals, budget = open_signals(store, None), 6 * 16_000
+    roles = targets.roles.copy()
+    roles[targets.rows(TRAIN)[n_rows:]] = OUT
+    few = dataclasses.replace(targets, roles=roles)
 
     def taken(team):
-        plans = plan_steps([rows], lengths, budget, [team.share(rows, lengths)])
-        ours = learner(targets, "optim.clip_norm=1e9", team=team)
-        grads = gradients(ours, [read_batch(signals, plan, lengths) for plan in plans])
-        return grads, ours.report
+        ours = learner(few, "optim.clip_norm=1e9", "stream.max_batch_s=6", team=team)
+        return gradients(ours, store), ours.report
 
     (expected, whole), *parts = (taken(team) for team in (Team(), Unsent(0, 2), Unsent(1, 2)))
     assert [report.n for _, report in parts] == [n_rows - n_rows // 2, n_rows // 2]
@@ -443,12 +416,11 @@ def test_the_mean_over_processes_is_the_step_of_one(store, targets, n_rows):
 
 
 def test_half_precision_trains_nearly_alike(store, targets):
-    (batch,) = batches(store, targets)
     reports = []
     for precision in (torch.float32, torch.bfloat16):
         ours = learner(targets)
         ours.net.dtype = precision
-        take(ours, [batch])
+        take(ours, store)
         reports.append(ours.report.means()["train"])
     assert reports[0]["total"] != reports[1]["total"]
     assert reports[1] == pytest.approx(reports[0], rel=0.05, abs=0.01)

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import pandas as pd
 import pytest
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from distill.report import collect
 from distill.runs import folder as runs
@@ -35,18 +36,18 @@ def dies(*_):
 @contextmanager
 def killed_after(n_steps):
     """Die in the optimiser step after so many."""
-    step, seen = trainer.train_step, []
+    steps = iter(range(n_steps))
 
-    def counted(*args):
-        if len(seen) == n_steps:
+    def counted(*_):
+        if next(steps, None) is None:
             raise Killed
-        seen.append(n_steps)
-        return step(*args)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "train_step", counted)
+    hook = register_optimizer_step_pre_hook(counted)
+    try:
         with pytest.raises(Killed):
             yield
+    finally:
+        hook.remove()
 
 
 def resumed(order, *deaths):

@@ -117,10 +117,8 @@ def pair(small_store, tmp_path_factory):
         port = str(free.getsockname()[1])
     started = []
     for rank in ("0", "1"):
-        env = environment(
-            RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2", LOCAL_WORLD_SIZE="2",
-            MASTER_ADDR="127.0.0.1", MASTER_PORT=port,
-        )  # fmt: skip
+        ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        env = environment(**ranks, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
         command = [sys.executable, "-W", "error", HERE / "in_pair.py", small_store, place]
         started.append(
             subprocess.Popen(command, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -161,9 +159,8 @@ def test_both_processes_know_what_came_of_it(pair):
 
 def test_a_failure_of_one_process_is_the_others(pair):
     for words in pair[1]:
-        assert words["error"] == {
-            "message": "the second process has had enough", "hint": "give it a rest", "steps": 6,
-        }  # fmt: skip
+        message = "the second process has had enough"
+        assert words["error"] == {"message": message, "hint": "give it a rest", "steps": 6}
 
 
 def test_resumed_within_an_epoch_it_leaves_the_same_bytes(pair):
@@ -193,10 +190,8 @@ class TestEnds:
     def endless(self, small_store, tmp_path):
         """Two processes at a run that would take hours, in a session of their own."""
         args = flags(small_store, tmp_path, "optim.epochs=5000")
-        with subprocess.Popen(
-            launch(*args, "--fold", 1), env=environment(), stderr=subprocess.PIPE, text=True,
-            start_new_session=True,
-        ) as process:  # fmt: skip
+        kind = {"stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+        with subprocess.Popen(launch(*args, "--fold", 1), env=environment(), **kind) as process:
             until(lambda: list(tmp_path.glob("test/*/*/checkpoint/0*")))
             started = workers(process.pid)
             assert len(started) == 2
