@@ -17,7 +17,7 @@ from typing import Any
 
 from distill.experiments.cluster import refuse_flags, task_of
 from distill.experiments.plan import require_encoders, states
-from distill.runs.attendance import epoch_note, queued
+from distill.runs.attendance import epoch_note
 from distill.runs.folder import RunFolder
 from distill.runs.request import Outcome, RunRequest
 from featstore.core.config import cross_fitted
@@ -27,7 +27,7 @@ from featstore.core.schema import TaskFailed, UserError, printable
 from featstore.inspection.teachers import warnings_of
 from featstore.jobs import LOCAL, ExecutorSettings, carry_out
 from featstore.jobs.local import default_jobs, workers
-from featstore.jobs.task import Task, fail, standings
+from featstore.jobs.task import Task, fail, queued, standings
 from featstore.store import open_store
 
 AGAIN = "what is done is kept: mend the cause and run the same command again"

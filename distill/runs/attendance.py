@@ -5,16 +5,13 @@ They lie in ``RUNS/.tasks`` (see :mod:`featstore.jobs.task`), a run's under its 
 
 from __future__ import annotations
 
-import os
-import socket
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from distill.runs.folder import RunFolder
 from distill.runs.request import RunRequest
-from featstore.jobs.task import Tell, attended, queue, standings, withdraw
+from featstore.jobs.task import Tell, attended, unheard
 
 
 @contextmanager
@@ -27,7 +24,7 @@ def noted(request: RunRequest, run: RunFolder, *, leads: bool) -> Iterator[Tell]
         leads: whether this process speaks for its team; the others note nothing.
     """
     if not leads:
-        yield lambda done, total, note="": None
+        yield unheard
         return
     with attended(request.runs, run.task) as tell, run.telling():
         yield tell
@@ -43,29 +40,3 @@ def epoch_note(entry: Mapping[str, Any]) -> str:
     if scores := entry.get("validation"):
         text += f" val WA {100 * scores['wa']:.1f} UA {100 * scores['ua']:.1f}"
     return text
-
-
-@contextmanager
-def queued(runs: Path, keys: Iterable[str]) -> Iterator[None]:
-    """Show runs as waiting for this command, as long as it lasts.
-
-    Args:
-        runs: the folder of all runs.
-        keys: their tasks. What another process or a job of a cluster does is left alone.
-    """
-    others = {
-        one.key
-        for one in standings(runs)
-        if one.state == "running" or (one.state == "queued" and one.facts.get("job"))
-    }
-    mine = [key for key in keys if key not in others]
-    command = {"host": socket.gethostname(), "pid": os.getpid()}
-    try:
-        for key in mine:
-            with suppress(OSError):  # a full disk, say: the run itself will fail with it
-                queue(runs, key, command)
-        yield
-    finally:
-        for key in mine:
-            with suppress(OSError):
-                withdraw(runs, key)

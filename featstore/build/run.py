@@ -136,19 +136,19 @@ def tasks_of(plan: Plan, request: Request, executor: ExecutorSettings = LOCAL) -
     if (lld := plan.step("lld")).status != "done":
         parts = lld_parts(plan, request, executor)
         tasks = [
-            Task(part.key, partial(units.extract_part, part), part.is_done, lld.why)
+            Task(part.key, partial(units.extract_part, part), part.is_done)
             for part in parts
             if not part.is_there()
         ]
         needs = tuple(task.key for task in tasks)
         commit = partial(units.commit_llds, parts)
-        tasks.append(Task("lld", commit, _is_done(request.store, lld), lld.why, needs))
+        tasks.append(Task("lld", commit, _is_done(request.store, lld), needs))
     demand = Demand() if request.device == "cpu" else Demand(cpus=2, gpus=1, memory_gb=16)
     for job in plan.jobs:
         needs = ("lld",) if tasks and "lld" in job.step.identity.parents else ()
         is_done = _is_done(request.store, job.step)
         fit = partial(fit_teacher, job)
-        tasks.append(Task(job.unit, fit, is_done, job.step.why, needs, demand, job.n_fits))
+        tasks.append(Task(job.unit, fit, is_done, needs, demand, job.n_fits))
     return tasks
 
 

@@ -10,17 +10,16 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 
 from featstore.core.config import device_kind
 from featstore.core.schema import TaskFailed
-from featstore.jobs.task import Outcome, Task, attended, failed_needs
+from featstore.jobs.task import Outcome, Task, attended, settle
 
 _POLL_S = 0.2
 
@@ -106,63 +105,27 @@ def carry_out(
         device: where the tasks that want a GPU compute.
     """
     left = {task.key: task for task in tasks}
-    waiting = list(tasks)
-    failed: set[str] = set()
     team = workers(jobs, device if any(task.demand.gpus for task in tasks) else "cpu")
     has_gpu = any(worker.gpu for worker in team)
     if has_gpu:
         team = [*team, *workers(jobs, "cpu")]
-
-    def ready(worker: Worker) -> Task | None:
-        for task in waiting:
-            suits = worker.gpu == (has_gpu and task.demand.gpus > 0)
-            if suits and task.key in left and not left.keys() & set(task.needs):
-                waiting.remove(task)
-                return task
-        return None
-
-    with closing(_pooled(root, ready, team)) as outcomes:
-        for task, failure in outcomes:
-            del left[task.key]
-            yield task, failure
-            failed |= {task.key} if failure else set()
-            while lost := failed_needs(left.values(), failed):
-                for task, error in lost:
-                    failed.add(left.pop(task.key).key)
-                    yield task, error
-    if left:
-        raise ValueError(f"tasks that wait for each other: {', '.join(left)}")
-
-
-def perform(root: Path, task: Task, log: str = "") -> None:
-    """Do a task unless it is done, with notes for all to see.
-
-    What another process has committed meanwhile is no failure.
-    """
-    if task.is_done():
-        return
-    with attended(root, task.key, log=log):
-        try:
-            task.work()
-        except Exception:
-            if not task.is_done():
-                raise
-
-
-def _pooled(
-    root: Path, ready: Callable[[Worker], Task | None], team: Sequence[Worker]
-) -> Generator[Outcome, None, None]:
-    """What is ready for each worker in turn, until nothing runs and nothing is ready."""
     pools: dict[int, ProcessPoolExecutor] = {}
     running: dict[Future[None], tuple[Task, int]] = {}
+
+    def ready(worker: Worker) -> Iterator[Task]:
+        begun = {task.key for task, _ in running.values()}
+        for task in left.values():
+            suits = worker.gpu == (has_gpu and task.demand.gpus > 0)
+            if suits and task.key not in begun and not left.keys() & set(task.needs):
+                yield task
+
     try:
-        while True:
-            busy = {at for _, at in running.values()}
-            for at in (at for at in range(len(team)) if at not in busy):
-                if (task := ready(team[at])) is not None:
+        while left:
+            for at in sorted(set(range(len(team))) - {at for _, at in running.values()}):
+                if task := next(ready(team[at]), None):
                     running[_submit(pools, at, team[at].device, root, task)] = task, at
             if not running:
-                break
+                raise ValueError(f"tasks that wait for each other: {', '.join(left)}")
             finished, _ = wait(running, _POLL_S, return_when=FIRST_COMPLETED)
             for future in sorted(finished, key=list(running).index):
                 task, at = running.pop(future)
@@ -173,7 +136,7 @@ def _pooled(
                     error = TaskFailed(why, "look for lack of memory in the system's log")
                 if error is not None and not isinstance(error, Exception):
                     raise error
-                yield task, error
+                yield from settle(left, task, error)
     except BaseException:
         for pool in pools.values():
             pool.shutdown(wait=False, cancel_futures=True)
@@ -185,6 +148,21 @@ def _pooled(
         raise
     for pool in pools.values():
         pool.shutdown()
+
+
+def perform(root: Path, task: Task) -> None:
+    """Do a task unless it is done, with notes for all to see.
+
+    What another process has committed meanwhile is no failure.
+    """
+    if task.is_done():
+        return
+    with attended(root, task.key):
+        try:
+            task.work()
+        except Exception:
+            if not task.is_done():
+                raise
 
 
 def _submit(

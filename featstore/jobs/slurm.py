@@ -12,9 +12,9 @@ import logging
 import math
 import os
 import shutil
-import socket
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ from featstore.core.schema import Corrupt, Refused, TaskFailed, UserError, print
 from featstore.jobs import task as notes
 from featstore.jobs.local import perform
 from featstore.jobs.settings import ExecutorSettings, SlurmSettings
-from featstore.jobs.task import Demand, Outcome, Standing, Task, failed_needs
+from featstore.jobs.task import Demand, Outcome, Standing, Task, settle
 
 JOB_NAME = "emodistill"
 PATIENCE_S = 20.0
@@ -40,6 +40,7 @@ _FOREIGN_SILENCE_S = 20.0
 _ERRORS: Mapping[int, type[UserError]] = {1: TaskFailed, 2: UserError, 3: Corrupt, 4: Refused}
 
 Needs = tuple[tuple[str, Callable[[], bool]], ...]
+"""Keys of the tasks that come first, each with what tells that it is done."""
 
 
 def carry_out(
@@ -59,19 +60,18 @@ def carry_out(
         _remove_logs(root)
         return
     require_slurm()
-    watch = _Watch(root.absolute(), settings.slurm, {task.key: _Job(task) for task in tasks})
+    watch = _Watch(root.absolute(), settings.slurm, {task.key: task for task in tasks})
     try:
         watch.take_up(submit_new=not settings.attach)
         if settings.wait:
             yield from watch.outcomes()
             _remove_logs(watch.root)
     finally:
-        arrays = sorted({job.number.partition("_")[0] for job in watch.left.values()} - {""})
+        arrays = sorted({_array(job) for job in watch.jobs.values()})
         if arrays:
-            jobs = " ".join(arrays)
             say(
-                f"{len(watch.left)} task(s) go on as SLURM job(s) {jobs}: the same command, or "
-                f"with --attach, waits for them; `scancel {jobs}` ends them"
+                f"{len(watch.left)} task(s) go on as SLURM job(s) {' '.join(arrays)}: the same "
+                f"command, or with --attach, waits for them; `scancel {' '.join(arrays)}` ends them"
             )
 
 
@@ -79,32 +79,26 @@ def carry_out(
 
 
 @dataclass
-class _Job:
-    """A task that is not done yet, and what became of its jobs.
+class _Watch:
+    """The tasks that are not settled yet.
 
     Attributes:
-        task: the task.
-        number: its job's, such as ``7_3``; empty where it has none.
-        again: how often it was queued anew.
-        missed: its job was found gone and the task not done; it may only not be seen here yet.
+        root: where notes are kept.
+        settings: of the cluster.
+        left: the tasks by key.
+        jobs: of those that have one: its number, such as ``7_3``.
+        again: how often each was queued anew.
+        missed: whose job was found gone and the task not done; it may only not be seen here yet.
     """
-
-    task: Task
-    number: str = ""
-    again: int = 0
-    missed: bool = False
-
-
-@dataclass
-class _Watch:
-    """The tasks that are not settled yet."""
 
     root: Path
     settings: SlurmSettings
-    left: dict[str, _Job]
-    failed: set[str] = field(default_factory=set)
+    left: dict[str, Task]
+    jobs: dict[str, str] = field(default_factory=dict)
+    again: Counter[str] = field(default_factory=Counter)
+    missed: set[str] = field(default_factory=set)
     n_done: int = 0
-    _sizes: dict[str, int] = field(default_factory=dict)
+    n_failed: int = 0
     _line: tuple[float, str] = (0.0, "")
 
     def take_up(self, *, submit_new: bool) -> None:
@@ -114,118 +108,136 @@ class _Watch:
             UserError: nothing was ever queued, and nothing is to be.
         """
         standings = self._standings()
-        alive = living(str(one.facts["job"]) for one in standings.values() if "job" in one.facts)
+        noted = {key: str(one.facts.get("job", "")) for key, one in standings.items()}
+        alive = living(filter(None, noted.values()))
         if alive is None:
             raise UserError(
                 "squeue does not answer", "try again when it does: `squeue` tells what is wrong"
             )
-        n_there, fresh = 0, []
-        for key, job in self.left.items():
-            standing = standings.get(key)
-            number = str(standing.facts.get("job", "")) if standing else ""
-            if standing and (number in alive or _at_work(standing, number, alive)):
-                job.number = number if number in alive else ""
-                n_there += 1
-            elif submit_new or (standing and standing.state != "failed"):
-                fresh.append(job)
+        self.jobs = {key: job for key, job in noted.items() if job in alive}
+        going = {key for key, one in standings.items() if key in self.jobs or _at_work(one, alive)}
+        fresh = [key for key in self.left if key not in going]
         if not submit_new:
-            self.left = {k: j for k, j in self.left.items() if k in standings or j in fresh}
+            begun = {key for key, one in standings.items() if one.state != "failed"}
+            fresh = [key for key in fresh if key in begun]
+            self.left = {key: self.left[key] for key in self.left if key in standings}
             if not self.left:
                 raise UserError("--attach: nothing was queued", "leave --attach out to queue it")
-        self._submit([job for job in fresh if not job.task.is_done()])
-        if n_there or fresh:
-            say(f"{n_there} task(s) found queued or running, {len(fresh)} queued now")
+        self._submit([key for key in fresh if not self.left[key].is_done()])
+        if going or fresh:
+            say(f"{len(going)} task(s) found queued or running, {len(fresh)} queued now")
 
     def outcomes(self) -> Iterator[Outcome]:
         """Each task once it is settled."""
         while self.left:
             standings = self._standings()
-            alive = living(job.number for job in self.left.values() if job.number)
+            alive = living(self.jobs.values())
             if alive is not None:
-                yield from self.settled(standings, alive)
+                yield from self._settled(standings, alive)
             self._say(standings, "" if alive is not None else "squeue does not answer; ")
             if self.left:
                 time.sleep(self.settings.poll_s)
 
-    def settled(self, standings: Mapping[str, Standing], alive: set[str]) -> Iterator[Outcome]:
+    def _settled(self, standings: Mapping[str, Standing], alive: set[str]) -> Iterator[Outcome]:
         """The tasks that are found done or failed now; the jobs that vanished are queued again."""
-        again = []
-        for key, job in list(self.left.items()):
+        vanished = []
+        for key, task in list(self.left.items()):
             standing = standings.get(key)
+            if key not in self.left:  # it needs one that has just failed
+                continue
             if standing is not None and standing.state == "failed":
-                yield self._close(key, _noted_error(standing))
-            elif job.number in alive or _at_work(standing, job.number, alive):
-                job.missed = False
-            elif job.task.is_done():
-                yield self._close(key, None)
-            elif not job.missed:
-                job.missed = True
-            elif not set(job.task.needs) & self.left.keys():
-                if job.again < self.settings.retries:
-                    again.append(job)
-                else:
-                    yield self._close(key, self._lost(key, job, standing))
-        while lost := failed_needs([job.task for job in self.left.values()], self.failed):
-            for task, error in lost:
-                if error is not None:
-                    facts = {"job": self.left[task.key].number}
-                    notes.fail(self.root, task.key, error, facts)
-                yield self._close(task.key, error)
-        again = [job for job in again if job.task.key in self.left]
-        for job in again:
-            job.again += 1
-            say(f"{job.task.key}: job {job.number} is gone and it is not done; once more")
-        self._submit(again)
+                yield from self._close(task, _noted_error(standing))
+            elif self.jobs.get(key) in alive or (standing and _at_work(standing, alive)):
+                self.missed.discard(key)
+            elif task.is_done():
+                yield from self._close(task, None)
+            elif key not in self.missed:
+                self.missed.add(key)
+            elif set(task.needs) & self.left.keys():
+                continue
+            elif self.again[key] < self.settings.retries:
+                vanished.append(key)
+            else:
+                log = printable(str(standing.facts.get("log", ""))) if standing else ""
+                error = TaskFailed(
+                    f"its job ended {self.again[key] + 1} times without a word (log: {log})",
+                    "look there for lack of memory or time: --time, memory_gb in the --slurm file",
+                )
+                notes.fail(self.root, key, error, {"log": log, "job": self.jobs.get(key, "")})
+                yield from self._close(task, error)
+        vanished = [key for key in vanished if key in self.left]
+        for key in vanished:
+            self.again[key] += 1
+            say(f"{key}: job {self.jobs.get(key, '')} is gone and it is not done; once more")
+        self._submit(vanished)
 
-    def _close(self, key: str, error: Exception | None) -> Outcome:
-        task = self.left.pop(key).task
-        if error is None:
-            notes.forget(self.root, key)
-            self.n_done += 1
-        else:
-            self.failed.add(key)
-        return task, error
+    def _close(self, task: Task, error: Exception | None) -> Iterator[Outcome]:
+        """Settle a task; why it failed is noted already, but not yet of those that need it."""
+        for one, why in settle(self.left, task, error):
+            job = self.jobs.pop(one.key, "")
+            self.n_done += why is None
+            self.n_failed += why is not None
+            if why is None:
+                notes.forget(self.root, one.key)
+            elif one is not task:
+                notes.fail(self.root, one.key, why, {"job": job})
+            yield one, why
 
-    def _lost(self, key: str, job: _Job, standing: Standing | None) -> TaskFailed:
-        log = printable(str(standing.facts.get("log", ""))) if standing else ""
-        error = TaskFailed(
-            f"its job ended {job.again + 1} times without a word (log: {log})",
-            "look there for lack of memory or time: --time, memory_gb in the --slurm file",
-        )
-        notes.fail(self.root, key, error, {"log": log, "job": job.number})
-        return error
+    def _submit(self, keys: Sequence[str]) -> None:
+        """Queue tasks, those that others wait for first; alike ones as one array.
 
-    def _submit(self, jobs: Sequence[_Job]) -> None:
-        """Queue tasks, those that others wait for first; alike ones as one array."""
-        waiting = {job.task.key: job for job in jobs}
-        for job in jobs:
-            job.number, job.missed = "", False
+        A job begins after the arrays of what it needs, ``afterany``: with ``afterok`` one failed
+        job would hold back what does not need it. Each looks for itself whether it can begin.
+        """
+        waiting = {key: self.left[key] for key in keys}
+        for key in waiting:
+            self.jobs.pop(key, None)
+            self.missed.discard(key)
         while waiting:
-            alike: dict[tuple[Demand, frozenset[str]], list[_Job]] = {}
-            for job in waiting.values():
-                if not waiting.keys() & set(job.task.needs):
-                    queued = (one for one in job.task.needs if one in self.left)
-                    first = frozenset(n for one in queued if (n := self.left[one].number))
-                    alike.setdefault((job.task.demand, first), []).append(job)
+            alike: dict[tuple[Demand, str], list[Task]] = {}
+            for task in waiting.values():
+                if not waiting.keys() & set(task.needs):
+                    first = {_array(self.jobs[need]) for need in task.needs if need in self.jobs}
+                    after = ":".join(["afterany", *sorted(first)]) if first else ""
+                    alike.setdefault((task.demand, after), []).append(task)
             if not alike:
                 raise ValueError(f"tasks that wait for each other: {', '.join(waiting)}")
-            for (demand, first), group in alike.items():
+            for (demand, after), group in alike.items():
                 for at in range(0, len(group), self.settings.array_size):
-                    self._submit_array(demand, group[at : at + self.settings.array_size], first)
-                for job in group:
-                    del waiting[job.task.key]
+                    self._submit_array(group[at : at + self.settings.array_size], demand, after)
+                for task in group:
+                    del waiting[task.key]
 
-    def _submit_array(self, demand: Demand, group: Sequence[_Job], first: Iterable[str]) -> None:
-        bodies = []
-        for job in group:
-            needs = (self.left[need].task for need in job.task.needs if need in self.left)
-            bodies.append(Body(self.root, job.task, tuple((t.key, t.is_done) for t in needs)))
-        after = dependency(first, self._sizes)
-        numbers = submit(bodies, demand, self.settings, _logs(self.root), after)
-        for job, (number, log) in zip(group, numbers, strict=True):
-            job.number = number
-            notes.queue(self.root, job.task.key, {"job": number, "log": log})
-        self._sizes[numbers[0][0].partition("_")[0]] = len(numbers)
+    def _submit_array(self, group: Sequence[Task], demand: Demand, after: str) -> None:
+        """Queue tasks that want the same, as one array.
+
+        Raises:
+            UserError: SLURM refuses them, in its own words.
+        """
+        import submitit
+
+        folder = _logs(self.root)
+        make_folders(folder)
+        logging.getLogger("submitit").setLevel(logging.CRITICAL)  # it tells what is told here again
+        executor = submitit.SlurmExecutor(folder, max_num_timeout=self.settings.retries)
+        executor.update_parameters(**parameters(demand, self.settings, after))
+        try:
+            with contextlib.redirect_stderr(io.StringIO()), executor.batch():
+                jobs = []
+                for task in group:
+                    first = [self.left[need] for need in task.needs if need in self.left]
+                    needs = tuple((one.key, one.is_done) for one in first)
+                    jobs.append(executor.submit(Body(self.root, task, needs)))
+        except submitit.core.utils.FailedJobError as error:
+            words = " ".join(str(error).replace("sbatch: error: ", "").split())
+            raise UserError(
+                f"sbatch refuses the jobs: {printable(words)}",
+                "mend --partition, --account, --time or the --slurm file; `sinfo` lists partitions",
+            ) from error
+        for task, job in zip(group, jobs, strict=True):
+            self.jobs[task.key] = job.job_id
+            facts = {"job": job.job_id, "log": str(job.paths.stdout)}
+            notes.queue(self.root, task.key, facts)
 
     def _standings(self) -> dict[str, Standing]:
         return {one.key: one for one in notes.standings(self.root) if one.key in self.left}
@@ -234,7 +246,7 @@ class _Watch:
         """A line now and then, when something has changed."""
         running = sum(one.state == "running" for one in standings.values())
         line = f"{note}{self.n_done} done, {running} running, {len(self.left) - running} queued" + (
-            f", {len(self.failed)} failed" if self.failed else ""
+            f", {self.n_failed} failed" if self.n_failed else ""
         )
         now = time.monotonic()
         if line != self._line[1] and (now - self._line[0] >= LINE_EVERY_S or not self.left):
@@ -242,12 +254,16 @@ class _Watch:
             self._line = now, line
 
 
-def _at_work(standing: Standing | None, number: str, alive: set[str]) -> bool:
+def _array(job: str) -> str:
+    """The number of the whole array that a job is of."""
+    return job.partition("_")[0]
+
+
+def _at_work(standing: Standing, alive: set[str]) -> bool:
     """Whether a process is at it although its job is not among the living: no job, or just gone."""
-    if standing is None or standing.state != "running":
-        return False
-    noted = str(standing.facts.get("job", ""))
-    return not noted or noted in alive or standing.age_s < _FOREIGN_SILENCE_S
+    job = str(standing.facts.get("job", ""))
+    here = not job or job in alive or standing.age_s < _FOREIGN_SILENCE_S
+    return standing.state == "running" and here
 
 
 def _noted_error(standing: Standing) -> UserError:
@@ -325,42 +341,6 @@ def living(jobs: Iterable[str], timeout_s: float = _SQUEUE_S) -> set[str] | None
     return wanted & set(done.stdout.split())
 
 
-def submit(
-    bodies: Sequence[Body], demand: Demand, settings: SlurmSettings, folder: Path, after: str = ""
-) -> list[tuple[str, str]]:
-    """Queue some bodies that want the same, as one array.
-
-    Args:
-        bodies: what each job does.
-        demand: what each wants of a machine.
-        settings: of the cluster, which have the last word.
-        folder: for scripts, pickles and logs; the nodes must see it.
-        after: what ``--dependency`` is told.
-
-    Returns:
-        Number and log of each job, in order.
-
-    Raises:
-        UserError: SLURM refuses them, in its own words.
-    """
-    import submitit
-
-    make_folders(folder)
-    logging.getLogger("submitit").setLevel(logging.CRITICAL)  # it tells what is told here again
-    executor = submitit.SlurmExecutor(folder, max_num_timeout=settings.retries)
-    executor.update_parameters(**parameters(demand, settings, after))
-    try:
-        with contextlib.redirect_stderr(io.StringIO()), executor.batch():
-            jobs = [executor.submit(body) for body in bodies]
-    except submitit.core.utils.FailedJobError as error:
-        words = " ".join(str(error).replace("sbatch: error: ", "").split())
-        raise UserError(
-            f"sbatch refuses the jobs: {printable(words)}",
-            "mend --partition, --account, --time or the --slurm file; `sinfo` lists partitions",
-        ) from error
-    return [(job.job_id, str(job.paths.stdout)) for job in jobs]
-
-
 def parameters(demand: Demand, settings: SlurmSettings, after: str = "") -> dict[str, Any]:
     """What submitit is told of a demand: the cluster's settings where they say something.
 
@@ -401,28 +381,6 @@ def parameters(demand: Demand, settings: SlurmSettings, after: str = "") -> dict
     return {key: value for key, value in asked.items() if value is not None}
 
 
-def dependency(jobs: Iterable[str], sizes: Mapping[str, int]) -> str:
-    """What sbatch's ``--dependency`` is told, a whole array by its own number.
-
-    ``afterany``, not ``afterok``: one failed job of an array would hold back all that depends on
-    the array, also what does not need it. Each task looks for itself whether what it needs is done.
-
-    Args:
-        jobs: that come first.
-        sizes: how many jobs an array has, by its number.
-
-    >>> dependency(["7_0", "7_1", "8_3", "9"], {"7": 2, "8": 5})
-    'afterany:7:8_3:9'
-    """
-    by_array: dict[str, list[str]] = {}
-    for job in jobs:
-        by_array.setdefault(job.partition("_")[0], []).append(job)
-    parts: list[str] = []
-    for array, members in sorted(by_array.items()):
-        parts += [array] if len(members) == sizes.get(array) else sorted(members)
-    return ":".join(["afterany", *parts]) if parts else ""
-
-
 # --- what a job does ---
 
 
@@ -433,7 +391,7 @@ class Body:
     Attributes:
         root: where notes are kept.
         task: what to do.
-        needs: the tasks that come first, each with what tells that it is done.
+        needs: what comes first.
     """
 
     root: Path
@@ -461,16 +419,13 @@ def alone(root: Path, task: Task) -> None:
     """Do a task that no other process is at; where one is, wait for what comes of it."""
     is_told = False
     while not task.is_done():
-        other = notes.attendant(root, task.key)
-        job = notes.job_id()
-        mine = (socket.gethostname(), os.getpid())
+        other, job = notes.attendant(root, task.key), notes.job_id()
         if other is None or (job and other.get("job") == job):  # itself, on another machine before
-            with notes.attended(root, task.key):
-                other = notes.attendant(root, task.key)
-                if other is None or (other.get("host"), other.get("pid")) == mine:
+            with notes.attended(root, task.key) as tell:
+                if tell is not notes.unheard:
                     perform(root, task)
                     return
-        if not is_told:
+        elif not is_told:
             say(f"{task.key}: process {other.get('pid')} on {other.get('host')} is at it; waiting")
             is_told = True
         time.sleep(LOOK_S)

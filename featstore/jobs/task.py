@@ -1,8 +1,8 @@
 """Tasks: the independent pieces of a build or a study, and how each stands.
 
 A task ends in something committed (a unit, a run's ``DONE``), so anybody may begin it again at any
-time. How it stands until then is told by small files in ``ROOT/.tasks``, on the file system that
-all nodes share, and never by a scheduler's accounts. They vanish with the work that they tell of.
+time. Until then small files in ``ROOT/.tasks``, on the file system that all nodes share, say how
+it stands; a scheduler's accounts are never asked. The files vanish with the work.
 """
 
 from __future__ import annotations
@@ -74,7 +74,6 @@ class Task:
         key: what it makes, e.g. ``folds/03/linguistic``; unique below its root.
         work: does it; can be pickled.
         is_done: whether what it makes is there; can be pickled, reads no large file.
-        why: the reason that it is to be done.
         needs: keys of the tasks that come first.
         demand: what it wants of a machine.
         n_steps: as many steps its progress counts.
@@ -83,7 +82,6 @@ class Task:
     key: str
     work: Callable[[], Any]
     is_done: Callable[[], bool]
-    why: str = ""
     needs: tuple[str, ...] = ()
     demand: Demand = field(default_factory=Demand)
     n_steps: int = 1
@@ -92,14 +90,22 @@ class Task:
 Outcome = tuple[Task, Exception | None]
 
 
-def failed_needs(tasks: Iterable[Task], failed: Collection[str]) -> list[Outcome]:
-    """The tasks that need one that has failed, each with the error that says so."""
-    hint = "mend its cause and run the same command again"
-    return [
-        (task, TaskFailed(f"needs {', '.join(lost)}, which failed", hint))
-        for task in tasks
-        if (lost := sorted(set(task.needs) & set(failed)))
-    ]
+def settle(left: dict[str, Task], task: Task, error: Exception | None) -> Iterator[Outcome]:
+    """A task has ended: take it, and where it failed all that need it, out of those that are left.
+
+    Yields:
+        Each task that is left no more, with why it failed, or None.
+    """
+    del left[task.key]
+    yield task, error
+    if error is None:
+        return
+    lost = TaskFailed(
+        f"needs {task.key}, which failed", "mend its cause and run the same command again"
+    )
+    for other in [one for one in left.values() if task.key in one.needs]:
+        if other.key in left:  # it may need another one of these
+            yield from settle(left, other, lost)
 
 
 @dataclass(frozen=True)
@@ -141,9 +147,37 @@ class Standing:
 def queue(root: Path, key: str, facts: dict[str, Any]) -> None:
     """Note that a task waits for a machine, and with whom; forgets that it ever failed."""
     record = {"key": key, "since": time.time(), **facts}
-    make_folders(_folder(root))
+    make_folders(root / FOLDER)
     _path(root, key, "failed").unlink(missing_ok=True)
     write_file(_path(root, key, "queued"), json.dumps(record, sort_keys=True).encode())
+
+
+@contextmanager
+def queued(root: Path, keys: Iterable[str]) -> Iterator[None]:
+    """Show tasks as waiting for this command, as long as it lasts.
+
+    What another process or a job of a cluster does is left alone; so is a note of a failure.
+    """
+    here = socket.gethostname()
+    others = {
+        one.key
+        for one in standings(root)
+        if one.state == "running" or (one.state == "queued" and one.facts.get("job"))
+    }
+    mine = set(keys) - others
+    try:
+        for key in mine:
+            with suppress(OSError):  # a full disk, say: the task itself will fail with it
+                queue(root, key, {"host": here, "pid": os.getpid()})
+        yield
+    finally:
+        with suppress(OSError):
+            for key in mine:
+                _path(root, key, "queued").unlink(missing_ok=True)
+            for one in standings(root):  # a process that was killed, by this one or by the system
+                if one.key in mine and one.state == "silent" and one.facts.get("host") == here:
+                    _path(root, one.key, "running").unlink(missing_ok=True)
+            (root / FOLDER).rmdir()
 
 
 def forget(root: Path, key: str) -> None:
@@ -151,21 +185,7 @@ def forget(root: Path, key: str) -> None:
     for kind in ("queued", "running", "failed"):
         _path(root, key, kind).unlink(missing_ok=True)
     with suppress(OSError):
-        _folder(root).rmdir()
-
-
-def withdraw(root: Path, key: str) -> None:
-    """Its command ends: nobody waits for the task any more. What it failed with stays."""
-    _path(root, key, "queued").unlink(missing_ok=True)
-    running = _path(root, key, "running")
-    with suppress(FileNotFoundError, UserError):
-        here = strict_json(read_small(running), str(running)).get("host") == socket.gethostname()
-        lock = try_lock(running) if here else None
-        if lock is not None:  # its process was killed, by this one or by the system
-            running.unlink()
-            os.close(lock)
-    with suppress(OSError):
-        _folder(root).rmdir()
+        (root / FOLDER).rmdir()
 
 
 def tidy(root: Path, done: Collection[str]) -> None:
@@ -175,7 +195,7 @@ def tidy(root: Path, done: Collection[str]) -> None:
         root: the store, or the folder of runs.
         done: keys of what is committed; their parts are done, too.
     """
-    folder = _folder(root)
+    folder = root / FOLDER
     if not folder.is_dir():
         return
     remove_leftovers(folder)
@@ -196,40 +216,56 @@ def tidy(root: Path, done: Collection[str]) -> None:
 
 def fail(root: Path, key: str, error: Exception, facts: dict[str, Any]) -> None:
     """Note of a task that nobody is at any more that it came to nothing."""
-    make_folders(_folder(root))
-    _note_failure(root, key, error, {"key": key, **facts})
+    if not isinstance(error, UserError):
+        error = TaskFailed(f"{type(error).__name__}: {error}")
+    record = {
+        **facts,
+        "key": key,
+        "message": printable(error.message)[:4000],
+        "hint": printable(error.hint)[:1000],
+        "exit_code": error.exit_code,
+        "at": time.time(),
+    }
+    make_folders(root / FOLDER)
+    write_file(_path(root, key, "failed"), json.dumps(record, sort_keys=True).encode())
+
+
+def unheard(done: int, total: int, note: str = "") -> None:
+    """The ``tell`` of a process that may not tell: another one is at the task."""
 
 
 @contextmanager
-def attended(root: Path, key: str, *, log: str = "") -> Iterator[Tell]:
+def attended(root: Path, key: str) -> Iterator[Tell]:
     """Be at a task: whoever looks sees that it runs, how far it is, and why it failed.
 
-    Where another process is at the same task, nothing is noted; what comes of that is for the
-    commit to settle. Where this one is already, it tells with the same voice. A failure is noted
-    and goes on; an interrupted task leaves no note of it.
+    Where another process is at the same task, nothing is noted (:func:`unheard`); what comes of
+    that is for the commit to settle. Where this one is already, it tells with the same voice. A
+    failure is noted and goes on; an interrupted task leaves no note of it.
 
     Args:
         root: the store, or the folder of runs.
         key: the task's.
-        log: where its output goes, for those who look for the cause.
     """
     path = _path(root, key, "running").absolute()
     if path in _HERE:
-        yield _HERE[path].tell
+        yield _HERE[path]
         return
     handle = _attend(path)
     if handle is None:
-        yield lambda done, total, note="": None
+        yield unheard
         return
-    beating = _Beating(handle, {"key": key, "log": log or _noted_log(root, key)})
+    facts = {"key": key, "log": "", "host": socket.gethostname(), "pid": os.getpid()}
+    facts |= {"began": time.time(), **({"job": job} if (job := job_id()) else {})}
+    with suppress(OSError, UserError):  # it was not queued
+        facts["log"] = str(_standing(_path(root, key, "queued"), "queued").facts.get("log", ""))
     _path(root, key, "failed").unlink(missing_ok=True)
     try:
-        _HERE[path] = beating
-        with beating:
-            yield beating.tell
+        with _beating(handle, facts) as tell:
+            _HERE[path] = tell
+            yield tell
     except Exception as error:
         with suppress(OSError):  # a full disk, say: the error itself is told anyway
-            _note_failure(root, key, error, beating.facts)
+            fail(root, key, error, facts)
         raise
     else:
         forget(root, key)
@@ -239,11 +275,59 @@ def attended(root: Path, key: str, *, log: str = "") -> Iterator[Tell]:
         os.close(handle)
 
 
+_HERE: dict[Path, Tell] = {}
+"""What this process is at, by the path of its record."""
+
+
+@contextmanager
+def _beating(handle: int, facts: dict[str, Any]) -> Iterator[Tell]:
+    """Write a record every now and then from a thread, always as many bytes: none is torn."""
+    guard, over = threading.Lock(), threading.Event()
+
+    def write(**more: Any) -> None:
+        with guard, suppress(OSError):  # work does not end because nobody can be told of it
+            facts.update(more)
+            record = json.dumps({**facts, "beat": time.time()}, sort_keys=True).encode()
+            os.pwrite(handle, record.ljust(_RECORD_BYTES), 0)
+
+    def tell(done: int, total: int, note: str = "") -> None:
+        before = facts.get("before", done)
+        write(before=before, done=done, total=total, note=printable(note)[:400])
+
+    def beat() -> None:
+        while not over.wait(BEAT_S):
+            write()
+
+    thread = threading.Thread(target=beat, daemon=True)
+    write()
+    thread.start()
+    try:
+        yield tell
+    finally:
+        over.set()
+        thread.join()
+
+
+def _attend(path: Path) -> int | None:
+    """The locked record of a task; None where another process is at it, or none can be kept."""
+    for _ in range(5):
+        try:
+            with suppress(OSError):
+                make_folders(path.parent)
+            if (handle := try_lock(path, create=True)) is not None:
+                return handle
+        except FileNotFoundError:  # its last holder took it, or the folder, away
+            pass
+        except OSError:
+            return None
+        time.sleep(0.02)  # somebody may just be looking whether it is held
+    return None
+
+
 def attendant(root: Path, key: str) -> dict[str, Any] | None:
     """What the process that is at a task has noted of itself; None where nobody is at it."""
-    path = _path(root, key, "running")
     with suppress(OSError, UserError):  # gone meanwhile, or not one of ours
-        standing = _standing(path, "running")
+        standing = _standing(_path(root, key, "running"), "running")
         return standing.facts if standing.state == "running" else None
     return None
 
@@ -258,12 +342,12 @@ def standings(root: Path) -> list[Standing]:
     """How each task below ``root`` stands that is not done, by key."""
     found: dict[str, Standing] = {}
     for kind in ("queued", "failed", "running"):  # the later one is the later news
-        for path in sorted(_folder(root).glob(f"*.{kind}")):
+        for path in sorted((root / FOLDER).glob(f"*.{kind}")):
             with suppress(OSError, UserError):  # gone meanwhile, or not one of ours
                 standing = _standing(path, kind)
-                queued = found.get(standing.key)
-                facts = {**queued.facts, **standing.facts} if queued else standing.facts
-                found[standing.key] = Standing(standing.key, standing.state, facts, standing.age_s)
+                if standing.key in found:
+                    standing.facts.update(found[standing.key].facts | standing.facts)
+                found[standing.key] = standing
     return [found[key] for key in sorted(found)]
 
 
@@ -293,88 +377,6 @@ def _is_attended(path: Path, facts: dict[str, Any], age_s: float) -> bool:
     return facts.get("host") != socket.gethostname() and age_s < STALE_S
 
 
-class _Beating:
-    """Writes a record every now and then from a thread, always as many bytes: none is torn."""
-
-    def __init__(self, handle: int, facts: dict[str, Any]) -> None:
-        self._handle = handle
-        self.facts = {
-            **facts, "host": socket.gethostname(), "pid": os.getpid(), "began": time.time(),
-        }  # fmt: skip
-        if job := job_id():
-            self.facts["job"] = job
-        self._guard, self._over = threading.Lock(), threading.Event()
-        self._thread = threading.Thread(target=self._beat, daemon=True)
-
-    def __enter__(self) -> None:
-        self._write()
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def tell(self, done: int, total: int, note: str = "") -> None:
-        self.facts.setdefault("before", done)
-        self.facts.update(done=done, total=total, note=printable(note)[:400])
-        self._write()
-
-    def _beat(self) -> None:
-        while not self._over.wait(BEAT_S):
-            self._write()
-
-    def _write(self) -> None:
-        record = json.dumps({**self.facts, "beat": time.time()}, sort_keys=True).encode()
-        with self._guard, suppress(OSError):  # work does not end because nobody can be told of it
-            os.pwrite(self._handle, record.ljust(_RECORD_BYTES), 0)
-
-
-_HERE: dict[Path, _Beating] = {}
-"""What this process is at, by the path of its record."""
-
-
-def _attend(path: Path) -> int | None:
-    """The locked record of a task; None where another process is at it, or none can be kept."""
-    for _ in range(5):
-        with suppress(FileNotFoundError):  # its last holder took it, or the folder, away
-            with suppress(OSError):
-                make_folders(path.parent)
-            try:
-                handle = try_lock(path, create=True)
-            except FileNotFoundError:
-                raise
-            except OSError:
-                return None
-            if handle is not None:
-                return handle
-        time.sleep(0.02)  # somebody may just be looking whether it is held
-    return None
-
-
-def _note_failure(root: Path, key: str, error: Exception, facts: dict[str, Any]) -> None:
-    if not isinstance(error, UserError):
-        error = TaskFailed(f"{type(error).__name__}: {error}")
-    record = {
-        **facts,
-        "message": printable(error.message)[:4000],
-        "hint": printable(error.hint)[:1000],
-        "exit_code": error.exit_code,
-        "at": time.time(),
-    }
-    write_file(_path(root, key, "failed"), json.dumps(record, sort_keys=True).encode())
-
-
-def _noted_log(root: Path, key: str) -> str:
-    with suppress(OSError, UserError):
-        path = _path(root, key, "queued")
-        return str(strict_json(read_small(path), str(path)).get("log", ""))
-    return ""
-
-
-def _folder(root: Path) -> Path:
-    return root / FOLDER
-
-
 def _path(root: Path, key: str, kind: str) -> Path:
     """Where a note of a task lies.
 
@@ -384,4 +386,4 @@ def _path(root: Path, key: str, kind: str) -> Path:
     name = key.replace("/", "~")
     if len(name) > _NAME_CHARS:
         name = f"{name[:_NAME_CHARS]}-{digest(key)[:12]}"
-    return _folder(root) / f"{name}.{kind}"
+    return root / FOLDER / f"{name}.{kind}"

@@ -5,10 +5,9 @@ import os
 import pytest
 
 from distill.experiments.launch import launch
-from distill.runs.attendance import queued
 from distill.training.loop import run_fold
 from featstore.core.schema import Corrupt, TaskFailed
-from featstore.jobs.task import FOLDER, queue, standings
+from featstore.jobs.task import FOLDER, queue, queued, standings
 from tests.distill.small_runs import flip_byte, folder_of, request, train
 
 

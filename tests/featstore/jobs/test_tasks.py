@@ -20,7 +20,7 @@ AT_IT = """
 import sys, time
 from pathlib import Path
 from featstore.jobs.task import attended
-with attended(Path(sys.argv[1]), "folds/01/x", log="x.log") as tell:
+with attended(Path(sys.argv[1]), "folds/01/x") as tell:
     tell(2, 5, "epoch 2")
     print("there", flush=True)
     time.sleep(60)
@@ -82,7 +82,8 @@ def test_an_interrupted_task_has_not_failed(tmp_path: Path) -> None:
 
 
 def test_who_is_at_it_twice_tells_with_one_voice(tmp_path: Path) -> None:
-    with tasks.attended(tmp_path, "a", log="a.log") as tell:
+    tasks.queue(tmp_path, "a", {"log": "a.log"})
+    with tasks.attended(tmp_path, "a") as tell:
         with tasks.attended(tmp_path, "a") as again:
             again(1, 2, "inside")
             assert (_one(tmp_path).facts["done"], _one(tmp_path).facts["log"]) == (1, "a.log")
