@@ -10,8 +10,8 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from featstore import teachers
 from featstore.build import units
@@ -32,7 +32,7 @@ from featstore.folds import (
     roles,
 )
 from featstore.store.store import Store
-from featstore.store.unit import Identity, Unit
+from featstore.store.unit import Identity, Unit, folder_version
 
 _DIGESTS = ("rows", "files", "sources", "groups")
 """Settings that are SHA-256 of content: that they differ is all there is to say."""
@@ -149,18 +149,15 @@ def _teachers(request: Request, plan: Plan, store: Store) -> Iterator[TeacherJob
     folds = [plan.folds[number - 1] for number in parse_numbers(request.folds, len(plan.folds))]
     for parts in (0, request.cross_fit) if request.cross_fit is not None else (0,):
         for fold in folds:
-            groups = _groups(request, plan, fold, parts) if parts != 0 else ()
+            training = plan.manifest.utterances[plan.roles[fold.number - 1] == TRAIN]
+            seed = request.settings.folds.seed
+            groups = cross_fit_groups(training, fold, parts, seed) if parts != 0 else ()
             for name, (settings, recorded, provenance) in portable.items():
                 identity = units.teacher_identity(fold, name, recorded, shared, groups)
                 yield TeacherJob(
                     request.store, _step(store, identity, request), fold, settings, texts,
                     provenance, groups, request.device,
                 )  # fmt: skip
-
-
-def _groups(request: Request, plan: Plan, fold: Fold, parts: int) -> tuple[tuple[str, ...], ...]:
-    training = plan.manifest.utterances[plan.roles[fold.number - 1] == TRAIN]
-    return cross_fit_groups(training, fold, parts, request.settings.folds.seed)
 
 
 def _excluded(store: Store) -> list[str]:
@@ -172,22 +169,26 @@ def _excluded(store: Store) -> list[str]:
 
 def _step(store: Store, identity: Identity, request: Request, n_bytes: int = 0) -> Step:
     """Compare one unit with what stands in its place; to repair, byte by byte."""
-    if not os.path.lexists(store.path / identity.unit):
+    place = store.path / identity.unit
+    if not os.path.lexists(place):
         return Step(identity, "build", "not there yet", n_bytes)
+    replaced = partial(Step, identity, "replace", n_bytes=n_bytes, before=folder_version(place))
     try:
         unit = store.unit(identity.unit, deep=request.repair)
     except OtherVersion:
         raise
     except (Corrupt, Refused) as error:
         if request.repair or request.rebuild:
-            return Step(identity, "replace", "damaged", n_bytes)
+            return replaced("damaged")
         raise type(error)(error.message, "mend it with --repair") from error
     if unit.fingerprint == identity.fingerprint:
         return Step(identity, "done", "same fingerprint", unit.n_bytes)
     why = _difference(unit, identity)
     if why == ["files: another content"]:  # nothing else is lost, and nothing depends on them
-        return Step(identity, "replace", "its audio files have other names", n_bytes)
-    return Step(identity, "replace" if request.rebuild else "conflict", "; ".join(why), n_bytes)
+        return replaced("its audio files have other names")
+    if request.rebuild:
+        return replaced("; ".join(why))
+    return Step(identity, "conflict", "; ".join(why), n_bytes)
 
 
 def _difference(unit: Unit, identity: Identity) -> list[str]:
@@ -200,17 +201,3 @@ def _difference(unit: Unit, identity: Identity) -> list[str]:
         if unit.parents.get(name) != identity.parents[name]
     ]
     return [*differences(before, after), *(f"{one}: another content" for one in digests), *parents]
-
-
-def plan_dict(plan: Plan, settings: BuildSettings) -> dict[str, Any]:
-    """A plan as plain data, with the settings that it comes from."""
-    return {
-        "steps": [
-            {"unit": step.unit, "status": step.status, "why": step.why, "bytes": step.n_bytes}
-            for step in plan.steps
-        ],
-        "utterances": len(plan.manifest.utterances),
-        "folds": len(plan.folds),
-        "fits": sum(job.n_fits for job in plan.jobs),
-        "settings": settings.model_dump(mode="json"),
-    }

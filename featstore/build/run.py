@@ -10,29 +10,28 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from featstore import teachers
 from featstore.build import units
-from featstore.build.plan import Plan, Request, make_plan, plan_dict
-from featstore.build.units import LldPart, Step, fit_teacher
+from featstore.build.plan import Plan, Request, make_plan
+from featstore.build.units import LldPart, fit_teacher
 from featstore.core.console import progress, say, trace
 from featstore.core.files import remove_leftovers
 from featstore.core.os_errors import io_failure, require_space
 from featstore.core.schema import Manifest, TaskFailed, UserError, listed, printable
 from featstore.corpora import CORPORA
-from featstore.corpora.audio_check import checked
+from featstore.corpora.audio_check import checked, sources
 from featstore.jobs import LOCAL, ExecutorSettings, carry_out
 from featstore.jobs.local import default_jobs
 from featstore.jobs.task import Demand, Task, tidy
 from featstore.store.staging import sweep
 from featstore.store.store import Store
-from featstore.store.unit import folder_version
 from featstore.store.verify import verify
 
 WARNINGS = 5
@@ -71,8 +70,9 @@ def build(
         TaskFailed: some tasks failed; the others' units were committed. Or the disk is full.
         Corrupt: a unit is damaged, and this is no repair; or a repair left some damage.
     """
-    if executor.name == "slurm":
-        request = _absolute(request)
+    if executor.name == "slurm":  # a job begins in another folder
+        corpus = replace(request.manifest, root=request.manifest.root.absolute())
+        request = replace(request, manifest=corpus, store=request.store.absolute())
     manifest = request.manifest
     if any(fault.severity == "stop" for fault in manifest.faults):
         manifest = checked(manifest, request.settings.audio)  # all that is wrong, in one list
@@ -142,28 +142,37 @@ def tasks_of(plan: Plan, request: Request, executor: ExecutorSettings = LOCAL) -
         ]
         needs = tuple(task.key for task in tasks)
         commit = partial(units.commit_llds, parts)
-        tasks.append(Task("lld", commit, _is_done(request.store, lld), needs))
+        tasks.append(Task("lld", commit, partial(units.is_done, request.store, lld), needs))
     demand = Demand() if request.device == "cpu" else Demand(cpus=2, gpus=1, memory_gb=16)
     for job in plan.jobs:
         needs = ("lld",) if tasks and "lld" in job.step.identity.parents else ()
-        is_done = _is_done(request.store, job.step)
+        is_done = partial(units.is_done, request.store, job.step)
         fit = partial(fit_teacher, job)
         tasks.append(Task(job.unit, fit, is_done, needs, demand, job.n_fits))
     return tasks
 
 
 def lld_parts(plan: Plan, request: Request, executor: ExecutorSettings = LOCAL) -> list[LldPart]:
-    """The parts that the LLD unit is extracted in."""
-    hours = float(plan.manifest.utterances["duration_s"].sum()) / 3600
+    """The LLD unit in parts of as many utterances each."""
+    manifest, step, settings = plan.manifest, plan.step("lld"), request.settings
+    rows = sources(manifest.utterances)
+    hours = sum(row.duration_s for row in rows) / 3600
     count = request.shards or min(math.ceil(hours / PART_HOURS[executor.name]), MOST_PARTS)
-    return units.lld_parts(
-        request.store, plan.step("lld"), plan.manifest, request.settings, max(count, 1)
-    )  # fmt: skip
-
-
-def _is_done(store: Path, step: Step) -> Callable[[], bool]:
-    before = folder_version(store / step.unit) if step.status == "replace" else None
-    return partial(units.is_done, store, step.identity, before)
+    count = min(max(count, 1), len(rows))
+    cuts = [len(rows) * number // count for number in range(count + 1)]
+    return [
+        LldPart(
+            store=request.store,
+            step=step,
+            number=number,
+            count=count,
+            rows=range(first, stop),
+            sources=tuple(rows[first:stop]),
+            root=manifest.root,
+            settings=settings,
+        )
+        for number, (first, stop) in enumerate(pairwise(cuts), start=1)
+    ]
 
 
 def _carry_out(result: Result, request: Request, executor: ExecutorSettings) -> None:
@@ -188,7 +197,7 @@ def _carry_out(result: Result, request: Request, executor: ExecutorSettings) -> 
                 result.built.append(task.key)
                 note = _score(store, task.key)
             advance(task.n_steps, note=f"{task.key}: {note}")
-    if units.is_done(store.path, plan.step("lld").identity):  # whoever has committed them
+    if units.is_done(store.path, plan.step("lld")):  # whoever has committed them
         units.remove_parts(store.path, [])
 
 
@@ -288,12 +297,6 @@ def _say_licence(plan: Plan, request: Request) -> None:
     )
 
 
-def _absolute(request: Request) -> Request:
-    """The same where a job begins in another folder."""
-    manifest = replace(request.manifest, root=request.manifest.root.absolute())
-    return replace(request, manifest=manifest, store=request.store.absolute())
-
-
 def _sweep(store: Store) -> None:
     """Remove what killed builds and killed workers left, wherever it is."""
     for folder in (store.path, *store.groups()):
@@ -320,7 +323,17 @@ def dry_run(
     sums = units.source_sums(request.manifest) if sums is None else sums
     plan = make_plan(request, sums)
     kinds = [_KIND.sub("*", task.key) for task in tasks_of(plan, request, executor)]
-    return {**plan_dict(plan, request.settings), "tasks": dict(Counter(kinds))}
+    return {
+        "steps": [
+            {"unit": step.unit, "status": step.status, "why": step.why, "bytes": step.n_bytes}
+            for step in plan.steps
+        ],
+        "utterances": len(plan.manifest.utterances),
+        "folds": len(plan.folds),
+        "fits": sum(job.n_fits for job in plan.jobs),
+        "settings": request.settings.model_dump(mode="json"),
+        "tasks": dict(Counter(kinds)),
+    }
 
 
 def result_dict(result: Result, request: Request) -> dict[str, Any]:

@@ -82,12 +82,21 @@ Status = Literal["done", "build", "replace", "conflict"]
 
 @dataclass(frozen=True)
 class Step:
-    """One unit of a plan: what it is made from, what is to happen to it, and why."""
+    """One unit of a plan: what it is made from, what is to happen to it, and why.
+
+    Attributes:
+        identity: what it is made from.
+        status: what is to happen to it.
+        why: the reason.
+        n_bytes: about how large it is, or will be.
+        before: the version of the folder that it is to replace.
+    """
 
     identity: Identity
     status: Status
     why: str
     n_bytes: int = 0
+    before: tuple[int, int] | None = None
 
     @property
     def unit(self) -> str:
@@ -215,18 +224,12 @@ def teacher_identity(
     return Identity(unit, record, {parent: shared[parent].content for parent in reads})
 
 
-def is_done(store: Path, identity: Identity, before: tuple[int, int] | None = None) -> bool:
-    """Whether the store holds this very unit, and no more the one that it is to replace.
-
-    Args:
-        store: the store's folder.
-        identity: of the unit.
-        before: the version of the folder that is to be replaced, where there is one.
-    """
-    if before is not None and folder_version(store / identity.unit) == before:
+def is_done(store: Path, step: Step) -> bool:
+    """Whether the store holds this very unit, and no more the one that it is to replace."""
+    if step.before is not None and folder_version(store / step.unit) == step.before:
         return False
     with suppress(UserError):
-        return Store(store).unit(identity.unit).fingerprint == identity.fingerprint
+        return Store(store).unit(step.unit).fingerprint == step.identity.fingerprint
     return False
 
 
@@ -424,7 +427,7 @@ class LldPart:
 
     def is_done(self) -> bool:
         """Whether it is there, or needed no more."""
-        return self.is_there() or is_done(self.store, self.step.identity)
+        return self.is_there() or is_done(self.store, self.step)
 
     def read(self) -> tuple[Unit, Ragged]:
         """Its record and its values, every byte compared.
@@ -441,35 +444,6 @@ class LldPart:
                 f"{self.key}: damaged, and removed ({error.message})",
                 "run the same command again: that part alone is made anew",
             ) from error
-
-
-def lld_parts(
-    store: Path, step: Step, manifest: Manifest, settings: BuildSettings, count: int
-) -> list[LldPart]:
-    """The LLD unit in at most ``count`` parts of about the same duration."""
-    rows = sources(manifest.utterances)
-    stretches = ranges([row.duration_s for row in rows], min(count, len(rows)))
-    parts, count = [], len(stretches)
-    for number, part in enumerate(stretches, start=1):
-        some = tuple(rows[part.start : part.stop])
-        parts.append(LldPart(store, step, number, count, part, some, manifest.root, settings))
-    return parts
-
-
-def ranges(durations_s: Sequence[float], count: int) -> list[range]:
-    """Utterances in ``count`` stretches of about the same duration, none of them empty.
-
-    >>> ranges([1.0, 1.0, 1.0, 3.0], 2)
-    [range(0, 3), range(3, 4)]
-    >>> ranges([9.0, 1.0, 1.0], 3)
-    [range(0, 1), range(1, 2), range(2, 3)]
-    """
-    n, ends = len(durations_s), np.cumsum(np.asarray(durations_s, dtype=np.float64))
-    cuts = [0]
-    for number in range(1, count):
-        nearest = int(np.searchsorted(ends, ends[-1] * number / count, side="left")) + 1
-        cuts.append(min(max(nearest, cuts[-1] + 1), n - (count - number)))
-    return [range(a, b) for a, b in zip(cuts, [*cuts[1:], n], strict=True)]
 
 
 def extract_part(part: LldPart) -> None:

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from featstore.build import run as module
-from featstore.build.plan import make_plan, plan_dict
+from featstore.build.plan import make_plan
 from featstore.build.run import result_dict
 from featstore.build.units import refuse, source_sums
 from featstore.core.schema import Corrupt, Fault, TaskFailed, UserError
@@ -146,7 +146,7 @@ class TestPlan:
 
     def test_as_plain_data(self, changed: Change, small_store: Path) -> None:
         request = changed("teachers.prosodic.dropout=0.3", store=small_store)
-        found = plan_dict(make_plan(request, source_sums(request.manifest)), request.settings)
+        found = module.dry_run(request)
         assert json.loads(json.dumps(found)) == found
         assert (found["utterances"], found["folds"], found["fits"]) == (80, 10, 2)
         assert found["settings"]["teachers"]["prosodic"]["dropout"] == 0.3

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 import cli
-from featstore.build.plan import make_plan, plan_dict
+from featstore.build.plan import make_plan
 from featstore.build.units import source_sums
 from featstore.core.config import BuildSettings, cross_fitted
 from featstore.core.schema import Corrupt, UserError
@@ -80,7 +80,7 @@ class TestUnits:
         todo = [step.unit for step in plan.steps if step.status == "build"]
         names = ["linguistic-crossfit3", "prosodic-crossfit3"]
         assert todo == [f"folds/{fold}/{name}" for fold in ("01", "02") for name in names]
-        assert plan_dict(plan, request.settings)["fits"] == 4 * 3
+        assert sum(job.n_fits for job in plan.jobs) == 4 * 3
 
     def test_parts_decide_the_fingerprint(self, cross_store: Path, small_request: Any) -> None:
         found = {}
