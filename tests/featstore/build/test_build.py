@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,38 +11,19 @@ import pytest
 import soundfile
 
 from featstore.build import run as module
-from featstore.build.plan import make_plan
 from featstore.build.run import result_dict
-from featstore.build.units import refuse, source_sums
+from featstore.build.units import refuse
 from featstore.core.schema import Corrupt, Fault, TaskFailed, UserError
 from featstore.store.store import Store
 from featstore.store.verify import verify
+from tests.featstore.build.helpers import SHARED, TEACHERS, Build, Change, files, plan
 
-SHARED = ["audio", "corpus", "splits", "lld"]
 WORDS = ["folds/01/linguistic", "folds/02/linguistic"]
 VOICE = ["folds/01/prosodic", "folds/02/prosodic"]
-TEACHERS = ["folds/01/linguistic", "folds/01/prosodic", "folds/02/linguistic", "folds/02/prosodic"]
-
-Build = Callable[[Any], Any]
-Change = Callable[..., Any]
-
-
-def plan(request: Any) -> dict[str, tuple[str, str]]:
-    """Unit -> status and why."""
-    found = make_plan(request, source_sums(request.manifest))
-    return {step.unit: (step.status, step.why) for step in found.steps}
 
 
 def units(request: Any, status: str) -> list[str]:
     return [unit for unit, (found, _) in plan(request).items() if found == status]
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 def inodes(root: Path, names: list[str]) -> dict[str, int]:

@@ -9,7 +9,6 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,34 +17,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from featstore.build.plan import make_plan
-from featstore.build.units import source_sums
 from featstore.core.schema import UserError
 from featstore.core.settings import to_toml
 from featstore.inspection.overview import excluded
 from featstore.store.store import Store
 from featstore.store.verify import verify
 from tests import ROOT
-
-SHARED = ["audio", "corpus", "splits", "lld"]
-TEACHERS = ["folds/01/linguistic", "folds/01/prosodic", "folds/02/linguistic", "folds/02/prosodic"]
-
-Build = Callable[[Any], Any]
-Change = Callable[..., Any]
-
-
-def plan(request: Any) -> dict[str, tuple[str, str]]:
-    """Unit -> status and why."""
-    found = make_plan(request, source_sums(request.manifest))
-    return {step.unit: (step.status, step.why) for step in found.steps}
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+from tests.featstore.build.helpers import SHARED, TEACHERS, Build, Change, files, plan
 
 
 class TestSameBytes:

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 
 from featstore import teachers
-from featstore.build.plan import make_plan
-from featstore.build.units import TeacherJob, fit_teacher, source_sums
+from featstore.build.units import TeacherJob, fit_teacher
 from featstore.core.config import LinguisticSettings
-from featstore.core.schema import TaskFailed
 from featstore.store.store import Store
 from featstore.teachers.linguistic import tiny_encoder, train_tokenizer
+from tests.featstore.build.helpers import files, planned
 
 
 @pytest.fixture
@@ -23,16 +22,7 @@ def jobs(store_copy: Path, changed: Callable[..., Any]) -> dict[str, TeacherJob]
     """The jobs of fold 1, by kind, in a store that has lost both its teachers."""
     shutil.rmtree(store_copy / "folds" / "01")
     request = changed(store=store_copy, folds="1")
-    plan = make_plan(request, source_sums(request.manifest))
-    return {job.settings.kind: job for job in plan.jobs}
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
+    return {job.settings.kind: job for job in planned(request).jobs}
 
 
 def with_seed(job: TeacherJob, seed: int) -> TeacherJob:
@@ -81,15 +71,6 @@ class TestFit:
         assert files(job.store / job.unit) == before
         fit_teacher(replace(with_seed(job, 1), step=replace(job.step, status="replace")))
         assert files(job.store / job.unit) != before
-
-    def test_failure_leaves_nothing(self, jobs: dict[str, TeacherJob]) -> None:
-        job = jobs["prosodic"]
-        optim = job.settings.optim.model_copy(update={"lr": 1e30, "clip_norm": 1e30})
-        with pytest.raises(TaskFailed, match="not finite"):
-            fit_teacher(replace(job, settings=job.settings.model_copy(update={"optim": optim})))
-        assert not (job.store / "folds" / "01").exists() or not list(
-            (job.store / "folds" / "01").iterdir()
-        )
 
 
 class TestLocalModel:

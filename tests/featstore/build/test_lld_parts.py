@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,13 @@ from typing import Any
 import pytest
 
 from featstore.build import units
-from featstore.build.plan import make_plan
 from featstore.build.run import lld_parts, tasks_of
-from featstore.build.units import LldPart, commit_llds, extract_part, source_sums
+from featstore.build.units import LldPart, commit_llds, extract_part
 from featstore.core.schema import TaskFailed
 from featstore.features import lld
 from featstore.jobs import executor_settings
 from featstore.store.store import Store
-
-Build = Callable[[Any], Any]
-Change = Callable[..., Any]
+from tests.featstore.build.helpers import Build, Change, planned
 
 
 @pytest.fixture
@@ -49,7 +45,7 @@ def content(store: Path, *names: str) -> dict[str, Any]:
 
 
 def parts_of(request: Any) -> list[LldPart]:
-    return lld_parts(make_plan(request, source_sums(request.manifest)), request)
+    return lld_parts(planned(request), request)
 
 
 class TestPart:
@@ -101,16 +97,6 @@ class TestPart:
 
 
 class TestBuild:
-    def test_in_parts_is_the_same_to_the_byte(
-        self, build_here: Build, shared: Any, small_store: Path
-    ) -> None:
-        assert build_here(shared).built == ["audio", "corpus", "splits", "lld"]
-        names = ("audio", "corpus", "splits", "lld")
-        assert content(shared.store, *names) == content(small_store, *names)
-        assert sorted(path.name for path in shared.store.iterdir()) == [
-            "audio", "corpus", "lld", "splits", "zarr.json",
-        ]  # fmt: skip
-
     def test_killed_it_goes_on_with_the_parts_that_are_there(
         self,
         build_here: Build,
@@ -210,7 +196,7 @@ class TestTakenOver:
 class TestTasks:
     def test_know_what_comes_first(self, changed: Change, tmp_path: Path) -> None:
         request = changed(store=tmp_path / "new", shards=4, folds="1")
-        tasks = tasks_of(make_plan(request, source_sums(request.manifest)), request)
+        tasks = tasks_of(planned(request), request)
         *parts, unit, words, voice = tasks
         assert [part.key for part in parts][-1] == "lld/part-004-of-004"
         assert unit.needs == tuple(part.key for part in parts)
@@ -222,7 +208,7 @@ class TestTasks:
         request = replace(
             shared, shards=None, manifest=replace(shared.manifest, utterances=table)
         )  # fmt: skip
-        plan = make_plan(request, source_sums(request.manifest))
+        plan = planned(request)
         slurm = executor_settings("slurm")
         assert len(lld_parts(plan, request, slurm)) == 40
         assert len(lld_parts(plan, request)) == 80  # never more than utterances
@@ -236,7 +222,7 @@ class TestTasks:
         raw[8] ^= 1
         damaged.write_bytes(raw)
         request = changed(store=store_copy, repair=True)
-        plan = make_plan(request, source_sums(request.manifest))
+        plan = planned(request)
         *_, unit = tasks_of(plan, request)
         assert (
             Store.open(store_copy).unit("lld").fingerprint == plan.step("lld").identity.fingerprint

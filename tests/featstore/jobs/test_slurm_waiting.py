@@ -172,3 +172,46 @@ def test_a_process_that_is_at_it_without_a_job_is_waited_for(
     assert outcomes(tmp_path, [chore(tmp_path, "a")]) == {"a": None}
     other.join()
     assert submitted(tmp_path) == 0
+
+
+@pytest.mark.parametrize(
+    ("script", "found"),
+    [
+        ("echo 7_1; echo 7_2; echo 9", {"7_1", "9"}),
+        ("echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1", set()),
+        ("echo 'Unable to contact slurm controller' >&2; exit 1", None),
+    ],
+)
+def test_who_lives(commands: Commands, script: str, found: set[str] | None) -> None:
+    commands(squeue=script)
+    assert slurm.living(["7_1", "8", "9"]) == found
+    assert slurm.living([]) == set()
+
+
+def test_no_squeue_no_answer(commands: Commands) -> None:
+    assert slurm.living(["7"]) is None
+
+
+def test_no_cluster_is_told(commands: Commands, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="sbatch: no such command here"):
+        outcomes(tmp_path, [chore(tmp_path, "a")])
+
+
+def test_no_submitit_is_told(
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands(squeue="exit 1")
+    monkeypatch.setitem(__import__("sys").modules, "submitit", None)
+    with pytest.raises(UserError, match="submitit is not installed") as caught:
+        outcomes(tmp_path, [chore(tmp_path, "a")])
+    assert caught.value.hint == "pip install 'emodistill[slurm]'"
+
+
+def test_a_refusal_is_told_in_its_own_words(
+    commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refusal = "echo 'sbatch: error: invalid partition: nowhere' >&2; exit 1"
+    commands(squeue="exit 0", sbatch=refusal)
+    with pytest.raises(UserError, match="sbatch refuses the jobs: invalid partition: nowhere"):
+        outcomes(tmp_path, [chore(tmp_path, "a")])
+    assert capsys.readouterr().err == ""

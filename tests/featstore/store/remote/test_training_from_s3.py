@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from distill.config import PRESETS, RunSettings
-from distill.runs.request import Outcome, RunRequest
+from distill.runs.folder import Outcome, RunRequest
 from distill.training.loop import run_fold
 from featstore.core.settings import overrides, resolve
 from featstore.store.remote import mirror_folder
