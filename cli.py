@@ -139,8 +139,8 @@ def _training(
     max_steps: int | None = Option(None, min=1, help="Stop each run after so many steps: a trial."),
 ) -> tuple[Any, dict[str, Any]]:
     """A run as far as all that are trained by one command are alike, and how they are launched."""
-    from distill.experiments.cluster import device_of
-    from distill.runs.request import RunRequest
+    from distill.experiments.launch import device_of
+    from distill.runs.folder import RunRequest
 
     request = RunRequest(
         store=store, runs=runs, device=device_of(device, where), threads=threads, root=root,
@@ -509,7 +509,7 @@ def experiment(
         load_grid(grid), request, fold, seeds, seed, tuple(student or ()), preset, config,
         tuple(sets or ()),
     )  # fmt: skip
-    rows = experiments.opened(order)
+    rows = experiments.rows_of(order)
     if dry_run:
         facts = experiments.plan(order, rows)
         _print(facts, as_json, render.experiment_plan)

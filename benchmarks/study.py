@@ -10,7 +10,7 @@ from benchmarks import stores
 from benchmarks.common import Answer, Bench, Row
 from distill.config import RunSettings
 from distill.experiments.grid import load_grid
-from distill.runs.request import Keys, RunRequest
+from distill.runs.folder import Keys, RunRequest
 from featstore.build.plan import Request, make_plan
 from featstore.core.schema import TaskFailed
 from featstore.core.settings import resolve
@@ -65,7 +65,7 @@ def _planned(bench: Bench, n: int, store: Store) -> int:
 def _study() -> list[RunSettings]:
     """Table 2's students and Figure 2's."""
     cells = [cell for name in ("table2", "figure2") for cell in load_grid(name).cells()]
-    return [resolve(RunSettings, cell.delta) for cell in cells if cell.row.teacher is None]
+    return [resolve(RunSettings, cell.delta) for cell in cells if cell.teacher is None]
 
 
 def _teachers(settings: RunSettings) -> int:

@@ -13,7 +13,7 @@ from distill.config import RunSettings
 from distill.experiments.launch import Done, launch
 from distill.experiments.plan import each_fold, run_settings
 from distill.model.student import Student
-from distill.runs.request import RunRequest
+from distill.runs.folder import RunRequest
 from featstore.core.config import BuildSettings, CorpusSettings
 from featstore.core.schema import Corrupt, UserError
 from featstore.core.settings import load_toml, overrides, resolve

@@ -22,7 +22,7 @@ from distill.experiments.plan import each_fold, run_settings
 from distill.model.predict import predict_files
 from distill.model.student import Student
 from distill.report import collect, summarise
-from distill.runs.request import RunRequest
+from distill.runs.folder import RunRequest
 from featstore.build.plan import Request
 from featstore.build.run import build
 from featstore.core.config import PRESETS, BuildSettings

@@ -6,12 +6,12 @@ The paper's are shipped beside this file; a file of one's own has the same form.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from distill.config import VARIANTS
 from distill.runs.records import SweepPoint
@@ -19,13 +19,24 @@ from featstore.core.schema import UTTERANCE_ID, UserError
 from featstore.core.settings import Settings, flat, load_toml, merge, resolve
 
 _SUFFIX = ".toml"
+_TAKEN = {"seed": "--seed and --seeds", "student.backbone": "students"}
+"""Settings that are not a row's, and who sets them: runs of all seeds of a row are its own."""
+
+
+def _check_variant(variant: str) -> str:
+    if variant not in VARIANTS:
+        raise ValueError(f"variant {variant}: not one of {', '.join(VARIANTS)}")
+    return variant
+
+
+Variant = Annotated[str, AfterValidator(_check_variant)]
 
 
 class GridRow(Settings):
     """A row: a variant of the student with settings of its own, or a teacher alone."""
 
     label: str = Field(min_length=1)
-    variant: str = "full"
+    variant: Variant = "full"
     set: dict[str, Any] = Field(default_factory=dict)
     """Settings of a run, as tables: ``set.targets.shuffle = "label"``."""
     teacher: str | None = None
@@ -33,7 +44,6 @@ class GridRow(Settings):
 
     @model_validator(mode="after")
     def _known(self) -> GridRow:
-        _check_variant(self.variant)
         if self.teacher is not None and (self.set or self.variant != "full"):
             raise ValueError(f"{self.label}: a teacher alone has neither variant nor settings")
         return self
@@ -42,7 +52,7 @@ class GridRow(Settings):
 class Sweep(Settings):
     """One setting through several values, a row each: a curve of a figure."""
 
-    variant: str = "full"
+    variant: Variant = "full"
     setting: str
     """Dotted, e.g. ``losses.teachers.prosodic.tau``."""
     values: tuple[float, ...] = Field(min_length=1)
@@ -51,22 +61,20 @@ class Sweep(Settings):
 
     @model_validator(mode="after")
     def _known(self) -> Sweep:
-        _check_variant(self.variant)
         if len(set(self.values)) != len(self.values):
             raise ValueError(f"{self.setting}: a value is given twice")
         return self
 
 
-class Cell(Settings):
+class Cell(GridRow):
     """A row as it is run, and where it stands in a figure."""
 
-    row: GridRow
     point: SweepPoint | None = None
 
     @property
     def delta(self) -> dict[str, Any]:
         """What the row changes of a run's settings, its variant's part included."""
-        return merge(VARIANTS[self.row.variant], self.row.set)
+        return merge(VARIANTS[self.variant], self.set)
 
 
 class Grid(Settings):
@@ -80,28 +88,30 @@ class Grid(Settings):
 
     @model_validator(mode="after")
     def _rows(self) -> Grid:
-        labels = [cell.row.label for cell in self.cells()]
+        labels = [cell.label for cell in self.cells()]
         if not labels:
             raise ValueError("neither rows nor sweeps")
         for cell in self.cells():
-            _refuse_taken(cell)
+            for key, flag in _TAKEN.items():
+                if any(f"{name}.".startswith(f"{key}.") for name in flat(cell.delta)):
+                    raise ValueError(f"{cell.label}: {key} is not for a row to set, but for {flag}")
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise ValueError(f"two rows are called {', '.join(twice)}")
         return self
 
     def cells(self) -> list[Cell]:
         """The rows in order, then the sweeps' value by value."""
-        return [Cell(row=row) for row in self.rows] + list(self._swept())
-
-    def _swept(self) -> Iterator[Cell]:
+        cells = [Cell(**dict(row)) for row in self.rows]
         for sweep in self.sweeps:
             axis = sweep.axis or sweep.setting
             for value in sweep.values:
                 delta: Any = value
                 for key in reversed(sweep.setting.split(".")):
                     delta = {key: delta}
-                row = GridRow(label=f"{axis} = {value:g}", variant=sweep.variant, set=delta)
-                yield Cell(row=row, point=SweepPoint(axis=axis, curve=sweep.variant, value=value))
+                point = SweepPoint(axis=axis, curve=sweep.variant, value=value)
+                label = f"{axis} = {value:g}"
+                cells.append(Cell(label=label, variant=sweep.variant, set=delta, point=point))
+        return cells
 
 
 def shipped() -> list[str]:
@@ -144,15 +154,3 @@ def load_grid(name: str) -> Grid:
     except UserError as error:
         hint = "mend the file; those of distill/experiments/grids are examples"
         raise UserError(f"{name}: {error.message}", hint) from error
-
-
-def _refuse_taken(cell: Cell) -> None:
-    """Refuse settings that are not a row's: runs of all seeds of a row are its own."""
-    for key, flag in {"seed": "--seed and --seeds", "student.backbone": "students"}.items():
-        if any(f"{name}.".startswith(f"{key}.") for name in flat(cell.delta)):
-            raise ValueError(f"{cell.row.label}: {key} is not for a row to set, but for {flag}")
-
-
-def _check_variant(variant: str) -> None:
-    if variant not in VARIANTS:
-        raise ValueError(f"variant {variant}: not one of {', '.join(VARIANTS)}")

@@ -9,25 +9,24 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from distill.experiments.cluster import refuse_flags, task_of
 from distill.experiments.plan import require_encoders, states
-from distill.runs.attendance import epoch_note
-from distill.runs.folder import RunFolder
-from distill.runs.request import Outcome, RunRequest
+from distill.runs.folder import Outcome, RunFolder, RunRequest, epoch_note
+from distill.runs.read import DONE
 from featstore.core.config import cross_fitted
-from featstore.core.console import Advance, printable_lines, progress, say, trace
+from featstore.core.console import printable_lines, progress, say, trace
 from featstore.core.os_errors import io_failure
 from featstore.core.schema import TaskFailed, UserError, printable
 from featstore.inspection.teachers import warnings_of
 from featstore.jobs import LOCAL, ExecutorSettings, carry_out
 from featstore.jobs.local import default_jobs, workers
-from featstore.jobs.task import Task, fail, queued, standings
+from featstore.jobs.task import Demand, Task, fail, queued, standings
 from featstore.store import open_store
 
 AGAIN = "what is done is kept: mend the cause and run the same command again"
@@ -35,6 +34,10 @@ LOOK_S = 0.5
 """So often the progress of runs in other processes is looked at."""
 WARNINGS = 10
 """Teachers of doubtful fitness that are named before a run."""
+THREADS = 4
+"""CPUs of each process of a job, where neither ``--threads`` nor the cluster's file says more."""
+MEMORY_GB, MEMORY_GB_TINY = 16.0, 4.0
+"""Of each process: PyTorch with CUDA takes 4, a large encoder on its way to the GPU twice 1.3."""
 
 
 @dataclass
@@ -92,8 +95,8 @@ def launch(
     """Train every run that is not done.
 
     On this machine several at a time on the CPU, one on each GPU; the CPUs are shared out over the
-    runs, so that the same command computes the same bytes. Of several processes that a launcher has
-    started, all but the first end here, without a word.
+    runs, those that are done included, so that the same command computes the same bytes. Of several
+    processes that a launcher has started, all but the first end here, without a word.
 
     Args:
         requests: of one store and folder of runs; equal ones are trained once.
@@ -109,31 +112,29 @@ def launch(
     """
     require_encoders(requests)
     if executor.name == "slurm":
-        refuse_flags(requests)
-        return _as_tasks(requests, title, executor, None, processes, nodes)
-    from distill.training.team import launched
+        _refuse_flags(requests)
+    else:
+        from distill.training.team import launched
 
-    if processes * nodes not in (1, launched()):
-        raise UserError(
-            f"--processes {processes} --nodes {nodes}, but {launched()} process(es) were started",
-            f"start them by `torchrun --nproc-per-node {processes} $(which distill) ...`, or `srun "
-            f"--nodes {nodes} --ntasks-per-node {processes} distill ...`, or --executor slurm",
-        )
-    if launched() == 1:
-        return _as_tasks(_threads_shared(requests, jobs), title, LOCAL, jobs, 1, 1)
-    done, leads = _in_team(requests, title)
-    if not leads:
-        sys.exit(done.exit_code)
-    return done
-
-
-def _threads_shared(requests: Sequence[RunRequest], jobs: int | None) -> list[RunRequest]:
-    """The CPUs shared out over the runs that are trained at a time, those that are done included:
-    a command that is given again computes the same bytes.
-    """
-    at_once = len(workers(jobs, requests[0].device)) if requests else 1
-    threads = max(1, default_jobs() // max(1, min(at_once, len(requests))))
-    return [replace(one, threads=one.threads or threads) for one in requests]
+        if processes * nodes not in (1, launched()):
+            raise UserError(
+                f"--processes {processes} --nodes {nodes}, "
+                f"but {launched()} process(es) were started",
+                f"start them by `torchrun --nproc-per-node {processes} $(which distill) ...`, or "
+                f"`srun --nodes {nodes} --ntasks-per-node {processes} distill ...`, "
+                "or --executor slurm",
+            )
+        if launched() > 1:
+            done, leads = _in_team(requests, title)
+            if not leads:
+                sys.exit(done.exit_code)
+            return done
+        at_once = min(len(workers(jobs, requests[0].device)), len(requests)) if requests else 1
+        threads = max(1, default_jobs() // at_once)
+        requests = [replace(one, threads=one.threads or threads) for one in requests]
+        processes = nodes = 1
+    make_task = partial(task_of, executor=executor, processes=processes, nodes=nodes)
+    return _as_tasks(requests, title, executor, jobs, make_task)
 
 
 def _as_tasks(
@@ -141,12 +142,10 @@ def _as_tasks(
     title: str,
     executor: ExecutorSettings,
     jobs: int | None,
-    processes: int,
-    nodes: int,
+    make_task: Callable[[RunRequest, RunFolder], Task],
 ) -> Done:
     """By a pool of processes on this machine, or as jobs of a cluster."""
     _warn_of_teachers(requests)
-    local = executor.name != "slurm"
     done = Done()
     tasks: dict[str, Task] = {}
     waiting: dict[str, list[tuple[RunRequest, RunFolder]]] = {}
@@ -156,13 +155,12 @@ def _as_tasks(
             if one.state == "done" and one.folder is not None:
                 one.folder.tidy()
         elif one.folder is not None:
-            task = task_of(request, one.folder, executor, processes, nodes)
-            tasks[task.key] = task
-            waiting.setdefault(task.key, []).append((request, one.folder))
+            tasks[one.folder.task] = make_task(request, one.folder)
+            waiting.setdefault(one.folder.task, []).append((request, one.folder))
     if not tasks:
         return done
-    runs, device = requests[0].runs, requests[0].device
-    results = carry_out(runs, list(tasks.values()), executor, jobs=jobs, device=device)
+    runs, local = requests[0].runs, executor.name != "slurm"
+    results = carry_out(runs, list(tasks.values()), executor, jobs=jobs, device=requests[0].device)
     with ExitStack() as stack:
         stack.enter_context(closing(results))
         if local:
@@ -173,50 +171,127 @@ def _as_tasks(
                 with suppress(OSError):
                     fail(runs, task.key, failure, {})
             for request, folder in waiting[task.key]:
-                error = None if failure is None else _user_error(failure, runs)
-                done.add(request, error or _outcome(request, folder))
+                done.add(request, _result(request, folder, failure))
     return done
 
 
-def _outcome(request: RunRequest, folder: RunFolder) -> Outcome | UserError:
-    """What a run that another process has trained left in its folder."""
+# --- a run as a task, done by a process of this machine or by a job of a cluster ---
+
+
+def task_of(
+    request: RunRequest,
+    folder: RunFolder,
+    executor: ExecutorSettings,
+    processes: int = 1,
+    nodes: int = 1,
+) -> Task:
+    """A run as a task.
+
+    Args:
+        request: the run.
+        folder: where it lies.
+        executor: that carries it out.
+        processes: that train it together, on each node.
+        nodes: how many.
+    """
+    slurm = executor.name == "slurm"
+    tiny = request.settings.student.backbone == "tiny"
+    demand = Demand(
+        cpus=request.threads or executor.slurm.cpus or THREADS,
+        gpus=0 if request.device == "cpu" else 1,
+        memory_gb=MEMORY_GB_TINY if tiny else MEMORY_GB,
+        processes=processes,
+        nodes=nodes,
+    )
+    places: dict[str, Any] = {
+        name: path.absolute()
+        for name in ("store", "runs", "root", "weights")
+        if isinstance(path := getattr(request, name), Path)  # a bucket is where it is
+    }
+    request = replace(request, threads=demand.cpus if slurm else request.threads, **places)
+    return Task(
+        key=folder.task,
+        work=partial(train, request, log=slurm),
+        is_done=(folder.path.absolute() / DONE).exists,
+        demand=demand,
+        n_steps=request.settings.optim.epochs,
+    )
+
+
+def train(request: RunRequest, *, log: bool) -> None:
+    """Train a run, in each process of its task.
+
+    Args:
+        request: the run.
+        log: write each epoch to stderr, which is a job's log.
+
+    Raises:
+        UserError: as :func:`distill.training.loop.run_fold`.
+    """
+    from distill.training.loop import run_fold
+    from distill.training.team import join
+
+    def say_epoch(label: str, n_epochs: int, entry: dict[str, Any]) -> None:
+        say(f"{label} epoch {entry['epoch']}/{n_epochs} {epoch_note(entry)}")
+
+    team = join(request.device)
+    with team.hushed():
+        run_fold(request, say_epoch if log else None, team)
+    team.leave()
+
+
+def device_of(device: str, executor: ExecutorSettings) -> str:
+    """What a run is trained on: a job has a GPU unless it is told to use the CPU."""
+    return "cuda" if executor.name == "slurm" and device == "auto" else device
+
+
+def _refuse_flags(requests: Sequence[RunRequest]) -> None:
+    """Refuse what no job of a cluster can follow."""
+    for request in requests:
+        if request.max_steps is not None:
+            raise UserError(
+                "--max-steps is for a trial on this machine: a job would never be done",
+                "leave out --max-steps, or --executor slurm",
+            )
+        if request.device.startswith("cuda:"):
+            raise UserError(
+                f"--device {request.device}: a job has GPUs of its own", "use auto, cuda or cpu"
+            )
+
+
+def _result(
+    request: RunRequest, folder: RunFolder, failure: Exception | None
+) -> Outcome | UserError:
+    """What came of a run that another process has trained."""
+    if failure is not None:
+        return _user_error(failure, request.runs)
+    stopped = Outcome(request.fold, "stopped", folder.path, "by --max-steps, as asked")
     try:
-        run = folder.finished()
+        return folder.outcome() or stopped
     except UserError as error:
         return error
-    if run is None:
-        return Outcome(request.fold, "stopped", folder.path, "by --max-steps, as asked")
-    outcome = Outcome.skipped(run, folder, "")
-    return replace(outcome, status="done", seconds=run.facts.seconds or 0.0)
 
 
 @contextmanager
 def _progress(title: str, runs: Path, tasks: Mapping[str, Task], done: Done) -> Iterator[None]:
-    """Show the epochs of runs that other processes train, as their status files count them."""
-    ended, shown = threading.Event(), 0
+    """Show the epochs of runs that other processes train, as their notes count them."""
+    ended = threading.Event()
 
-    def show(advance: Advance) -> None:
-        nonlocal shown
-        running = {
-            one.key: one.facts
-            for one in standings(runs)
-            if one.state == "running" and one.key in tasks
-        }
-        finished = {one.folder for one in [*done.outcomes.values()] if one.status == "done"}
-        n = sum(task.n_steps for key, task in tasks.items() if runs / key in finished)
-        n += sum(facts.get("done", 0) for facts in running.values())
-        if n > shown:
-            notes = [f"{key} {facts['note']}" for key, facts in running.items() if "note" in facts]
-            advance(n - shown, note=notes[-1] if notes else "")
-            shown = n
+    def watch() -> None:
+        shown, over = 0, False
+        while not over:
+            over = ended.wait(LOOK_S)
+            facts = {one.key: one.facts for one in standings(runs) if one.state == "running"}
+            running = {key: facts[key] for key in tasks if key in facts}
+            finished = {one.folder for one in [*done.outcomes.values()] if one.status == "done"}
+            n = sum(task.n_steps for key, task in tasks.items() if runs / key in finished)
+            n += sum(one.get("done", 0) for one in running.values())
+            if n > shown:
+                notes = [f"{key} {one['note']}" for key, one in running.items() if "note" in one]
+                advance(n - shown, note=notes[-1] if notes else "")
+                shown = n
 
     with progress(title, sum(task.n_steps for task in tasks.values()), unit="epochs") as advance:
-
-        def watch() -> None:
-            while not ended.wait(LOOK_S):
-                with suppress(OSError):
-                    show(advance)
-
         thread = threading.Thread(target=watch, daemon=True)
         thread.start()
         try:
@@ -224,7 +299,6 @@ def _progress(title: str, runs: Path, tasks: Mapping[str, Task], done: Done) -> 
         finally:
             ended.set()
             thread.join()
-            show(advance)
 
 
 def _in_team(requests: Sequence[RunRequest], title: str) -> tuple[Done, bool]:

@@ -17,8 +17,7 @@ from distill.config import (
     default_preset,
     refuse_unknown,
 )
-from distill.runs.folder import CHECKPOINT, RunFolder
-from distill.runs.request import Keys, Outcome, RunRequest, require_teachers
+from distill.runs.folder import CHECKPOINT, Keys, Outcome, RunFolder, RunRequest, require_teachers
 from featstore.core.schema import UTTERANCE_ID, Corrupt, Refused, UserError, printable
 from featstore.core.settings import choose, load_toml, overrides, resolve
 from featstore.core.torch_pair import load_torchaudio
@@ -83,19 +82,19 @@ def each_fold(request: RunRequest, folds: str) -> list[RunRequest]:
             f"--experiment {printable(request.experiment)}: no name for a folder",
             "use letters, digits, dot, dash and underscore, up to 128 of them",
         )
-    refuse_runs(request.runs)
-    n_folds = len(open_store(request.store).folds)
-    return [replace(request, fold=fold) for fold in parse_numbers(folds, n_folds)]
+    return [replace(request, fold=fold) for fold in folds_of(request, folds)]
 
 
-def refuse_runs(runs: Path) -> None:
-    """Refuse a place for runs that is no folder.
+def folds_of(request: RunRequest, folds: str) -> list[int]:
+    """Numbers of the store's folds that a command is to train on, e.g. ``1..10``.
 
     Raises:
-        UserError: it is something else.
+        UserError: the store or a fold is not there, or ``runs`` is no folder.
     """
+    runs = request.runs
     if runs.exists() and not runs.is_dir():
         raise UserError(f"--runs {runs}: not a folder", "give a folder")
+    return parse_numbers(folds, len(open_store(request.store).folds))
 
 
 @dataclass(frozen=True)
@@ -108,14 +107,12 @@ class RunState:
         why: it cannot begin, or failed before.
         folder: where it lies, if that is known.
         result: of a run that is not to be trained.
-        seconds: that a finished one took.
     """
 
     state: str
     why: str = ""
     folder: RunFolder | None = None
     result: Outcome | UserError | None = None
-    seconds: float | None = None
 
 
 def states(requests: Iterable[RunRequest]) -> Iterator[tuple[RunRequest, RunState]]:
@@ -140,9 +137,8 @@ def _state(request: RunRequest, keys: Keys) -> RunState:
     folder = keys.folder(request)
     settings = request.settings
     require_teachers(keys.store, request.fold, settings.losses, settings.targets.cross_fit)
-    if run := folder.finished():
-        outcome = Outcome.skipped(run, folder, "finished before")
-        return RunState("done", "", folder, outcome, run.facts.seconds)
+    if outcome := folder.outcome("finished before"):
+        return RunState("done", "", folder, outcome)
     if why := folder.failure:
         return RunState("again", f"it failed: {why}", folder)
     return RunState("resume" if (folder.path / CHECKPOINT).is_dir() else "run", "", folder)
@@ -182,7 +178,8 @@ def plan_exit_code(facts: Mapping[str, Any]) -> int:
 def estimate(student: str, runs: Iterable[RunState]) -> dict[str, Any]:
     """How many of a student's runs are left, and how long its finished ones took on the mean."""
     runs = list(runs)
-    seconds = [one.seconds for one in runs if one.seconds is not None]
+    done = [one.result for one in runs if isinstance(one.result, Outcome)]
+    seconds = [outcome.seconds for outcome in done if outcome.seconds]
     return {
         "student": student,
         "runs": sum(one.state in BEGINS for one in runs),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,19 +21,18 @@ from distill.experiments.plan import (
     RunState,
     estimate,
     experiment_name,
-    refuse_runs,
+    folds_of,
     require_encoders,
     run_settings,
     states,
     weights_note,
 )
+from distill.runs.folder import Keys, RunRequest
 from distill.runs.records import ExperimentRecord, Row, write_record
-from distill.runs.request import Keys, RunRequest
 from distill.runs.status import over_folds
 from featstore.core.config import device_kind
 from featstore.core.schema import UserError, listed
 from featstore.core.settings import flat, overrides
-from featstore.folds import parse_numbers
 from featstore.store import open_store
 from featstore.store.store import Store
 
@@ -80,18 +80,15 @@ class RowRuns:
     student: str = ""
     requests: tuple[RunRequest, ...] = ()
 
-    @property
-    def teacher(self) -> str | None:
-        """The teacher, where the row is a teacher alone."""
-        return self.cell.row.teacher
 
-
-def rows_of(experiment: Experiment, folds: Sequence[int]) -> list[RowRuns]:
-    """The rows with the runs that they need, teachers last.
+def rows_of(experiment: Experiment) -> list[RowRuns]:
+    """The rows with the runs that they need on the store's folds, teachers last.
 
     Raises:
-        UserError: settings that no row can have, or that the rows vary themselves.
+        UserError: settings that no row can have, or that the rows vary themselves; or the store or
+            a fold is not there.
     """
+    folds = folds_of(experiment.request, experiment.folds)
     _refuse_varied(experiment)
     students = experiment.students or experiment.grid.students
     for student in students:  # else it would fail in each of its runs
@@ -108,14 +105,14 @@ def rows_of(experiment: Experiment, folds: Sequence[int]) -> list[RowRuns]:
     runs: dict[tuple[object, ...], RunRequest] = {}
     for student in students:
         for cell in cells:
-            if cell.row.teacher is None:
-                label = f"{cell.row.label} · {student}" if len(students) > 1 else cell.row.label
+            if cell.teacher is None:
+                label = f"{cell.label} · {student}" if len(students) > 1 else cell.label
                 requests = tuple(
                     runs.setdefault(identity, request)
                     for identity, request in _requests(experiment, cell, student, label, folds)
                 )
                 rows.append(RowRuns(label, cell, student, requests))
-    return rows + [RowRuns(cell.row.label, cell) for cell in cells if cell.row.teacher is not None]
+    return rows + [RowRuns(cell.label, cell) for cell in cells if cell.teacher is not None]
 
 
 def _requests(
@@ -123,16 +120,16 @@ def _requests(
 ) -> Iterator[tuple[tuple[object, ...], RunRequest]]:
     """A row's runs, each with what it shares with equal ones of other rows."""
     first = run_settings(
-        student, cell.row.variant, experiment.preset, experiment.config, experiment.sets,
-        experiment.seed, cell.row.set,
+        student, cell.variant, experiment.preset, experiment.config, experiment.sets,
+        experiment.seed, cell.set,
     )  # fmt: skip
-    name = experiment_name(student, cell.row.variant)
+    name = experiment_name(student, cell.variant)
     settings_key = run_key(first, "", (), device=device_kind(experiment.request.device))
     for seed in range(first.seed, first.seed + experiment.n_seeds):
         for fold in folds:
             yield (name, settings_key, fold, seed), replace(
                 experiment.request, fold=fold, settings=first.model_copy(update={"seed": seed}),
-                experiment=name, variant=cell.row.variant,
+                experiment=name, variant=cell.variant,
                 title=f"{label}, fold {fold}, seed {seed}",
             )  # fmt: skip
 
@@ -141,17 +138,6 @@ def runs_of(rows: Sequence[RowRuns]) -> list[RunRequest]:
     """All runs, each once: seed by seed and fold by fold, so that a part is a smaller whole."""
     unique = {request.label: request for row in rows for request in row.requests}
     return sorted(unique.values(), key=lambda one: (one.settings.seed, one.fold))
-
-
-def opened(experiment: Experiment) -> list[RowRuns]:
-    """The rows on the store's folds.
-
-    Raises:
-        UserError: the store, folds or settings are not there, or do not fit.
-    """
-    refuse_runs(experiment.request.runs)
-    n_folds = len(open_store(experiment.request.store).folds)
-    return rows_of(experiment, parse_numbers(experiment.folds, n_folds))
 
 
 def write_rows(experiment: Experiment, rows: Sequence[RowRuns]) -> Path:
@@ -172,21 +158,19 @@ def write_rows(experiment: Experiment, rows: Sequence[RowRuns]) -> Path:
 
 
 def _recorded(keys: Keys, row: RowRuns) -> Row:
-    if row.teacher is not None:
-        return Row(label=row.label, teacher=row.teacher, point=row.cell.point)
-    key = next(filter(None, (_key(keys, request) for request in row.requests)), "")
+    if row.cell.teacher is not None:
+        return Row(label=row.label, teacher=row.cell.teacher, point=row.cell.point)
+    key = ""
+    for request in row.requests:
+        with suppress(UserError):  # this fold has no teachers to make it from
+            key = key or keys.folder(request).key
     return Row(
-        label=row.label, experiment=row.requests[0].experiment, key=key,
-        variant=row.cell.row.variant, point=row.cell.point,
-    )  # fmt: skip
-
-
-def _key(keys: Keys, request: RunRequest) -> str:
-    """The key of a row's runs; '' where this fold has no teachers to make it from."""
-    try:
-        return keys.folder(request).key
-    except UserError:
-        return ""
+        label=row.label,
+        experiment=row.requests[0].experiment,
+        key=key,
+        variant=row.cell.variant,
+        point=row.cell.point,
+    )
 
 
 # What is planned, and what came of it
@@ -199,26 +183,21 @@ def plan(experiment: Experiment, rows: Sequence[RowRuns]) -> dict[str, Any]:
         UserError: the store is not there.
     """
     store = open_store(experiment.request.store)
-    folds = parse_numbers(experiment.folds, len(store.folds))
+    folds = folds_of(experiment.request, experiment.folds)
     runs = {request.label: state for request, state in states(runs_of(rows))}
-    by_student: dict[str, dict[str, RunState]] = {}
-    for row in rows:
-        if row.teacher is None:
-            mine = {request.label: runs[request.label] for request in row.requests}
-            by_student.setdefault(row.student, {}).update(mine)
+    estimates = []
+    for student in dict.fromkeys(row.student for row in rows if row.cell.teacher is None):
+        labels = {one.label for row in rows if row.student == student for one in row.requests}
+        estimates.append(estimate(student, [runs[label] for label in labels]))
+    begin = [one["student"] for one in estimates if one["runs"]]
     return {
         "experiment": experiment.grid.name,
         "title": experiment.grid.title,
         "rows": [_planned(store, row, folds, runs) for row in rows],
         "runs": dict(Counter(one.state for one in runs.values())),
         "left": sum(one.state in BEGINS for one in runs.values()),
-        "estimates": [estimate(student, mine.values()) for student, mine in by_student.items()],
-        "weights": [
-            note
-            for student, mine in by_student.items()
-            if any(one.state in BEGINS for one in mine.values())
-            for note in _weights(student, experiment.request.weights)
-        ],
+        "estimates": estimates,
+        "weights": [one for name in begin for one in _weights(name, experiment.request.weights)],
     }
 
 
@@ -232,8 +211,8 @@ def plan_exit_code(facts: Mapping[str, Any]) -> int:
 def _planned(
     store: Store, row: RowRuns, folds: Sequence[int], runs: Mapping[str, RunState]
 ) -> dict[str, Any]:
-    if row.teacher is not None:
-        lacking = [fold for fold in folds if row.teacher not in store.teacher_names(fold)]
+    if row.cell.teacher is not None:
+        lacking = [fold for fold in folds if row.cell.teacher not in store.teacher_names(fold)]
         counts = Counter({"done": len(folds) - len(lacking), "missing": len(lacking)})
         why = f"not in the store for fold(s) {', '.join(map(str, lacking))}" if lacking else ""
     else:
@@ -263,17 +242,20 @@ def summary(done: Done, rows: Sequence[RowRuns]) -> dict[str, Any]:
     """Test scores of each row over its folds that are done, as plain data; fractions."""
     table = []
     for row in rows:
-        if row.teacher is not None:
+        if row.cell.teacher is not None:
             continue
         outcomes = [done.outcomes.get(request.label) for request in row.requests]
         scored = [one for one in outcomes if one is not None and one.wa is not None]
-        stopped = sum(one is not None and one.status == "stopped" for one in outcomes)
-        counts = {"runs": len(outcomes), "done": len(scored), "stopped": stopped}
-        spreads = {
-            "wa": over_folds((one.fold, one.wa) for one in scored if one.wa is not None),
-            "ua": over_folds((one.fold, one.ua) for one in scored if one.ua is not None),
-        }
-        table.append({"row": row.label, **counts, **spreads})
+        table.append(
+            {
+                "row": row.label,
+                "runs": len(outcomes),
+                "done": len(scored),
+                "stopped": sum(one is not None and one.status == "stopped" for one in outcomes),
+                "wa": over_folds((one.fold, one.wa or 0.0) for one in scored),
+                "ua": over_folds((one.fold, one.ua or 0.0) for one in scored),
+            }
+        )
     failed = [
         {"run": label, "message": error.message, "hint": error.hint}
         for label, (_, error) in done.failed.items()

@@ -1,8 +1,9 @@
-"""Where a run lives and what it leaves: ``runs/<experiment>/<key>/foldNN-seedS/``.
+"""A run: what is asked for, where it lives, and what it leaves there.
 
-``config.toml``, ``run.json``, ``metrics.jsonl``, ``predictions.parquet``, ``teachers.parquet``,
-``student/`` and, last, ``DONE``; while it runs also ``checkpoint/``, and ``FAILED`` where it came
-to nothing. Every file is written beside its place and renamed.
+It lies in ``runs/<experiment>/<key>/foldNN-seedS/``: ``config.toml``, ``run.json``,
+``metrics.jsonl``, ``predictions.parquet``, ``teachers.parquet``, ``student/`` and, last, ``DONE``;
+while it runs also ``checkpoint/``, and ``FAILED`` where it came to nothing. Every file is written
+beside its place and renamed. :mod:`distill.runs.read` reads it back.
 """
 
 from __future__ import annotations
@@ -13,15 +14,18 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from distill.runs.read import DONE, FAILED, PREDICTIONS, SUMMED, TEACHERS, Run, read_run
+from distill.config import LossSettings, RunSettings, StudentSettings, portable, run_key
+from distill.runs.read import DONE, FAILED, SUMMED, Run, read_run
+from featstore.core.config import cross_fitted, device_kind
 from featstore.core.files import (
     make_folders,
     read_small,
@@ -32,11 +36,51 @@ from featstore.core.files import (
 )
 from featstore.core.schema import Corrupt, UserError, printable
 from featstore.core.settings import digest
+from featstore.core.weights import refuse_giant
+from featstore.jobs.task import Tell, attended
+from featstore.store.store import Store
 
 Floats = npt.NDArray[np.float32]
 Rows = Mapping[str, npt.NDArray[np.int64]]
 
-CHECKPOINT, STUDENT = "checkpoint", "student"
+CHECKPOINT = "checkpoint"
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What to train, and where; only ``settings`` and the store decide the numbers."""
+
+    store: Path | str
+    fold: int = 0
+    settings: RunSettings = field(default_factory=RunSettings)
+    runs: Path = Path("runs")
+    experiment: str = ""
+    variant: str = "full"
+    device: str = "auto"
+    threads: int | None = None
+    root: Path | None = None
+    weights: Path | None = None
+    max_steps: int | None = None
+    tensorboard: bool = False
+    title: str = ""
+
+    @property
+    def label(self) -> str:
+        """What it is called in messages; unique among the runs of one command."""
+        return self.title or f"fold {self.fold}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run; scores are of the test speaker, seconds what its training took."""
+
+    fold: int
+    status: Literal["done", "skipped", "stopped"]
+    folder: Path
+    why: str = ""
+    wa: float | None = None
+    ua: float | None = None
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -78,10 +122,28 @@ class RunFolder:
             again = f"remove {self.path} and run it again"
             raise Corrupt(f"{self.path}/{damage.message}", again) from damage
 
+    def outcome(self, why: str = "") -> Outcome | None:
+        """What came of the run, checked; None where it has not finished.
+
+        Args:
+            why: it was skipped, if it was.
+
+        Raises:
+            Corrupt: as :meth:`finished`.
+        """
+        if (run := self.finished()) is None:
+            return None
+        status: Literal["done", "skipped"] = "skipped" if why else "done"
+        scores, seconds = run.scores, run.facts.seconds or 0.0
+        return Outcome(run.facts.fold, status, self.path, why, scores.wa, scores.ua, seconds)
+
     @property
-    def done(self) -> bool:
-        """Whether it has finished, see :meth:`finished`."""
-        return self.finished() is not None
+    def failure(self) -> str:
+        """Why it failed when it was last begun; '' where it did not."""
+        try:
+            return printable(read_small(self.path / FAILED).decode(errors="replace"))
+        except (OSError, UserError):
+            return ""
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -105,29 +167,22 @@ class RunFolder:
             (self.path / ".lock").unlink(missing_ok=True)
             os.close(lock)
 
-    @property
-    def failure(self) -> str:
-        """Why it failed when it was last begun; '' where it did not."""
-        try:
-            return printable(read_small(self.path / FAILED).decode(errors="replace"))
-        except (OSError, UserError):
-            return ""
-
     @contextmanager
-    def telling(self) -> Iterator[None]:
-        """Leave the reason in ``FAILED`` where the run fails; it is gone when the next one begins.
+    def attended(self) -> Iterator[Tell]:
+        """Note how far the run is (:func:`featstore.jobs.task.attended`) while it is :meth:`held`.
 
-        To be entered while the run is :meth:`held`.
+        The reason stays in ``FAILED`` where it fails, and is gone when it is begun again.
         """
         note = self.path / FAILED
         note.unlink(missing_ok=True)
         try:
-            yield
+            with attended(self.path.parents[2], self.task) as tell:
+                yield tell
         except Exception as error:
-            told = error.message if isinstance(error, UserError) else f"{type(error).__name__}: "
-            told += "" if isinstance(error, UserError) else str(error)
+            why = f"{type(error).__name__}: {error}"
+            why = error.message if isinstance(error, UserError) else why
             with suppress(OSError):  # a full disk, say: the error itself is told anyway
-                write_file(note, printable(" ".join(told.split()))[:2000].encode())
+                write_file(note, printable(" ".join(why.split()))[:2000].encode())
             raise
 
     def tidy(self) -> None:
@@ -138,7 +193,7 @@ class RunFolder:
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file."""
-        write_file(self.path / name, json.dumps(value, indent=1, sort_keys=True).encode())
+        self.write_text(name, json.dumps(value, indent=1, sort_keys=True))
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file."""
@@ -149,15 +204,8 @@ class RunFolder:
         lines = [json.dumps(entry, sort_keys=True) for entry in history]
         self.write_text("metrics.jsonl", "\n".join(lines) + "\n")
 
-    def write_predictions(self, table: pd.DataFrame) -> None:
-        """``predictions.parquet``: the artefact that every reported number is computed from."""
-        self._write_table(PREDICTIONS, table)
-
-    def write_teachers(self, table: pd.DataFrame) -> None:
-        """``teachers.parquet``: the same of the fold's teachers, for those about them."""
-        self._write_table(TEACHERS, table)
-
-    def _write_table(self, name: str, table: pd.DataFrame) -> None:
+    def write_table(self, name: str, table: pd.DataFrame) -> None:
+        """``predictions.parquet``, which every reported number comes from, or the teachers'."""
         buffer = io.BytesIO()
         table.to_parquet(buffer, index=False)
         write_file(self.path / name, buffer.getvalue())
@@ -167,6 +215,91 @@ class RunFolder:
         files = [name for name in SUMMED if (self.path / name).is_file()]
         sums = {name: sha256_of(self.path / name) for name in files}
         self.write_json(DONE, sums | {"sha256": digest(sums)})
+
+
+def epoch_note(entry: Mapping[str, Any]) -> str:
+    """An epoch's line of ``metrics.jsonl`` in a few words.
+
+    >>> epoch_note({"train": {"total": 1.5}, "validation": {"wa": 0.5, "ua": 0.25}})
+    'loss 1.500 val WA 50.0 UA 25.0'
+    """
+    text = f"loss {entry['train']['total']:.3f}"
+    if scores := entry.get("validation"):
+        text += f" val WA {100 * scores['wa']:.1f} UA {100 * scores['ua']:.1f}"
+    return text
+
+
+class Keys:
+    """The keys of many runs of one store: what they share is read once."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self._fingerprint = store, store.fingerprint()
+        self._teachers = cache(self._fold_teachers)
+        self._weights = cache(_weights_digest)
+        self._student = cache(_portable_student)
+
+    def folder(self, request: RunRequest) -> RunFolder:
+        """Where a run lies; its key is the same for every fold of a store.
+
+        Raises:
+            UserError: the store lacks the fold, or there is no such file of weights.
+        """
+        settings = request.settings
+        teachers = self._teachers(request.fold, settings.targets.cross_fit)
+        weights = self._weights(request.weights) if request.weights is not None else None
+        settings = settings.model_copy(update={"student": self._student(settings.student)})
+        kind = device_kind(request.device)
+        key = run_key(settings, self._fingerprint, teachers, weights, kind)
+        return RunFolder.of(request.runs, request.experiment, key, request.fold, settings.seed)
+
+    def _fold_teachers(self, fold: int, cross_fit: int) -> list[dict[str, Any]]:
+        """What tells a fold's teachers from others."""
+        return [
+            {
+                "name": name,
+                "teacher": output.unit.settings["teacher"],
+                "parents": dict(output.unit.parents),
+            }
+            for name, output in sorted(self.store.fold(fold, cross_fit=cross_fit).items())
+        ]
+
+
+def _weights_digest(weights: Path) -> str:
+    refuse_giant(weights)
+    return sha256_of(weights)
+
+
+def _portable_student(student: StudentSettings) -> StudentSettings:
+    return portable(RunSettings(student=student)).student
+
+
+def require_teachers(store: Store, fold: int, losses: LossSettings, cross_fit: int = 0) -> None:
+    """Refuse to train without a teacher that the losses count on or that other folds have.
+
+    A killed build leaves such folds; a student of one teacher would pass for one of both. So would
+    one whose targets are cross-fitted for some of the store's teachers only.
+
+    Raises:
+        UserError: with what to build, or how to do without on purpose.
+    """
+    names = set(store.teacher_names(fold, cross_fit))
+    elsewhere = {
+        name
+        for n in range(1, len(store.folds) + 1)
+        for parts in {0, cross_fit}
+        for name in store.teacher_names(n, parts)
+    }
+    flag = f" --cross-fit {cross_fit}" if cross_fit else ""
+    taught = losses.alpha > 0 or losses.beta > 0
+    wanted = {name for name, term in losses.teachers.items() if taught and term.weight > 0}
+    for name in sorted((wanted | elsewhere) - names):
+        without = f"; to do without: --set losses.teachers.{name}.weight=0"
+        raise UserError(
+            f"fold {fold}: {store.url or store.path} has no teacher "
+            f"{cross_fitted(name, cross_fit)} for it",
+            f"finish the build: `featstore build --fold {fold}{flag}`"
+            + ("" if name in elsewhere else without),
+        )
 
 
 def predictions_table(

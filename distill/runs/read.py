@@ -266,12 +266,6 @@ class Run:
     predictions: pd.DataFrame
     teachers: pd.DataFrame | None = None
 
-    @property
-    def identity(self) -> tuple[str, str, int, int]:
-        """Experiment, key, fold and seed: two runs that share it are the same run."""
-        facts = self.facts
-        return facts.experiment, facts.key, facts.fold, facts.seed
-
     @cached_property
     def scores(self) -> Scores:
         """Scores on the test speakers."""
@@ -349,7 +343,9 @@ def read_runs(paths: Sequence[Path]) -> RunSet:
         except Corrupt as damage:
             left_out.append(_left_out(folder, place, "damaged", damage.message))
             continue
-        first = runs.setdefault(run.identity, run)
+        facts = run.facts
+        same = facts.experiment, facts.key, facts.fold, facts.seed
+        first = runs.setdefault(same, run)
         if first is not run:
             left_out.append(_left_out(folder, place, "duplicate", f"the same run as {first.place}"))
     records, damaged = _records(paths, [folder for folder, _ in folders])

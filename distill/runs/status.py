@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from distill.metrics import spread
-from distill.runs.read import LeftOut, Run, read_runs
+from distill.runs.read import read_runs
 from distill.runs.records import FOLDER, ExperimentRecord
 from featstore.core.schema import UserError
 from featstore.jobs.status import AGAIN, counts, tasks_of
@@ -29,11 +29,19 @@ def runs_status(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise UserError(f"{path}: no folder of runs", "give what `distill run --runs` was given")
     read = read_runs([path])
-    runs = {run.place: _finished(run) for run in read.runs}
-    runs |= {one.place: _left_out(one) for one in read.left_out if one.state != "duplicate"}
-    finished = {place for place, run in runs.items() if run["state"] in ("done", "damaged")}
-    tasks = tasks_of(path, finished.__contains__)
+    runs: dict[str, dict[str, Any]] = {}
+    for run in read.runs:
+        scores = {"wa": run.scores.wa, "ua": run.scores.ua, "seconds": run.facts.seconds}
+        facts = {"run": run.place, "state": "done", "why": "", "fold": run.facts.fold}
+        runs[run.place] = facts | scores
+    for one in read.left_out:  # whether it is being trained, its note tells
+        if one.state == "unfinished":
+            why = "begun, and not finished"
+            runs[one.place] = {"run": one.place, "state": "stopped", "why": why}
+        elif one.state != "duplicate":
+            runs[one.place] = {"run": one.place, "state": one.state, "why": one.reason}
     begun = [run for run in runs.values() if run["state"] in ("stopped", "failed")]
+    tasks = tasks_of(path, ({*runs} - {run["run"] for run in begun}).__contains__)
     noted = {task["key"]: task["state"] for task in tasks}
     for place, state in noted.items():
         runs.setdefault(place, {"run": place, "why": ""})["state"] = state
@@ -48,18 +56,6 @@ def runs_status(path: Path) -> dict[str, Any]:
         ],
         "finished": [run for run in runs.values() if run["state"] == "done"],
     }
-
-
-def _finished(run: Run) -> dict[str, Any]:
-    scores = {"wa": run.scores.wa, "ua": run.scores.ua, "seconds": run.facts.seconds}
-    return {"run": run.place, "state": "done", "why": "", "fold": run.facts.fold, **scores}
-
-
-def _left_out(one: LeftOut) -> dict[str, Any]:
-    """A run that is not done, by its folder alone; whether it is being trained, its note tells."""
-    if one.state == "unfinished":
-        return {"run": one.place, "state": "stopped", "why": "begun, and not finished"}
-    return {"run": one.place, "state": one.state, "why": one.reason}
 
 
 def _without_note(run: Mapping[str, Any]) -> dict[str, Any]:

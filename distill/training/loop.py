@@ -40,10 +40,18 @@ from distill.data import (
 )
 from distill.losses import LossParts, total_loss
 from distill.model.student import Student, build_student
-from distill.runs.attendance import epoch_note, noted
-from distill.runs.folder import RunFolder, predictions_table, teachers_table
+from distill.runs.folder import (
+    Keys,
+    Outcome,
+    RunFolder,
+    RunRequest,
+    epoch_note,
+    predictions_table,
+    require_teachers,
+    teachers_table,
+)
+from distill.runs.read import PREDICTIONS, TEACHERS
 from distill.runs.records import RunFacts
-from distill.runs.request import Keys, Outcome, RunRequest, require_teachers
 from distill.training import checkpoint
 from distill.training.checkpoint import Progress, Report, Tensors
 from distill.training.half_precision import require_bfloat16
@@ -61,7 +69,7 @@ from featstore.core.training import (
     pick_device,
     seed_all,
 )
-from featstore.jobs.task import Tell
+from featstore.jobs.task import Tell, unheard
 from featstore.store import open_store
 from featstore.store.provenance import versions
 from featstore.store.store import Store
@@ -443,22 +451,22 @@ def run_fold(request: RunRequest, on_epoch: OnEpoch | None = None, team: Team = 
         run = Keys(store).folder(request)
         losses.for_teachers(store.teacher_names(fold, cross_fit))
         require_teachers(store, fold, losses, cross_fit)
-        if team.any(team.leads and run.done):
+        if team.any(team.leads and run.finished() is not None):
             return _skipped(run, "finished before")
         with run.held() if team.leads else nullcontext():
-            if team.any(team.leads and run.done):
+            if team.any(team.leads and run.finished() is not None):
                 return _skipped(run, "finished meanwhile")
-            with noted(request, run, leads=team.leads) as tell:
+            with run.attended() if team.leads else nullcontext(unheard) as tell:
                 return _train(request, store, run, team, on_epoch, tell)
 
 
 def _skipped(run: RunFolder, why: str) -> Outcome:
     """A run that was finished; what a process killed after its end left is removed."""
     run.tidy()
-    finished = run.finished()
-    if finished is None:
+    outcome = run.outcome(why)
+    if outcome is None:
         raise TaskFailed(f"{run.path}: removed meanwhile", "run the same command again")
-    return Outcome.skipped(finished, run, why)
+    return outcome
 
 
 def _train(
@@ -527,8 +535,10 @@ def _train(
         labels, about = targets.labels.cpu().numpy(), (targets.classes, request.fold)
         of_teachers = {name: output.logits for name, output in targets.outputs.items()}
         student.save_pretrained(run.path / "student")
-        run.write_predictions(predictions_table(store.utterances, held_out, logits, labels, *about))
-        run.write_teachers(teachers_table(store.utterances, rows, of_teachers, labels, *about))
+        table = predictions_table(store.utterances, held_out, logits, labels, *about)
+        run.write_table(PREDICTIONS, table)
+        table = teachers_table(store.utterances, rows, of_teachers, labels, *about)
+        run.write_table(TEACHERS, table)
         describe(best_epoch=learner.progress.best_epoch, seconds=round(seconds, 1))
         run.finish()
         shutil.rmtree(checkpoints, ignore_errors=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from distill.runs.request import Outcome
+from distill.runs.folder import Outcome
 from tests.distill.small_runs import train
 
 

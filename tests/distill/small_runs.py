@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.config import PRESETS, VARIANTS, RunSettings
-from distill.runs.folder import RunFolder
-from distill.runs.request import Keys, Outcome, RunRequest
+from distill.runs.folder import Keys, Outcome, RunFolder, RunRequest
 from distill.training.loop import run_fold
 from featstore.core.files import sha256_of
 from featstore.core.settings import digest, overrides, resolve

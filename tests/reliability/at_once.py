@@ -17,7 +17,7 @@ import soundfile
 import torch
 
 from distill.config import PRESETS, VARIANTS, RunSettings
-from distill.runs.request import Outcome, RunRequest
+from distill.runs.folder import Outcome, RunRequest
 from distill.training.loop import run_fold
 from featstore.build.plan import Request, make_plan
 from featstore.build.run import build

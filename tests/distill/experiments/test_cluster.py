@@ -1,17 +1,13 @@
-"""distill/experiments/cluster.py: runs as tasks; tests/slurm hands them to a real cluster."""
+"""distill/experiments/launch.py: runs as tasks; tests/slurm hands them to a real cluster."""
 
-import pickle
 from pathlib import Path
 
 import pytest
 
-from distill.experiments import launch as launching
-from distill.experiments.cluster import device_of, task_of
-from distill.experiments.launch import launch
-from distill.runs.request import Outcome
+from distill.experiments.launch import device_of, launch, task_of
+from distill.runs.folder import Outcome
 from featstore.core.schema import Corrupt, TaskFailed, UserError
 from featstore.jobs import LOCAL, executor_settings
-from featstore.jobs.local import perform
 from featstore.jobs.task import standings
 from tests.distill.small_runs import copied, flip_byte, folder_of, request, results
 
@@ -24,42 +20,22 @@ def on_cluster(*requests):
     return done.outcomes | {label: error for label, (_, error) in done.failed.items()}
 
 
-@pytest.fixture
-def queued(monkeypatch):
-    """The tasks that a cluster was given; it does them at once, as its jobs would."""
-    given = []
-
-    def carry_out(root, tasks, settings, **rest):
-        assert settings is SLURM
-        for task in pickle.loads(pickle.dumps(list(tasks))):
-            given.append(task)
-            error = None
-            try:
-                perform(root, task)
-            except UserError as failure:
-                error = failure
-            yield task, error
-
-    monkeypatch.setattr(launching, "carry_out", carry_out)
-    return given
-
-
-def test_a_job_leaves_what_the_run_leaves_here(queued, finished, small_store, tmp_path):
+def test_a_job_leaves_what_the_run_leaves_here(here, finished, small_store, tmp_path):
     order = request(small_store, tmp_path)
     outcome = on_cluster(order)["fold 1"]
     assert isinstance(outcome, Outcome)
     assert (outcome.status, outcome.wa, outcome.ua) == ("done", finished[1].wa, finished[1].ua)
     assert outcome.seconds > 0
     assert results(outcome.folder) == results(finished[1].folder)
-    assert [task.key for task in queued] == [folder_of(order).task]
-    assert queued[0].n_steps == order.settings.optim.epochs
+    assert [task.key for task in here] == [folder_of(order).task]
+    assert here[0].n_steps == order.settings.optim.epochs
     assert standings(tmp_path) == []
     again = on_cluster(order)["fold 1"]
     assert (again.status, again.why) == ("skipped", "finished before")
-    assert len(queued) == 1
+    assert len(here) == 1
 
 
-def test_what_cannot_begin_is_never_queued(queued, finished, small_store, tmp_path):
+def test_what_cannot_begin_is_never_queued(here, finished, small_store, tmp_path):
     runs = copied(finished[1].folder.parents[2], tmp_path / "runs")
     hurt = request(small_store, runs)
     flip_byte(folder_of(hurt).path / "predictions.parquet")
@@ -68,10 +44,10 @@ def test_what_cannot_begin_is_never_queued(queued, finished, small_store, tmp_pa
     assert isinstance(results_by_fold["fold 1"], Corrupt)
     assert "no teacher" in results_by_fold["fold 3"].message
     assert results_by_fold["fold 2"].status == "skipped"
-    assert queued == []
+    assert here == []
 
 
-def test_a_failed_job_stops_no_other(queued, small_store, tmp_path):
+def test_a_failed_job_stops_no_other(here, small_store, tmp_path):
     bad = request(small_store, tmp_path, "optim.lr=1e30", title="bad")
     good = request(small_store, tmp_path, title="good")
     ended = on_cluster(bad, good)
@@ -80,16 +56,16 @@ def test_a_failed_job_stops_no_other(queued, small_store, tmp_path):
     assert [one.state for one in standings(tmp_path)] == ["failed"]
 
 
-def test_equal_runs_are_one_job(queued, small_store, tmp_path):
+def test_equal_runs_are_one_job(here, small_store, tmp_path):
     orders = [request(small_store, tmp_path, title=title) for title in ("a", "b")]
     assert list(on_cluster(*orders)) == ["a", "b"]
-    assert len(queued) == 1
+    assert len(here) == 1
 
 
-def test_a_job_is_told_whole_paths(queued, small_store, tmp_path, monkeypatch):
+def test_a_job_is_told_whole_paths(here, small_store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     on_cluster(request(small_store, Path("runs")))
-    asked = queued[0].work.request
+    asked = here[0].work.args[0]
     assert (asked.runs, asked.store.is_absolute()) == (tmp_path / "runs", True)
 
 
@@ -100,7 +76,7 @@ def test_a_job_is_told_whole_paths(queued, small_store, tmp_path, monkeypatch):
         ({"device": "cuda:1"}, "--device cuda:1: a job has GPUs of its own"),
     ],
 )
-def test_what_no_job_can_follow(queued, small_store, tmp_path, over, message):
+def test_what_no_job_can_follow(here, small_store, tmp_path, over, message):
     with pytest.raises(UserError, match=message):
         on_cluster(request(small_store, tmp_path, **over))
 

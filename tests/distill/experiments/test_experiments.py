@@ -14,7 +14,6 @@ from distill.experiments.grid import Grid, load_grid
 from distill.experiments.launch import launch
 from distill.experiments.rows import (
     Experiment,
-    opened,
     plan,
     plan_exit_code,
     rows_of,
@@ -22,12 +21,10 @@ from distill.experiments.rows import (
     summary,
     write_rows,
 )
-from distill.runs.folder import FAILED, RunFolder
+from distill.runs.folder import FAILED, Keys, RunFolder, RunRequest
 from distill.runs.records import read_records
-from distill.runs.request import Keys, RunRequest
 from featstore.core.schema import UserError
 from featstore.core.settings import flat
-from featstore.jobs.local import perform
 from featstore.store.store import Store
 from tests.distill.small_runs import results, settings_of, train
 
@@ -42,38 +39,17 @@ def order(store, runs, grid, device="cpu", weights=None, max_steps=None, **over)
 
 
 def run_experiment(order):
-    rows = opened(order)
+    rows = rows_of(order)
     write_rows(order, rows)
     return launch(runs_of(rows), "test", jobs=1), rows
 
 
 def planned(order):
-    return plan(order, opened(order))
+    return plan(order, rows_of(order))
 
 
 def grid_of(*rows, **over):
     return {"name": "mine", "students": ["tiny"], "rows": list(rows), **over}
-
-
-@pytest.fixture
-def here(monkeypatch):
-    """Runs in this process, one after another, and what was run."""
-    from distill.experiments import launch as launching
-
-    ran = []
-
-    def carry_out(root, tasks, executor, **rest):
-        for task in tasks:
-            ran.append(task.work.request)
-            error = None
-            try:
-                perform(root, task)
-            except Exception as failure:
-                error = failure
-            yield task, error
-
-    monkeypatch.setattr(launching, "carry_out", carry_out)
-    return ran
 
 
 # Which runs
@@ -81,8 +57,8 @@ def here(monkeypatch):
 
 def test_every_row_fold_and_seed_once(small_store, tmp_path):
     asked = order(small_store, tmp_path, "table2", folds="1..2", n_seeds=3, seed=7)
-    rows = rows_of(asked, [1, 2])
-    assert [line.label for line in rows if line.teacher] == [
+    rows = rows_of(asked)
+    assert [line.label for line in rows if line.cell.teacher] == [
         "w/o student and linguistic teacher", "w/o student and prosodic teacher",
     ]  # fmt: skip
     runs = runs_of(rows)
@@ -100,14 +76,11 @@ def test_equal_settings_are_one_run_within_and_across_experiments(small_store, t
         {"label": "a"}, {"label": "b", "set": {"losses": {"alpha": 1.0}}},
         {"label": "c", "set": {"losses": {"alpha": 0.5}}},
     )  # fmt: skip
-    rows = rows_of(order(small_store, tmp_path, both), [1])
+    rows = rows_of(order(small_store, tmp_path, both))
     assert len(runs_of(rows)) == 2
     keys = Keys(Store.open(small_store))
     figure, table = (
-        {
-            keys.folder(run).path: run
-            for run in runs_of(rows_of(order(small_store, tmp_path, name), [1]))
-        }
+        {keys.folder(run).path: run for run in runs_of(rows_of(order(small_store, tmp_path, name)))}
         for name in ("figure2", "table2")
     )
     (shared,) = set(figure) & set(table)  # tau 0.5 without the linguistic teacher
@@ -134,14 +107,14 @@ def test_a_row_is_where_distill_run_leaves_it(here, small_store, tmp_path):
 )
 def test_what_the_rows_answer_is_not_for_a_flag(grid, flag, small_store, tmp_path):
     with pytest.raises(UserError, match="varies these itself") as caught:
-        rows_of(order(small_store, tmp_path, grid, sets=(flag,)), [1])
+        rows_of(order(small_store, tmp_path, grid, sets=(flag,)))
     assert flag.split("=")[0] in caught.value.message
-    rows_of(order(small_store, tmp_path, grid, sets=("losses.gamma=3",)), [1])
+    rows_of(order(small_store, tmp_path, grid, sets=("losses.gamma=3",)))
 
 
 def test_several_students_share_the_teachers_rows(small_store, tmp_path):
     asked = order(small_store, tmp_path, "table2", students=("tiny", "random:hubert-base"))
-    labels = [line.label for line in rows_of(asked, [1])]
+    labels = [line.label for line in rows_of(asked)]
     assert len(labels) == len(set(labels)) == 2 * 6 + 2
     assert labels[0] == "Ours · tiny"
     assert labels[-2:] == [
@@ -152,8 +125,8 @@ def test_several_students_share_the_teachers_rows(small_store, tmp_path):
 def test_one_file_of_weights_is_for_one_backbone(small_store, tmp_path):
     asked = order(small_store, tmp_path, "table1", students=(), weights=tmp_path / "hubert.pth")
     with pytest.raises(UserError, match="here are 2: hubert-base, hubert-large"):
-        rows_of(asked, [1])
-    both = rows_of(order(small_store, tmp_path, "table1", students=()), [1])
+        rows_of(asked)
+    both = rows_of(order(small_store, tmp_path, "table1", students=()))
     assert [line.label for line in both] == [
         "EmoDistill · hubert-base", "EmoDistill · hubert-large",
     ]  # fmt: skip
@@ -203,7 +176,7 @@ def test_its_summary_is_that_of_the_predictions(here, small_store, tmp_path):
     done, rows = run_experiment(asked)
     [row] = summary(done, rows)["rows"]
     by_fold = {1: [], 2: []}
-    for run in here:
+    for run in (task.work.args[0] for task in here):
         folder = RunFolder.of(tmp_path, run.experiment, read_key(tmp_path), run.fold,
                               run.settings.seed)  # fmt: skip
         table = pd.read_parquet(folder.path / "predictions.parquet")
@@ -301,7 +274,7 @@ def test_a_plan_that_cannot_begin_everywhere(small_store, tmp_path, monkeypatch)
 
 def test_a_row_s_settings_are_all_that_tells_it_from_another(small_store, tmp_path):
     for name in ("table2", "figure2", "controls", "options"):
-        runs = runs_of(rows_of(order(small_store, tmp_path, name), [1]))
+        runs = runs_of(rows_of(order(small_store, tmp_path, name)))
         for run in runs:
             told = flat(run.settings.model_dump(mode="json"))
             differing = {k for k, v in flat(settings_of().model_dump(mode="json")).items()

@@ -17,7 +17,7 @@ PLAIN = '[[rows]]\nlabel = "a"\n'
 
 
 def test_table_2_has_the_rows_that_the_paper_prints():
-    rows = [cell.row for cell in load_grid("table2").cells()]
+    rows = load_grid("table2").cells()
     printed = published.load().table2
     assert [(row.label, row.teacher) for row in rows] == [(p.printed, p.teacher) for p in printed]
     students = [(r.variant, p.variant) for r, p in zip(rows, printed, strict=True) if not p.teacher]
@@ -27,7 +27,7 @@ def test_table_2_has_the_rows_that_the_paper_prints():
 def test_figure_2_has_the_temperatures_that_the_paper_sweeps():
     cells = load_grid("figure2").cells()
     for sweep in published.load().figure2:
-        mine = [cell for cell in cells if cell.row.variant == sweep.variant]
+        mine = [cell for cell in cells if cell.variant == sweep.variant]
         assert tuple(cell.point.value for cell in mine) == sweep.tau
         assert {cell.point.axis for cell in mine} == {f"tau of the {sweep.teacher} teacher"}
         for cell in mine:
@@ -93,7 +93,7 @@ def test_a_file_of_ones_own(tmp_path):
     path.write_text('[[sweeps]]\nsetting = "losses.beta"\nvalues = [1, 2.5]\n' + PLAIN)
     grid = load_grid(str(path))
     assert (grid.name, grid.title, grid.students) == ("mine", "mine", ("hubert-base",))
-    assert [cell.row.label for cell in grid.cells()] == [
+    assert [cell.label for cell in grid.cells()] == [
         "a",
         "losses.beta = 1",
         "losses.beta = 2.5",

@@ -8,7 +8,7 @@ import pytest
 from distill.config import RunSettings
 from distill.experiments.launch import Done, launch
 from distill.experiments.plan import each_fold, experiment_name, plan, run_settings
-from distill.runs.request import Outcome
+from distill.runs.folder import Outcome
 from featstore.core.schema import Corrupt, Refused, TaskFailed, UserError
 from featstore.jobs.task import standings
 from tests.distill.small_runs import copied, flip_byte, request, results, settings_of, train

@@ -68,13 +68,6 @@ def test_its_folders_survive_a_power_cut(tmp_path, monkeypatch):
         assert synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
 
 
-@pytest.mark.parametrize("content", ["{}", '{"run.json": "00"}', "", "[]"])
-def test_a_mark_that_vouches_for_nothing(run, content):
-    (run.path / "DONE").write_text(content)
-    with pytest.raises(Corrupt, match="DONE"):
-        run.finished()
-
-
 def test_a_mark_cannot_point_elsewhere(run):
     mark = json.loads((run.path / "DONE").read_text())
     mark["../secret"] = mark.pop("run.json")

@@ -1,4 +1,4 @@
-"""distill/runs/attendance.py: a run is seen waiting, at work and failed, by whoever looks."""
+"""Notes of runs: one is seen waiting, at work and failed, by whoever looks."""
 
 import os
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from distill.data import FoldTargets
-from distill.runs.request import RunRequest
+from distill.runs.folder import RunRequest
 from distill.training import loop as trainer
 from distill.training.loop import run_fold
 from distill.training.team import Team, join

@@ -100,10 +100,10 @@ def test_killed_after_the_last_epoch(small_store, tmp_path, monkeypatch):
     whole = train(small_store, tmp_path / "whole")
     order = request(small_store, tmp_path / "cut")
     with monkeypatch.context() as patch:
-        patch.setattr(runs.RunFolder, "write_predictions", dies)
+        patch.setattr(runs.RunFolder, "write_table", dies)
         with pytest.raises(Killed):
             run_fold(order)
-    assert not folder_of(order).done
+    assert folder_of(order).finished() is None
     same(run_fold(order), whole)
 
 

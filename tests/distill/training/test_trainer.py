@@ -12,9 +12,8 @@ from distill.model.predict import predict_files
 from distill.model.student import Student
 from distill.report import collect
 from distill.runs import folder as runs
-from distill.runs.folder import FAILED
+from distill.runs.folder import FAILED, Keys, RunRequest
 from distill.runs.records import RunFacts
-from distill.runs.request import Keys, RunRequest
 from distill.training import loop
 from distill.training.loop import run_fold
 from featstore.core.metrics import ua, wa
