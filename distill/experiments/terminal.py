@@ -47,8 +47,8 @@ def experiment_plan(facts: Mapping[str, Any]) -> Iterator[Any]:
         runs = row["runs"]
         done, left = runs.get("done", 0), row["left"]
         rest = sum(runs.values()) - left - done
-        rows.add_row(clean(row["row"]), str(done), str(left), str(rest),
-                     clean(row["why"].split("\n")[0]))  # fmt: skip
+        why = clean(row["why"].split("\n")[0])
+        rows.add_row(clean(row["row"]), str(done), str(left), str(rest), why)
     yield rows
     total = sum(facts["runs"].values())
     yield f"{total} run(s) in all (rows share equal ones), {facts['left']} left to train"

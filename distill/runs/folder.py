@@ -291,8 +291,8 @@ def require_teachers(store: Store, fold: int, losses: LossSettings, cross_fit: i
     }
     flag = f" --cross-fit {cross_fit}" if cross_fit else ""
     taught = losses.alpha > 0 or losses.beta > 0
-    wanted = {name for name, term in losses.teachers.items() if taught and term.weight > 0}
-    for name in sorted((wanted | elsewhere) - names):
+    weighted = {name for name, term in losses.teachers.items() if taught and term.weight > 0}
+    for name in sorted((weighted | elsewhere) - names):
         without = f"; to do without: --set losses.teachers.{name}.weight=0"
         raise UserError(
             f"fold {fold}: {store.url or store.path} has no teacher "
@@ -358,8 +358,8 @@ def teachers_table(
     present = {role: index for role, index in rows.items() if len(index)}
     parts = []
     for name, logits in sorted(teachers.items()):
-        said = {role: logits[index] for role, index in present.items()}
-        part = predictions_table(utterances, present, said, labels, classes, fold)
+        by_role = {role: logits[index] for role, index in present.items()}
+        part = predictions_table(utterances, present, by_role, labels, classes, fold)
         part.insert(1, "teacher", name)
         parts.append(part)
     return pd.concat(parts, ignore_index=True)

@@ -154,8 +154,8 @@ def _epoch(line: bytes) -> Epoch:
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, float]:
-    known = {str(name): float(x) for name, x in values.items() if x is not None}
-    return {name: value for name, value in known.items() if math.isfinite(value)}
+    numbers = {str(name): float(x) for name, x in values.items() if x is not None}
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 
 def parse_predictions(content: bytes, facts: RunFacts) -> pd.DataFrame:
@@ -184,19 +184,19 @@ def _table(content: bytes, name: str, more: list[str], facts: RunFacts) -> pd.Da
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    wanted = ["utterance_id", "fold", "role", "speaker", "truth", "prediction", *more]
-    wanted += logit_columns(facts.classes)
+    columns = ["utterance_id", "fold", "role", "speaker", "truth", "prediction", *more]
+    columns += logit_columns(facts.classes)
     try:
         file = pq.ParquetFile(io.BytesIO(content))
         names = file.schema_arrow.names
-        absent = [column for column in wanted if names.count(column) != 1]
+        absent = [column for column in columns if names.count(column) != 1]
         if absent:
             raise Corrupt(f"{name} lacks the column(s) {', '.join(absent)}")
         if packed(file.metadata):
             raise Corrupt(f"{name} is larger inside than any run's")
         if file.metadata.num_rows > MAX_ROWS:
             raise Corrupt(f"{name} has {file.metadata.num_rows} rows")
-        frame: pd.DataFrame = file.read(columns=wanted).to_pandas(ignore_metadata=True)[wanted]
+        frame: pd.DataFrame = file.read(columns=columns).to_pandas(ignore_metadata=True)[columns]
     except (pa.ArrowException, ValueError, OSError) as error:
         raise Corrupt(f"{name} is not a readable Parquet file") from error
     return frame
@@ -414,11 +414,11 @@ def _records(
     records: dict[str, ExperimentRecord] = {}
     damaged: list[LeftOut] = []
     for root in sorted({*searched, *inside}):
-        found, broken = read_records(root)
+        here, broken = read_records(root)
         damaged += [
             LeftOut(f"{FOLDER}/{stem}.json", "damaged", why) for stem, why in broken.items()
         ]
-        for stem, record in found.items():
+        for stem, record in here.items():
             if record not in records.values():
                 taken = sum(name.split(" ", 1)[0] == stem for name in records)
                 records[f"{stem} ({taken + 1})" if taken else stem] = record

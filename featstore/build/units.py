@@ -447,8 +447,8 @@ class LldPart:
 
 
 def extract_part(part: LldPart) -> None:
-    """Extract the LLDs of a stretch of the corpus, but for signals that are known already."""
-    known, sums, taken = _known_llds(part.store, part.step), [], 0
+    """Extract the LLDs of a stretch of the corpus, but for signals whose LLDs are there."""
+    old, sums, taken = _old_llds(part.store, part.step), [], 0
     with (
         attended(part.store, part.key) as tell,
         staged(part.place, part.identity) as staging,
@@ -456,7 +456,7 @@ def extract_part(part: LldPart) -> None:
         writer = _lld_writer(staging.folder, part.settings)
         for at, samples in enumerate(_signals(part)):
             sums.append(hashlib.sha256(samples.tobytes()).digest())
-            values = known(sums[-1])
+            values = old(sums[-1])
             taken += values is not None
             feature_set = part.settings.lld.feature_set
             writer.append(lld.extract(samples, feature_set) if values is None else values)
@@ -523,7 +523,7 @@ def _signals(part: LldPart) -> Iterator[Samples]:
         yield to_samples(load_signal(part.root / one.file, one.start_s, one.duration_s, audio))
 
 
-def _known_llds(store: Path, step: Step) -> Callable[[bytes], Lld | None]:
+def _old_llds(store: Path, step: Step) -> Callable[[bytes], Lld | None]:
     """What the unit that is to be replaced holds, by the SHA-256 of the signal.
 
     Only where its values are, to the byte, what would be extracted today.
@@ -531,20 +531,18 @@ def _known_llds(store: Path, step: Step) -> Callable[[bytes], Lld | None]:
     rows: dict[bytes, int] = {}
     with suppress(UserError, OSError):  # none is there, or none that can be relied on
         unit = Store(store).unit("lld") if step.status == "replace" else None
-        here = versions().get("opensmile")
-        if unit and (unit.settings, unit.provenance.get("opensmile")) == (
-            step.identity.settings, here,
-        ):  # fmt: skip
+        made_by = unit and (unit.settings, unit.provenance.get("opensmile"))
+        if unit and made_by == (step.identity.settings, versions().get("opensmile")):
             unit.check(SUMS)
             values = Store(store).lld
             rows = {row.tobytes(): at for at, row in enumerate(read_array(unit.path / SUMS))}
 
-    def known(sum_: bytes) -> Lld | None:
+    def old(signal_sha256: bytes) -> Lld | None:
         with suppress(UserError, OSError):  # a damaged stretch is extracted anew
-            return values.read(rows[sum_]) if sum_ in rows else None
+            return values.read(rows[signal_sha256]) if signal_sha256 in rows else None
         return None
 
-    return known
+    return old
 
 
 # --- teachers ---

@@ -84,13 +84,13 @@ def executor_settings(
     >>> executor_settings("slurm", partition="gpu", account=None).slurm.partition
     'gpu'
     """
-    given = {key: value for key, value in flags.items() if value is not None}
+    options = {key: value for key, value in flags.items() if value is not None}
     if name not in ("local", "slurm"):
         raise UserError(f"--executor {name}: not known", "choose one of local, slurm")
-    if name == "local" and (given or file or attach or not wait):
+    if name == "local" and (options or file or attach or not wait):
         raise UserError("flags of a cluster, and no cluster", "add --executor slurm")
     if attach and not wait:
         raise UserError("--attach waits, --no-wait does not", "give one of the two")
     table: Mapping[str, Any] = load_toml(file) if file else {}
-    slurm = resolve(SlurmSettings, table, given)
+    slurm = resolve(SlurmSettings, table, options)
     return ExecutorSettings(name=name, wait=wait, attach=attach, slurm=slurm)

@@ -325,10 +325,10 @@ def living(jobs: Iterable[str], timeout_s: float = _SQUEUE_S) -> set[str] | None
     Returns:
         Those that squeue lists; None where SLURM cannot be asked now.
     """
-    wanted = set(jobs)
-    if not wanted:
+    jobs = set(jobs)
+    if not jobs:
         return set()
-    numbers = ",".join(sorted({job.partition("_")[0] for job in wanted}))
+    numbers = ",".join(sorted({_array(job) for job in jobs}))
     command = ["squeue", "--noheader", "--array", "--format=%i", f"--jobs={numbers}"]
     try:
         done = subprocess.run(
@@ -338,7 +338,7 @@ def living(jobs: Iterable[str], timeout_s: float = _SQUEUE_S) -> set[str] | None
         return None
     if done.returncode and "Invalid job id" not in done.stderr:  # what it says of one that is gone
         return None
-    return wanted & set(done.stdout.split())
+    return jobs & set(done.stdout.split())
 
 
 def parameters(demand: Demand, settings: SlurmSettings, after: str = "") -> dict[str, Any]:
@@ -347,9 +347,9 @@ def parameters(demand: Demand, settings: SlurmSettings, after: str = "") -> dict
     A job has as many processes on each node as the task demands; each runs the task and learns its
     rank from SLURM's own variables.
 
-    >>> told = parameters(Demand(gpus=1, hours=1.5), SlurmSettings(partition="a", account="b"))
-    >>> told["time"], told["partition"], told["mem"], told["additional_parameters"]
-    (90, 'a', '4096M', {'gpus-per-node': '1'})
+    >>> options = parameters(Demand(gpus=1, hours=1.5), SlurmSettings(partition="a", account="b"))
+    >>> [options[name] for name in ("time", "partition", "mem", "additional_parameters")]
+    [90, 'a', '4096M', {'gpus-per-node': '1'}]
     """
     cpus = settings.cpus or demand.cpus
     memory_gb = demand.memory_gb if settings.memory_gb is None else settings.memory_gb
@@ -358,7 +358,7 @@ def parameters(demand: Demand, settings: SlurmSettings, after: str = "") -> dict
     gpus: dict[str, Any] = {}
     if n_gpus and settings.gpus != 0:
         gpus["gpus-per-node"] = str(n_gpus if settings.gpus is None else settings.gpus)
-    asked: dict[str, Any] = {
+    options: dict[str, Any] = {
         "job_name": JOB_NAME,
         "time": max(1, math.ceil(60 * (settings.hours or demand.hours))),
         "nodes": demand.nodes,
@@ -377,8 +377,8 @@ def parameters(demand: Demand, settings: SlurmSettings, after: str = "") -> dict
         "additional_parameters": {**gpus, **settings.sbatch},
     }
     if memory_gb:
-        asked["mem"] = f"{math.ceil(1024 * memory_gb * demand.processes)}M"
-    return {key: value for key, value in asked.items() if value is not None}
+        options["mem"] = f"{math.ceil(1024 * memory_gb * demand.processes)}M"
+    return {key: value for key, value in options.items() if value is not None}
 
 
 # --- what a job does ---
@@ -417,7 +417,7 @@ class Body:
 
 def alone(root: Path, task: Task) -> None:
     """Do a task that no other process is at; where one is, wait for what comes of it."""
-    is_told = False
+    is_said = False
     while not task.is_done():
         other, job = notes.attendant(root, task.key), notes.job_id()
         if other is None or (job and other.get("job") == job):  # itself, on another machine before
@@ -425,9 +425,9 @@ def alone(root: Path, task: Task) -> None:
                 if tell is not notes.unheard:
                     perform(root, task)
                     return
-        elif not is_told:
+        elif not is_said:
             say(f"{task.key}: process {other.get('pid')} on {other.get('host')} is at it; waiting")
-            is_told = True
+            is_said = True
         time.sleep(LOOK_S)
 
 

@@ -39,8 +39,8 @@ def counts(states: Iterable[str]) -> dict[str, int]:
     >>> counts(["done", "done", "failed"])["done"]
     2
     """
-    found = Counter(states)
-    return {state: found[state] for state in STATES}
+    tally = Counter(states)
+    return {state: tally[state] for state in STATES}
 
 
 def tasks_of(root: Path, is_done: Callable[[str], bool]) -> list[dict[str, Any]]:
@@ -50,10 +50,10 @@ def tasks_of(root: Path, is_done: Callable[[str], bool]) -> list[dict[str, Any]]
         root: the store, or the folder of runs.
         is_done: whether what a task makes is there, by its key.
     """
-    found = [standing for standing in standings(root) if not is_done(standing.key)]
-    jobs = {_text(one.facts, "job") for one in found if one.state == "queued"}
+    left = [standing for standing in standings(root) if not is_done(standing.key)]
+    jobs = {_text(one.facts, "job") for one in left if one.state == "queued"}
     alive = living(filter(_JOB.match, jobs), SQUEUE_S)
-    return [_task(standing, alive) for standing in found]
+    return [_task(standing, alive) for standing in left]
 
 
 def _task(standing: Standing, alive: set[str] | None) -> dict[str, Any]:

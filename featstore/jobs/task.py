@@ -340,15 +340,15 @@ def job_id() -> str:
 
 def standings(root: Path) -> list[Standing]:
     """How each task below ``root`` stands that is not done, by key."""
-    found: dict[str, Standing] = {}
+    by_key: dict[str, Standing] = {}
     for kind in ("queued", "failed", "running"):  # the later one is the later news
         for path in sorted((root / FOLDER).glob(f"*.{kind}")):
             with suppress(OSError, UserError):  # gone meanwhile, or not one of ours
                 standing = _standing(path, kind)
-                if standing.key in found:
-                    standing.facts.update(found[standing.key].facts | standing.facts)
-                found[standing.key] = standing
-    return [found[key] for key in sorted(found)]
+                if standing.key in by_key:
+                    standing.facts.update(by_key[standing.key].facts | standing.facts)
+                by_key[standing.key] = standing
+    return [by_key[key] for key in sorted(by_key)]
 
 
 def _standing(path: Path, kind: str) -> Standing:
