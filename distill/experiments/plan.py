@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from distill.config import (
@@ -151,7 +150,7 @@ def plan(requests: Sequence[RunRequest]) -> dict[str, Any]:
         UserError: also where weights are missing that a run would need.
     """
     each = list(states(requests))
-    begins = any(one.state in BEGINS for _, one in each)
+    left = sum(one.state in BEGINS for _, one in each)
     first = requests[0]
     return {
         "runs": [
@@ -163,8 +162,8 @@ def plan(requests: Sequence[RunRequest]) -> dict[str, Any]:
             }
             for request, one in each
         ],
-        "weights": weights_note(first.settings.student.backbone, first.weights) if begins else "",
-        "estimate": estimate(first.settings.student.backbone, [one for _, one in each]),
+        "weights": weights_note(first.settings.student.backbone, first.weights) if left else "",
+        "left": left,
         "settings": first.settings.model_dump(mode="json"),
     }
 
@@ -173,19 +172,6 @@ def plan_exit_code(facts: Mapping[str, Any]) -> int:
     """What the runs of a plan would come to: the code of the gravest that cannot begin."""
     codes = {"missing": 2, "damaged": Corrupt.exit_code, "refused": Refused.exit_code}
     return max((codes.get(run["status"], 0) for run in facts["runs"]), default=0)
-
-
-def estimate(student: str, runs: Iterable[RunState]) -> dict[str, Any]:
-    """How many of a student's runs are left, and how long its finished ones took on the mean."""
-    runs = list(runs)
-    done = [one.result for one in runs if isinstance(one.result, Outcome)]
-    seconds = [outcome.seconds for outcome in done if outcome.seconds]
-    return {
-        "student": student,
-        "runs": sum(one.state in BEGINS for one in runs),
-        "seconds_a_run": fmean(seconds) if seconds else None,
-        "measured_on": len(seconds),
-    }
 
 
 def weights_note(backbone: str, weights: Path | None) -> str:

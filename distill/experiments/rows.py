@@ -19,7 +19,6 @@ from distill.experiments.launch import Done
 from distill.experiments.plan import (
     BEGINS,
     RunState,
-    estimate,
     experiment_name,
     folds_of,
     require_encoders,
@@ -185,18 +184,17 @@ def plan(experiment: Experiment, rows: Sequence[RowRuns]) -> dict[str, Any]:
     store = open_store(experiment.request.store)
     folds = folds_of(experiment.request, experiment.folds)
     runs = {request.label: state for request, state in states(runs_of(rows))}
-    estimates = []
-    for student in dict.fromkeys(row.student for row in rows if row.cell.teacher is None):
-        labels = {one.label for row in rows if row.student == student for one in row.requests}
-        estimates.append(estimate(student, [runs[label] for label in labels]))
-    begin = [one["student"] for one in estimates if one["runs"]]
+    begin = dict.fromkeys(
+        row.student
+        for row in rows
+        if any(runs[request.label].state in BEGINS for request in row.requests)
+    )
     return {
         "experiment": experiment.grid.name,
         "title": experiment.grid.title,
         "rows": [_planned(store, row, folds, runs) for row in rows],
         "runs": dict(Counter(one.state for one in runs.values())),
         "left": sum(one.state in BEGINS for one in runs.values()),
-        "estimates": estimates,
         "weights": [one for name in begin for one in _weights(name, experiment.request.weights)],
     }
 

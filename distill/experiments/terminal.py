@@ -16,7 +16,7 @@ def plan(facts: Mapping[str, Any]) -> Iterator[Any]:
     for run in facts["runs"]:
         rows.add_row(str(run["fold"]), run["status"], clean(run["folder"] or run["why"]))
     yield rows
-    yield _left(facts["estimate"])
+    yield f"{facts['left']} run(s) to train"
     if facts["weights"]:
         yield clean(facts["weights"])
 
@@ -52,23 +52,11 @@ def experiment_plan(facts: Mapping[str, Any]) -> Iterator[Any]:
     yield rows
     total = sum(facts["runs"].values())
     yield f"{total} run(s) in all (rows share equal ones), {facts['left']} left to train"
-    yield from map(_left, facts["estimates"])
     for one in facts["weights"]:
         named = one["message"].startswith(f"{one['student']}: ")
         yield clean(one["message"] if named else f"{one['student']}: {one['message']}")
         if one["hint"]:
             yield clean(f"hint: {one['hint']}")
-
-
-def _left(student: Mapping[str, Any]) -> str:
-    """What is left to train of a student, and how long it took before."""
-    text = f"{student['student']}: {student['runs']} run(s) to train"
-    if student["runs"] and student["measured_on"]:
-        text += (
-            f", about {student['seconds_a_run']:.0f} s each "
-            f"(mean of {student['measured_on']} finished here)"
-        )
-    return clean(text)
 
 
 def experiment(facts: Mapping[str, Any]) -> Iterator[Any]:

@@ -242,18 +242,14 @@ def test_the_plan_touches_nothing_and_says_what_is_left(here, small_store, tmp_p
     assert facts["runs"] == {"run": 12}
     assert facts["rows"][0]["runs"] == {"run": 2}
     assert facts["rows"][-1]["runs"] == {"done": 2}  # a teacher, read from the store
-    assert facts["estimates"] == [
-        {"student": "tiny", "runs": 12, "seconds_a_run": None, "measured_on": 0}
-    ]
+    assert facts["left"] == 12
     assert not (tmp_path / "runs").exists()
     run_experiment(replace(asked, folds="1"))
     facts = planned(asked)
     assert facts["runs"] == {"done": 6, "run": 6}
-    [estimate] = facts["estimates"]
-    took = [json.loads(path.read_text())["seconds"] for path in tmp_path.rglob("run.json")]
-    assert estimate["seconds_a_run"] == pytest.approx(fmean(took))
-    assert (estimate["runs"], estimate["measured_on"]) == (6, 6)
-    assert "(mean of 6 finished here)" in "".join(map(str, render.experiment_plan(facts)))
+    assert "12 run(s) in all (rows share equal ones), 6 left to train" in list(
+        render.experiment_plan(facts)
+    )
     assert plan_exit_code(facts) == 0
 
 
