@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distill.data import exchanged, load_targets, shuffled
-from distill.runs.folder import TEACHERS
+from distill.runs.read import TEACHERS
 from distill.training.loop import run_fold
 from featstore.folds import TRAIN
 from featstore.store.store import Store

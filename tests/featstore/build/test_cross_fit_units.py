@@ -59,7 +59,7 @@ class TestUnits:
         place = Path(shutil.copytree(cross_store, tmp_path / "store"))
         request = replace(small_request, store=place, folds="1", cross_fit=2)
         assert set(status(request).values()) == {"done"}
-        shutil.rmfiles(place / CROSS[0])
+        shutil.rmtree(place / CROSS[0])
         assert status(request)[CROSS[0]] == "build"
         assert build_here(request).built == [CROSS[0]]
         assert files(place) == files(cross_store)  # two builds of one unit are the same bytes
@@ -151,7 +151,7 @@ def test_a_store_built_anew_with_a_training_speakers_labels_scrambled(
     """Through the whole build: groups, fits and what is written."""
     place = Path(shutil.copytree(cross_store, tmp_path / "store"))
     for unit in ("corpus", "splits", "folds"):
-        shutil.rmfiles(place / unit)
+        shutil.rmtree(place / unit)
     table = small_request.manifest.utterances.copy()
     classes = list(small_request.manifest.classes)
     own = (table["speaker"] == "Ses03F").to_numpy()
