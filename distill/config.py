@@ -155,6 +155,16 @@ class LossSettings(Settings):
         }
         return {**values, "teachers": merge(_PAPER, terms)}
 
+    @property
+    def teaching(self) -> set[str]:
+        """The teachers that a student learns from: those with a weight, where their terms have one.
+
+        >>> sorted(LossSettings().teaching), LossSettings(alpha=0, beta=0).teaching
+        (['linguistic', 'prosodic'], set())
+        """
+        counted = self.alpha > 0 or self.beta > 0
+        return {name for name, term in self.teachers.items() if counted and term.weight > 0}
+
     def for_teachers(self, names: Iterable[str]) -> dict[str, TeacherTerm]:
         """The terms of a store's teachers, sorted by name.
 
@@ -181,11 +191,9 @@ class LossSettings(Settings):
         ]
         if faults:
             raise UserError(f"losses and store do not match:\n{listed(faults)}", "add those flags")
-        terms = {name: self.teachers[name] for name in present}
-        taught = (self.alpha > 0 or self.beta > 0) and any(t.weight > 0 for t in terms.values())
-        if self.gamma == 0 and not taught:
+        if self.gamma == 0 and self.teaching.isdisjoint(present):
             raise UserError("all loss coefficients are 0", "--set losses.gamma=2")
-        return terms
+        return {name: self.teachers[name] for name in present}
 
 
 def _rising(limits: tuple[float, float]) -> tuple[float, float]:

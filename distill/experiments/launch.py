@@ -350,9 +350,7 @@ def _warn_of_teachers(requests: Sequence[RunRequest]) -> None:
     names = {
         cross_fitted(name, one.settings.targets.cross_fit)
         for one in requests
-        if one.settings.losses.alpha > 0 or one.settings.losses.beta > 0
-        for name, term in one.settings.losses.teachers.items()
-        if term.weight > 0
+        for name in one.settings.losses.teaching
     }
     lines: list[str] = []
     if names:

@@ -290,9 +290,7 @@ def require_teachers(store: Store, fold: int, losses: LossSettings, cross_fit: i
         for name in store.teacher_names(n, parts)
     }
     flag = f" --cross-fit {cross_fit}" if cross_fit else ""
-    taught = losses.alpha > 0 or losses.beta > 0
-    weighted = {name for name, term in losses.teachers.items() if taught and term.weight > 0}
-    for name in sorted((weighted | elsewhere) - names):
+    for name in sorted((losses.teaching | elsewhere) - names):
         without = f"; to do without: --set losses.teachers.{name}.weight=0"
         raise UserError(
             f"fold {fold}: {store.url or store.path} has no teacher "

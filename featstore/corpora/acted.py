@@ -53,8 +53,8 @@ class Acted:
         example: a file name, for the remedy.
         emotions: the emotion's code -> the raw label; their order is the classes'.
         sentences: the sentence's code -> its words.
-        genders: the speaker's code -> female or male.
         n_files: speaker -> how many files the published corpus has; '' for all speakers together.
+        genders: the speaker's code -> female or male, where it is known.
         speaker_prefix: goes before the speaker's code.
         skipped: the first five characters of names that are none of this task's -> why.
     """
@@ -65,8 +65,8 @@ class Acted:
     example: str
     emotions: Mapping[str, str]
     sentences: Mapping[str, str]
-    genders: Mapping[str, str]
     n_files: Mapping[str, int]
+    genders: Mapping[str, str] = field(default_factory=dict)
     speaker_prefix: str = ""
     skipped: Mapping[str, str] = field(default_factory=dict)
 
@@ -111,7 +111,8 @@ class Acted:
             elif settings.kind in ("all", "scripted"):
                 speaker = self.speaker_prefix + match["speaker"]
                 speakers.setdefault(speaker, (file, None))
-                gender, words = self.genders[match["speaker"]], self.sentences[match["sentence"]]
+                gender = self.genders.get(match["speaker"], "")
+                words = self.sentences[match["sentence"]]
                 what = (speaker, "", gender, words, "scripted", to_class[raw], raw)
                 try:
                     if bad_file is not None:

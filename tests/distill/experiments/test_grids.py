@@ -1,4 +1,4 @@
-"""distill/grids: the shipped experiments are the paper's; a file may be wrong in many ways."""
+"""The shipped experiments are the paper's; a file of one's own may be wrong in many ways."""
 
 import shlex
 from importlib import resources
