@@ -168,15 +168,18 @@ class RunFolder:
             os.close(lock)
 
     @contextmanager
-    def attended(self) -> Iterator[Tell]:
+    def attended(self, runs: Path) -> Iterator[Tell]:
         """Note how far the run is (:func:`featstore.jobs.task.attended`) while it is :meth:`held`.
 
         The reason stays in ``FAILED`` where it fails, and is gone when it is begun again.
+
+        Args:
+            runs: the folder of all runs, where the notes are.
         """
         note = self.path / FAILED
         note.unlink(missing_ok=True)
         try:
-            with attended(self.path.parents[2], self.task) as tell:
+            with attended(runs, self.task) as tell:
                 yield tell
         except Exception as error:
             why = f"{type(error).__name__}: {error}"

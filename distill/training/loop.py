@@ -456,7 +456,7 @@ def run_fold(request: RunRequest, on_epoch: OnEpoch | None = None, team: Team = 
         with run.held() if team.leads else nullcontext():
             if team.any(team.leads and run.finished() is not None):
                 return _skipped(run, "finished meanwhile")
-            with run.attended() if team.leads else nullcontext(unheard) as tell:
+            with run.attended(request.runs) if team.leads else nullcontext(unheard) as tell:
                 return _train(request, store, run, team, on_epoch, tell)
 
 

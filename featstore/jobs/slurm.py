@@ -190,19 +190,22 @@ class _Watch:
         job would hold back what does not need it. Each looks for itself whether it can begin.
         """
         waiting = {key: self.left[key] for key in keys}
+        needed = {need for task in waiting.values() for need in task.needs}
         for key in waiting:
             self.jobs.pop(key, None)
             self.missed.discard(key)
         while waiting:
-            alike: dict[tuple[Demand, str], list[Task]] = {}
+            alike: dict[tuple[Demand, str, bool], list[Task]] = {}
             for task in waiting.values():
                 if not waiting.keys() & set(task.needs):
                     first = {_array(self.jobs[need]) for need in task.needs if need in self.jobs}
                     after = ":".join(["afterany", *sorted(first)]) if first else ""
-                    alike.setdefault((task.demand, after), []).append(task)
+                    # what others wait for is an array of its own: they wait for all of it
+                    kind = task.demand, after, task.key in needed
+                    alike.setdefault(kind, []).append(task)
             if not alike:
                 raise ValueError(f"tasks that wait for each other: {', '.join(waiting)}")
-            for (demand, after), group in alike.items():
+            for (demand, after, _), group in alike.items():
                 for at in range(0, len(group), self.settings.array_size):
                     self._submit_array(group[at : at + self.settings.array_size], demand, after)
                 for task in group:
@@ -422,7 +425,7 @@ def alone(root: Path, task: Task) -> None:
         other, job = notes.attendant(root, task.key), notes.job_id()
         if other is None or (job and other.get("job") == job):  # itself, on another machine before
             with notes.attended(root, task.key) as tell:
-                if tell is not notes.unheard:
+                if tell is not notes.unheard or notes.attendant(root, task.key) is None:
                     perform(root, task)
                     return
         elif not is_said:

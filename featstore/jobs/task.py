@@ -176,7 +176,7 @@ def queued(root: Path, keys: Iterable[str]) -> Iterator[None]:
                 _path(root, key, "queued").unlink(missing_ok=True)
             for one in standings(root):  # a process that was killed, by this one or by the system
                 if one.key in mine and one.state == "silent" and one.facts.get("host") == here:
-                    _path(root, one.key, "running").unlink(missing_ok=True)
+                    _remove_unheld(_path(root, one.key, "running"))
             (root / FOLDER).rmdir()
 
 
@@ -206,12 +206,18 @@ def tidy(root: Path, done: Collection[str]) -> None:
             forget(root, standing.key)
     for path in folder.glob("*.running"):
         with suppress(OSError):
-            handle = try_lock(path) if path.stat().st_size == 0 else None  # killed before a word
-            if handle is not None:
-                path.unlink()
-                os.close(handle)
+            if path.stat().st_size == 0:  # killed before a word
+                _remove_unheld(path)
     with suppress(OSError):
         folder.rmdir()
+
+
+def _remove_unheld(path: Path) -> None:
+    """Remove a record of a running task, unless a process has just begun it."""
+    with suppress(OSError):
+        if (handle := try_lock(path)) is not None:
+            path.unlink()
+            os.close(handle)
 
 
 def fail(root: Path, key: str, error: Exception, facts: dict[str, Any]) -> None:
@@ -231,16 +237,16 @@ def fail(root: Path, key: str, error: Exception, facts: dict[str, Any]) -> None:
 
 
 def unheard(done: int, total: int, note: str = "") -> None:
-    """The ``tell`` of a process that may not tell: another one is at the task."""
+    """The ``tell`` of a process without a note: another one has it, or none can be kept."""
 
 
 @contextmanager
 def attended(root: Path, key: str) -> Iterator[Tell]:
     """Be at a task: whoever looks sees that it runs, how far it is, and why it failed.
 
-    Where another process is at the same task, nothing is noted (:func:`unheard`); what comes of
-    that is for the commit to settle. Where this one is already, it tells with the same voice. A
-    failure is noted and goes on; an interrupted task leaves no note of it.
+    Where another process is at the same task, or no note can be kept, nothing is noted
+    (:func:`unheard`); what comes of that is for the commit to settle. Where this one is already, it
+    tells with the same voice. A failure is noted and goes on; an interrupted task leaves no note.
 
     Args:
         root: the store, or the folder of runs.
@@ -342,7 +348,10 @@ def standings(root: Path) -> list[Standing]:
     """How each task below ``root`` stands that is not done, by key."""
     by_key: dict[str, Standing] = {}
     for kind in ("queued", "failed", "running"):  # the later one is the later news
-        for path in sorted((root / FOLDER).glob(f"*.{kind}")):
+        paths: list[Path] = []
+        with suppress(FileNotFoundError):  # the folder goes with its last note
+            paths = sorted((root / FOLDER).glob(f"*.{kind}"))
+        for path in paths:
             with suppress(OSError, UserError):  # gone meanwhile, or not one of ours
                 standing = _standing(path, kind)
                 if standing.key in by_key:

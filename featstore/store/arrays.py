@@ -118,7 +118,7 @@ def parse_metadata(raw: Mapping[str, Any], name: str) -> Metadata:
         dims = tuple(map(str, raw["dimension_names"]))
         if not 0 < len(shape) <= MAX_RANK or len(dims) != len(shape):
             raise ValueError("sizes that are no list of a few")
-        if min(shape) < 0 or chunk_rows < 1:
+        if shape[0] < 0 or min((chunk_rows, *shape[1:])) < 1:
             raise ValueError(f"shape {shape} in chunks of {chunk_rows} rows")
         meta = Metadata(shape, DTYPES[raw["data_type"]], chunk_rows, dims)
         ours = meta.to_json()
@@ -132,7 +132,7 @@ def parse_metadata(raw: Mapping[str, Any], name: str) -> Metadata:
         most = MAX_CHUNK_BYTES if meta.n_chunks > 1 else MAX_ARRAY_BYTES
         if math.prod(shape) > MAX_ELEMENTS or meta.n_bytes > most or meta.n_chunks > MAX_CHUNKS:
             raise ValueError(f"shape {shape} in {meta.n_chunks:,} chunks")
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
         why = printable(str(error))[:200]
         raise Refused(f"{name}: no metadata of a store's array ({why})", REBUILD) from error
     return meta

@@ -44,6 +44,7 @@ from featstore.core.schema import (
 from featstore.core.settings import canonical, digest
 from featstore.store.arrays import (
     MAX_OTHER_BYTES,
+    REBUILD,
     Metadata,
     crc32c,
     group_json,
@@ -103,9 +104,10 @@ def _layout(
     """
     kind = unit.unit.partition("/")[0]
     arrays = {name: metadata(name) for name in _HOLDS[kind] if f"{name}/{META}" in unit.files}
-    known = {META, *_HOLDS[kind], *(f"{name}/{META}" for name in arrays)}
+    tables = [name for name in _HOLDS[kind] if name.endswith(".parquet")]
+    plain = {META, *tables, *(f"{name}/{META}" for name in arrays)}
     sizes = {name: size for name, (size, _) in unit.files.items()}
-    others = [name for name in sorted(known & sizes.keys()) if 0 <= sizes[name] <= MAX_OTHER_BYTES]
+    others = [name for name in sorted(plain & sizes.keys()) if 0 <= sizes[name] <= MAX_OTHER_BYTES]
     chunks = {
         f"{array}/{name}": size for array, meta in arrays.items() for name, size in meta.files()
     }
@@ -273,6 +275,8 @@ def import_hdf5(path: Path, place: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such file", hint)
     if not path.is_file():
         raise Refused(f"{path}: not a regular file", "give the exported .h5 file itself")
+    with path.open("rb"):  # h5py's own error of what may not be read names no file
+        pass
     if not h5py.is_hdf5(path):
         raise Corrupt(f"{path}: no HDF5 file", _ANEW)
     with _reading(path):
@@ -358,7 +362,7 @@ def _reading(path: Path | str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        hint = _ANEW if error.hint in ("", REPAIR) else error.hint
+        hint = _ANEW if error.hint in ("", REPAIR, REBUILD) else error.hint
         raise type(error)(f"{path}: {error.message}", hint) from error
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError) as error:
         why = printable(str(error))[:200]
@@ -492,13 +496,15 @@ def _records(sets: Mapping[str, Any]) -> list[Unit]:
 
 def _metadata(file: Any, unit: Unit, array: str) -> Metadata:
     name = f"{unit.unit}/{array}/{META}"
-    return parse_metadata(
-        strict_json(_content(file[f"{FILES}/{name}"], MAX_META_BYTES), name), name
-    )
+    content = _content(file[f"{FILES}/{name}"], MAX_META_BYTES)
+    return parse_metadata(strict_json(content, name, ""), name)
 
 
 def _content(data: Any, most: int = MAX_OTHER_BYTES) -> bytes:
     """A text, or a file's bytes."""
-    if data.dtype.kind not in "Su" or data.nbytes > most:
+    import h5py
+
+    is_text = isinstance(data, h5py.Dataset) and data.dtype.kind in "Su"
+    if not is_text or data.nbytes > most:
         raise Refused(f"{_shown(data.name)} is no file of a usual size")
     return bytes(data[()].tobytes())

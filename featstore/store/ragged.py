@@ -69,6 +69,7 @@ class Ragged:
             raise Refused(f"{folder}/offsets: an utterance of {longest:,} rows", REBUILD)
         self._sums, self._chunk_rows = sums, meta.chunk_rows
         self._unchecked = [check] * meta.n_chunks
+        self._damage: dict[int, Corrupt] = {}
         self._names = [f"values/{name}" for name, _ in meta.files()]
         self._files = [_map(folder / "values" / name, size) for name, size in meta.files()]
         count = math.prod(meta.chunk_shape)
@@ -132,13 +133,19 @@ class Ragged:
 
     def _check(self, chunk: int) -> None:
         """Compare with the record where there is one, else with the chunk's own checksum."""
+        if (fault := self._damage.get(chunk)) is not None:  # many utterances share a chunk
+            raise Corrupt(fault.message, fault.hint)
         file, name = self._files[chunk], self._names[chunk]
-        if self._sums is None:
-            first = chunk * self._chunk_rows
-            shown = f"values, chunk {chunk} (rows from {first}, {self._chunk_rows} rows)"
-            check_crc(file, f"{self.folder}/{shown}")
-        elif hashlib.sha256(file).hexdigest() != self._sums.get(name):
-            raise Corrupt(f"{self.folder}/{name}: content differs", REBUILD)
+        try:
+            if self._sums is None:
+                first = chunk * self._chunk_rows
+                shown = f"values, chunk {chunk} (rows from {first}, {self._chunk_rows} rows)"
+                check_crc(file, f"{self.folder}/{shown}")
+            elif hashlib.sha256(file).hexdigest() != self._sums.get(name):
+                raise Corrupt(f"{self.folder}/{name}: content differs", REBUILD)
+        except Corrupt as damage:
+            self._damage[chunk] = Corrupt(damage.message, damage.hint)
+            raise
         self._unchecked[chunk] = False
 
 

@@ -39,7 +39,7 @@ from featstore.store.objects import Objects, again
 from featstore.store.records import check_record
 from featstore.store.staging import staged
 from featstore.store.store import SHARED_UNITS, Store, in_order
-from featstore.store.unit import NO_LINKS, RECORD, Unit, parse_record
+from featstore.store.unit import NO_LINKS, RECORD, REPAIR, Unit, parse_record
 from featstore.store.verify import verify
 
 THREADS = 4
@@ -342,7 +342,7 @@ def _fetch(source: Store, record: Unit, place: Path) -> None:
 
 def _differs(store: Store, name: str) -> Corrupt:
     place = store.url or store.path
-    hint = again(store.url) if store.url else f"try again; `featstore verify {place}` reads it all"
+    hint = again(store.url) if store.url else REPAIR
     return Corrupt(f"{place}/{name}: content differs", hint)
 
 

@@ -71,6 +71,12 @@ def test_another_process_is_waited_for(tmp_path: Path, capsys: pytest.CaptureFix
     assert "process 1 on elsewhere is at it; waiting" in capsys.readouterr().err
 
 
+def test_where_no_note_can_be_kept_the_work_is_done_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / tasks.FOLDER).write_text("a file")
+    alone(tmp_path, chore(tmp_path, "a"))
+    assert ran(tmp_path) == ["a"]
+
+
 def test_the_same_job_on_another_machine_goes_on_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,6 +84,15 @@ def test_what_waits_is_told_to_sbatch(commands: Commands, tmp_path: Path) -> Non
     assert submitted(tmp_path) == 2
 
 
+def test_what_others_need_is_an_array_of_its_own(commands: Commands, tmp_path: Path) -> None:
+    commands(squeue="echo 101; echo 102; echo 103")
+    chores = [chore(tmp_path, "a"), chore(tmp_path, "b"), chore(tmp_path, "c", "a")]
+    assert outcomes(tmp_path, chores, wait=False) == {}
+    jobs = {s.key: s.facts["job"] for s in tasks.standings(tmp_path)}
+    assert jobs == {"a": "101", "b": "102", "c": "103"}
+    assert "--dependency=afterany:101\n" in (tmp_path / "sbatch.log").read_text()
+
+
 def test_a_failure_is_of_the_kind_that_was_noted(commands: Commands, tmp_path: Path) -> None:
     commands(squeue="echo 101")
     assert outcomes(tmp_path, [chore(tmp_path, "a")], wait=False) == {}

@@ -169,6 +169,8 @@ HOSTILE: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
     "structured dtype": ("logits", _set("data_type", to={"name": "structured"})),
     "huge shape": ("logits", _set("shape", to=[2**50, 3])),
     "huge chunk": ("logits", _huge(2**36, 3)),
+    "rows of nothing": ("logits", _huge(2**100, 0)),
+    "no column": ("values", _set("shape", to=[4, 0])),
     "negative shape": ("logits", _set("shape", to=[-4, 3])),
     "fractional shape": ("logits", _set("shape", to=[4.0, 3])),
     "shape of truth": ("logits", _set("shape", to=[True, 3])),

@@ -23,6 +23,7 @@ from featstore.store.store import Store
 from tests.featstore.store.kept_store import KEPT, contents
 
 LOGITS = "folds/01/linguistic/logits"
+METADATA = f"_files/{LOGITS}/zarr.json"
 TABLE = "_files/corpus/utterances.parquet"
 
 
@@ -160,6 +161,18 @@ def listing(name: str) -> Callable[[Any], None]:
     return edit
 
 
+def array_as_file(file: Any) -> None:
+    """A file where the labels' array should be, and a record that lists it."""
+    without("_files/corpus/label")(file)
+    file["_files/corpus/label"] = np.zeros(3, "u1")
+
+    def edit(raw: dict[str, Any]) -> None:
+        files = {name: fact for name, fact in raw["files"].items() if name[:6] != "label/"}
+        raw["files"] = files | {"label": [3, "0" * 64]}
+
+    record(file, "corpus", edit)
+
+
 def sized(name: str, n_bytes: int | None) -> Callable[[Any], None]:
     """A record that tells another size of a file, or none."""
 
@@ -206,7 +219,13 @@ FORGERIES: dict[str, tuple[Callable[[Any], None], type[UserError], str]] = {
     "a file more": (more("_files/lld/x.so"), Refused, STRANGE),
     "an array less": (without(LOGITS), Corrupt, "lacks"),
     "a table less": (without(TABLE), Corrupt, "lacks"),
-    "metadata less": (without(f"_files/{LOGITS}/zarr.json"), Corrupt, "not a sound HDF5 file"),
+    "metadata that is a group": (
+        lambda file: (without(METADATA)(file), file.create_group(METADATA)),
+        Refused,
+        "no file of a usual size",
+    ),
+    "metadata that is no JSON": (overwritten(METADATA, b"{", b"["), Corrupt, "not valid JSON"),
+    "metadata less": (without(METADATA), Corrupt, "not a sound HDF5 file"),
     "a unit less": (without("lld"), Refused, "made from another 'lld'"),
     "a fold less": (without("folds/02"), Refused, STRANGE),
     "groups that hold themselves": (
@@ -217,6 +236,7 @@ FORGERIES: dict[str, tuple[Callable[[Any], None], type[UserError], str]] = {
     "a path upwards": (listing("../evil"), Refused, "lists '../evil'"),
     "a path to the root": (listing("/tmp/evil"), Refused, "lists '/tmp/evil'"),
     "a path in the unit": (listing("label/evil"), Refused, "lists 'label/evil'"),
+    "a file in an array's place": (array_as_file, Refused, "lists 'label'"),
     "a library": (listing("evil.so"), Refused, "lists 'evil.so'"),
     "a record in its own list": (listing("unit.json"), Refused, "lists 'unit.json'"),
     "a table of absurd size": (sized("utterances.parquet", 2**40), Refused, "lists 'utterances.p"),
