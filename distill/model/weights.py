@@ -437,6 +437,14 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     ):
         keys = listed(map(str, state), 5) if isinstance(state, dict) else type(state).__name__
         raise UserError(f"{path}: expected a flat state dict, got:\n{keys}", "extract the model's")
+    packed = [
+        key
+        for key, value in state.items()
+        if value.layout is not torch.strided or value.is_quantized or value.is_nested
+    ]
+    if packed:
+        message = f"{path}: sparse, nested or quantized tensors:\n{listed(packed, 5)}"
+        raise UserError(message, "save them as plain ones")
     return state
 
 
@@ -505,11 +513,11 @@ def _configured(source: str, fetch: bool) -> Architecture:
     front = _front(source, fetch)
     if kind == "whisper":
         normalise = False
-        if others := other_front(front, params):
+        if others := other_front(front or {}, params):
             raise UserError(f"hf:{source}: {'; '.join(others)}", "choose a model as published")
     else:  # without such a file, what its models need
-        default = bool(front) or config.get("feat_extract_norm", "layer") == "layer"
-        normalise = bool(front.get("do_normalize", default))
+        default = front is not None or config.get("feat_extract_norm", "layer") == "layer"
+        normalise = bool((front or {}).get("do_normalize", default))
     try:
         return Architecture(type=kind, params=params, normalise=normalise)
     except ValidationError as error:
@@ -535,13 +543,15 @@ def _config(source: str, local: bool) -> dict[str, Any]:
     raise UserError(f"hf:{source}: a {kind} model is no speech encoder known here", hint)
 
 
-def _front(source: str, fetch: bool) -> dict[str, Any]:
-    """The settings of the model's feature extractor; empty where it came without."""
+def _front(source: str, fetch: bool) -> dict[str, Any] | None:
+    """The settings of the model's feature extractor; None where it came without."""
     name = "preprocessor_config.json"
     path = model_file(source, name, True)
     if path is None and fetch and _may_fetch(source):
         path = model_file(source, name, False)
-    settings = {} if path is None else read_json(path)
+    if path is None:
+        return None
+    settings = read_json(path)
     rate = settings.get("sampling_rate", SAMPLING_RATE)
     if rate != SAMPLING_RATE:
         raise UserError(

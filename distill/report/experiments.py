@@ -50,17 +50,16 @@ def _compared(
 
     One that has no fold and seed in common with the reference has no row.
     """
-    paired = {name: pairs for name, one in others if (pairs := _differences(one, reference))}
+    paired = [(name, pairs) for name, one in others if (pairs := _differences(one, reference))]
     rows = [
         Comparison(
             label=name, reference=label, folds=tuple(pairs), n_pairs=sum(map(len, pairs.values()))
         )
-        for name, pairs in paired.items()
+        for name, pairs in paired
     ]
     for place, metric in enumerate(("wa", "ua")):
         means = [
-            [fmean(pair[place] for pair in fold) for fold in pairs.values()]
-            for pairs in paired.values()
+            [fmean(pair[place] for pair in fold) for fold in pairs.values()] for _, pairs in paired
         ]
         for row, own, test in zip(rows, means, metrics.sign_flip_tests(means), strict=True):
             row[metric] = tuple(own)

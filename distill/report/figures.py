@@ -362,7 +362,7 @@ def curves(study: Study) -> Figure | None:
     Thin lines: one run each. Thick line: mean of the runs. Triangle: the epoch kept.
     """
     students = []
-    for student in study.students[:MOST]:
+    for student in study.students:
         runs = [
             (curve.best_epoch, {epoch: 100 * ua for epoch, ua in curve.points if ua is not None})
             for curve in student.curves
@@ -371,6 +371,7 @@ def curves(study: Study) -> Figure | None:
             students.append((student.label, [run for run in runs if run[1]]))
     if not students:
         return None
+    students = students[:MOST]
     figure, panels = _grid(len(students), 2.6, 2.3, sharex=True, sharey=True)
     thin: Any = {"color": GREY, "linewidth": 0.7, "alpha": 0.7, "label": "one run"}
     for axes, (label, runs) in zip(panels, students, strict=True):

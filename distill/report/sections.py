@@ -100,7 +100,7 @@ def _scores(study: Study) -> Section:
         if r.wa_interval:
             pairs = (r.pooled.wa, r.wa_interval, r.pooled.ua, r.ua_interval)
             intervals.append((words.named(row), r.wa_interval.n_units, *pairs))
-    paper = {} if study.incomparable else {"paper WA": "printed", "paper UA": "printed"}
+    paper = [] if study.incomparable else [("paper WA", "printed"), ("paper UA", "printed")]
     without = [row for row in study.rows if row.results.no_interval]
     every = len(without) == len(study.rows) > 1
     return Section(
@@ -131,7 +131,7 @@ def _folds(study: Study) -> list[Table]:
                 values = [own[fold][metric] if fold in own else None for fold in some]
                 rows.append((row.label, metric.upper(), *values))
         name = f"folds-{number}" if len(done) > FOLDS_ABREAST else "folds"
-        more = {str(fold): "percent1" for fold in some}
+        more = [(str(fold), "percent1") for fold in some]
         made.append(table("folds", rows, name, more, ruled=2 * len(study.teachers)))
     return made
 
@@ -159,7 +159,9 @@ def _classes(study: Study) -> list[Table]:
         recalls.append((name, *(pooled.recall[label] for label in study.classes)))
         for truth, counts in zip(study.classes, pooled.confusion, strict=True):
             confusions.append((name, truth, *counts))
-    percents, counted = (dict.fromkeys(study.classes, form) for form in ("percent", "count"))
+    percents, counted = (
+        [(label, form) for label in study.classes] for form in ("percent", "count")
+    )
     return [
         table("recall", recalls, more=percents, ruled=len(study.teachers)),
         table("confusion", confusions, more=counted),
@@ -220,8 +222,8 @@ def _settings(study: Study) -> Table:
     rows = [(key, *own) for key, own in values.items()]
     if rows and len(values) < len(labels):  # the narrower way round
         rows = list(zip(labels, *values.values(), strict=True))
-        return table("settings", rows, more=dict.fromkeys(values, "text"), what="row")
-    return table("settings", rows, more=dict.fromkeys(labels, "text"), what="setting")
+        return table("settings", rows, more=[(key, "text") for key in values], what="row")
+    return table("settings", rows, more=[(label, "text") for label in labels], what="setting")
 
 
 def _experiment(number: int, experiment: Experiment, study: Study) -> Section:
@@ -240,12 +242,13 @@ def _experiment(number: int, experiment: Experiment, study: Study) -> Section:
 
 
 def _experiment_rows(name: str, title: str, experiment: Experiment, study: Study) -> Table:
-    more, note = {}, ""
+    more: list[tuple[str, str]] = []
+    note = ""
     if study.incomparable:
         note = f" The paper's figures are not shown: {study.incomparable}."
     elif not all(row.point for row in experiment.rows):  # a figure's points are only drawn there
-        more = {"paper WA": "printed", "paper UA": "printed"}
-        more |= {"WA minus paper": "point", "UA minus paper": "point"}
+        more = [(f"paper {metric}", "printed") for metric in ("WA", "UA")]
+        more += [(f"{metric} minus paper", "point") for metric in ("WA", "UA")]
         note = " Paper: as printed; minus paper: measured mean minus paper, points."
     rows = []
     for row in experiment.rows:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -97,7 +97,7 @@ def table(
     kind: str,
     rows: Sequence[Sequence[Any]],
     name: str = "",
-    more: Mapping[str, str] | None = None,
+    more: Iterable[tuple[str, str]] = (),
     ruled: int = 0,
     **facts: object,
 ) -> Table:
@@ -107,14 +107,14 @@ def table(
         kind: its name there, and where no other is given the table's own.
         rows: as in :class:`Table`.
         name: the table's, where there are several of a kind.
-        more: columns that depend on the study, name -> format.
+        more: columns that depend on the study, name and format of each.
         ruled: as in :class:`Table`.
         facts: what the braces in its title, columns and note stand for.
     """
     head_of = _heads()[kind]
     facts |= {"level": LEVEL, "resamples": RESAMPLES, "bins": BINS}
     columns = [(text.format(**facts), form) for text, form in head(head_of["columns"])]
-    columns += [(text, FORMATS[form]) for text, form in (more or {}).items()]
+    columns += [(text, FORMATS[form]) for text, form in more]
     title, note = (head_of.get(part, "").format(**facts) for part in ("title", "note"))
     return Table(name or kind, title, columns, rows, note, ruled)
 

@@ -413,17 +413,21 @@ def _read_dialogue(
     for turn in turns:
         name, speaker = turn.utterance_id, speaker_of(turn.utterance_id)
         wav, file = wavs / f"{name}.wav", f"{place_of_wavs}/{name}.wav"
+        text, bad_text = _words(name, lines, place)
+        excludes = bad_text is not None and bad_text.severity != "warn"
         try:
             if wav.name not in regular:
+                require(wavs, base, "folder")
                 require(wav, base)
             duration_s = read_duration(wav)
-        except Unusable as bad:  # the only fault of this turn, so that the counts by reason add up
+        except Unusable as bad:
             faults.append(bad.fault("audio", file, name))
+            if bad_text is not None and not excludes:  # one reason a turn: their counts add up
+                faults.append(bad_text)
             continue
-        text, bad_text = _words(name, lines, place)
         if bad_text is not None:
             faults.append(bad_text)
-        if bad_text is None or bad_text.severity == "warn":
+        if not excludes:
             gender = "female" if speaker.endswith("F") else "male"
             what = (speaker, name[:5], gender, text, turn.kind, to_class[turn.code], turn.code)
             rows.append(Row(name, file, 0.0, duration_s, *what))

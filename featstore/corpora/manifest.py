@@ -283,7 +283,8 @@ def _why_no_audio(path: Path) -> Unusable:
     if not head:
         return Unusable("empty", "zero bytes", AGAIN)
     rate_hz = int.from_bytes(head[24:28], "little")
-    if head[:4] + head[8:16] == b"RIFFWAVEfmt " and not 0 < rate_hz < 2**31:
+    has_rate = len(head) >= 28 and head[:4] + head[8:16] == b"RIFFWAVEfmt "
+    if has_rate and not 0 < rate_hz < 2**31:
         message = f"its header gives a sampling rate of {rate_hz} Hz"
         return Unusable("unreadable", message, "copy it again, or mend its header")
     remedy = "copy it again, or convert it to 16-bit PCM WAV"

@@ -155,7 +155,7 @@ def _is_there(root: Path, facts: Mapping[str, Any]) -> bool:
 def _read_marker(root: Path) -> dict[str, Any] | None:
     path = root / MARKER
     try:
-        return strict_json(read_small(path), MARKER)
+        return strict_json(read_small(path.resolve()), MARKER)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (UserError, OSError) as error:

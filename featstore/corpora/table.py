@@ -203,14 +203,13 @@ def _rows(
     has_text = any(one.text for one in chosen)
     usable: list[tuple[Record, str, float, float]] = []
     for one in chosen:
+        _, reason, message = words_of(one.text)
+        if reason and reason != "oversized-text" and has_text:
+            faults.append(_fault(path.name, one, reason, f": {message}"))
         try:
             usable.append((one, *_stretch(one, sounds[one.file])))
         except Unusable as bad:
             faults.append(_fault(path.name, one, bad.reason, bad.message, bad.remedy))
-            continue
-        _, reason, message = words_of(one.text)
-        if reason and has_text:
-            faults.append(_fault(path.name, one, reason, f": {message}"))
     n_files = Counter(PurePosixPath(file).stem for file in {file for _, file, _, _ in usable})
     firsts: dict[str, tuple[Row, int]] = {}
     for one, file, start_s, duration_s in usable:

@@ -19,6 +19,7 @@ import pandas as pd
 from starlette.responses import JSONResponse, Response
 
 from featstore.core.schema import SAMPLING_RATE, UserError, printable
+from featstore.features.lld import F0, LOUDNESS
 from featstore.inspection.overview import curves, overview
 from featstore.inspection.view import projection
 from featstore.store.store import Store, unit_name
@@ -86,7 +87,9 @@ class Payloads:
         """Waveform, F0 and loudness of one utterance."""
         _check(row, self.store.lengths, "utterance")
         names = tuple(self.store.unit("lld").facts["names"])
-        lines = curves(self.store.lld.read(row), names, MAX_FRAMES)
+        lines: dict[str, Any] = {"f0_hz": None, "loudness": None}
+        if F0 in names and LOUDNESS in names:  # else another feature set
+            lines = curves(self.store.lld.read(row), names, MAX_FRAMES)
         peaks = _peaks(self.store.audio.read(row)) if self.has_audio else None
         duration_s = float(self.store.lengths[row]) / SAMPLING_RATE
         return JSONResponse({"duration_s": duration_s, "peaks": peaks, **lines})

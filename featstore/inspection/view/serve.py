@@ -52,9 +52,7 @@ def serve(
     payloads = Payloads(open_store(store), runs)
     payloads.corpus()  # here a damaged store is an error of the command, not of the page
     stops: SimpleQueue[int] = SimpleQueue()  # may be filled by a signal's handler
-    for number in STOPS:
-        signal.signal(number, lambda number, _: stops.put(number))
-    with served(payloads, host, port, token) as address:
+    with _handling(stops), served(payloads, host, port, token) as address:
         print(address, flush=True)
         for reason in payloads.left_out:
             console.say(f"left out: {reason}")
@@ -64,6 +62,17 @@ def serve(
             with suppress(webbrowser.Error):
                 webbrowser.open(address)
         stops.get()
+
+
+@contextmanager
+def _handling(stops: SimpleQueue[int]) -> Iterator[None]:
+    """Put the signals that end a page into a queue, in place of what they would do."""
+    before = {number: signal.signal(number, lambda n, _: stops.put(n)) for number in STOPS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

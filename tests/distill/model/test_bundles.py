@@ -264,6 +264,16 @@ def test_weights_of_another_model(bundle, tmp_path):
         assert hint in caught.value.hint
 
 
+@pytest.mark.filterwarnings("ignore:.*sparse")
+def test_tensors_of_another_layout(bundle, tmp_path):
+    name, _, model = bundle
+    state = {key: v.to_sparse() if v.ndim == 2 else v for key, v in model.state_dict().items()}
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(UserError, match="sparse, nested or quantized") as caught:
+        load_backbone(name, tmp_path / "w.pt")
+    assert caught.value.hint == "save them as plain ones"
+
+
 def test_a_state_dict_by_hugging_faces_names_will_do(bundle, tmp_path):
     """The same weights, as our own encoder holds them."""
     name, cached, model = bundle

@@ -229,6 +229,14 @@ def test_each_of_several_students_has_a_reference_of_its_own(tmp_path: Path) -> 
     assert (one.label, one.reference) == ("large-full", "base-full")
 
 
+def test_rows_of_one_label_are_compared_each(tmp_path: Path) -> None:
+    for key in ("a", "b", "c"):
+        for fold in (1, 2):
+            run(tmp_path, key, fold, variant="full" if key == "a" else "ce-only")
+    rows = [row("a"), row("b", "ce-only", "x"), row("c", "ce-only", "x")]
+    assert [one.label for one in only(tmp_path, *rows).comparisons] == ["x", "x"]
+
+
 def test_runs_that_experiments_share_stand_in_both(tmp_path: Path) -> None:
     run(tmp_path, "a")
     write_record(tmp_path, "one", [row("a", label="first")])

@@ -104,11 +104,17 @@ def _with_rate_2_to_the_31(path: Path) -> None:
     path.write_bytes(data[:24] + (2**31).to_bytes(4, "little") + data[28:])
 
 
+def _cut_in_its_header(path: Path) -> None:
+    write_wav(path)
+    path.write_bytes(path.read_bytes()[:20])
+
+
 NO_AUDIO: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "missing": (lambda path: None, "missing", "no such file"),
     "zero bytes": (Path.touch, "empty", "zero bytes"),
     "header only": (lambda path: write_wav(path, n_frames=0), "empty", "0 samples"),
     "noise": (lambda path: path.write_bytes(b"RIFF or not"), "unreadable", "not audio"),
+    "half a header": (_cut_in_its_header, "unreadable", "not audio that libsndfile reads"),
     "LFS": (lambda path: path.write_text(f"{LFS}v1\noid x\n"), "pointer", "Git LFS"),
     "folder": (Path.mkdir, "irregular", "a folder"),
     "pipe": (os.mkfifo, "irregular", "a pipe"),

@@ -231,6 +231,14 @@ class TestRowFaults:
         ]
         assert list(manifest.utterances["text"])[1:] == ["", "a[2Jb"]
 
+    def test_text_is_told_beside_what_excludes_the_row(self, folder: Path) -> None:
+        write(folder, HEADER, *ROWS, "gone.wav,Bob,anger,a\x1bb")
+        manifest = read(folder)
+        assert {(fault.reason, fault.place) for fault in manifest.faults} == {
+            ("missing-audio", "table.csv:5"),
+            ("control-characters", "table.csv:5"),
+        }
+
     def test_a_speaker_of_whom_nothing_is_usable_stops(self, folder: Path) -> None:
         write(folder, HEADER, *ROWS, "no.wav,Cy,joy,x", "none.wav,Cy,joy,x")
         manifest = read(folder)
